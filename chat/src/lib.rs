@@ -1,0 +1,28 @@
+//! How messages become tokens and tokens become text: the one thing on which trainer and server must agree to the byte.
+//!
+//! - [`ChatTemplate`] renders messages with a Hugging Face chat template (jinja, as `transformers` renders it).
+//! - [`ChatTokenizer`] is a tokenizer directory: template, `tokenizer.json`, special tokens; messages to ids and back.
+//! - [`StreamDecoder`] turns ids into text one at a time and never emits half a character.
+//!
+//! ```
+//! use orpo_chat::{ChatTemplate, Message};
+//!
+//! let template = ChatTemplate::new(
+//!     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}bot:{% endif %}",
+//! )?;
+//! let text = template.render(&[Message::user("hello")], true, &Default::default())?;
+//! assert_eq!(text, "user: hello\nbot:");
+//! # Ok::<(), orpo_chat::ChatError>(())
+//! ```
+
+mod decode;
+mod error;
+mod message;
+mod template;
+mod tokenizer;
+
+pub use decode::StreamDecoder;
+pub use error::ChatError;
+pub use message::Message;
+pub use template::{ChatTemplate, SpecialTokens};
+pub use tokenizer::{ChatTokenizer, TOKENIZER_FILES};

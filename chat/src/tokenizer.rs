@@ -1,0 +1,336 @@
+//! A tokenizer directory in Hugging Face layout.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::{ChatError, ChatTemplate, Message, SpecialTokens, StreamDecoder};
+
+/// The files of a tokenizer directory that belong to the tokenizer (not to the model).
+pub const TOKENIZER_FILES: [&str; 4] =
+    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+
+/// Tokenizer, special tokens and chat template of one model.
+///
+/// One rule about BOS holds for training and serving: if the tokenizer has a BOS token and the rendered text does not
+/// begin with it, it is put in front, once (as TRL does).
+#[derive(Debug, Clone)]
+pub struct ChatTokenizer {
+    tokenizer: Tokenizer,
+    special: SpecialTokens,
+    template: Option<ChatTemplate>,
+    eos_ids: Vec<u32>,
+    dir: PathBuf,
+}
+
+impl ChatTokenizer {
+    /// Reads `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja` and the end
+    /// tokens named in `generation_config.json` and `config.json`. Only the first is required.
+    ///
+    /// # Errors
+    /// [`ChatError::Read`] or [`ChatError::Parse`] with the file; [`ChatError::Template`] for a template that does not
+    /// compile. A missing template is an error only where one is needed.
+    pub fn from_dir(dir: &Path) -> Result<Self, ChatError> {
+        let path = dir.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(|source| ChatError::Read { path: path.clone(), source })?;
+        let mut tokenizer =
+            Tokenizer::from_bytes(&bytes).map_err(|error| ChatError::Parse { path, reason: error.to_string() })?;
+        // Length is the caller's business: a truncation stored in the file must not cut anything silently.
+        tokenizer.with_truncation(None).map_err(|error| ChatError::Tokenizer(error.to_string()))?;
+        tokenizer.with_padding(None);
+
+        let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
+        let special_map = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or(Value::Null);
+        let token = |name: &str| token_text(&config[name]).or_else(|| token_text(&special_map[name]));
+        let special = SpecialTokens {
+            bos_token: token("bos_token"),
+            eos_token: token("eos_token"),
+            pad_token: token("pad_token"),
+            unk_token: token("unk_token"),
+        };
+
+        let template = match read_text(&dir.join("chat_template.jinja"))? {
+            Some(source) => Some(source),
+            None => template_of_config(&config["chat_template"]),
+        };
+        let template = template.map(ChatTemplate::new).transpose()?;
+
+        let mut eos_ids = BTreeSet::new();
+        eos_ids.extend(special.eos_token.as_deref().and_then(|token| tokenizer.token_to_id(token)));
+        for file in ["generation_config.json", "config.json"] {
+            if let Some(config) = read_json(&dir.join(file))? {
+                eos_ids.extend(ids_of(&config["eos_token_id"]));
+            }
+        }
+        let eos_ids = eos_ids.into_iter().collect();
+        Ok(Self { tokenizer, special, template, eos_ids, dir: dir.to_path_buf() })
+    }
+
+    /// Uses `source` as the chat template in place of the directory's.
+    ///
+    /// # Errors
+    /// [`ChatError::Template`] when it does not compile.
+    pub fn with_template(mut self, source: impl Into<String>) -> Result<Self, ChatError> {
+        self.template = Some(ChatTemplate::new(source)?);
+        Ok(self)
+    }
+
+    /// The underlying tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The special tokens as text.
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// [`ChatError::NoTemplate`] when there is none.
+    pub fn template(&self) -> Result<&ChatTemplate, ChatError> {
+        self.template.as_ref().ok_or_else(|| ChatError::NoTemplate { dir: self.dir.clone() })
+    }
+
+    /// The id of the BOS token, if the tokenizer has one.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.special.bos_token.as_deref().and_then(|token| self.tokenizer.token_to_id(token))
+    }
+
+    /// The id of the tokenizer's EOS token, if it has one.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.special.eos_token.as_deref().and_then(|token| self.tokenizer.token_to_id(token))
+    }
+
+    /// All ids that end a reply: the tokenizer's EOS and those of `generation_config.json` and `config.json`, ascending.
+    pub fn eos_ids(&self) -> &[u32] {
+        &self.eos_ids
+    }
+
+    /// Renders messages; see [`ChatTemplate::render`].
+    ///
+    /// # Errors
+    /// [`ChatError::NoTemplate`] or [`ChatError::Template`].
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, ChatError> {
+        self.template()?.render(messages, add_generation_prompt, &self.special)
+    }
+
+    /// Tokenises text as it stands: special tokens written in it are recognised, none are added.
+    ///
+    /// # Errors
+    /// [`ChatError::Tokenizer`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, ChatError> {
+        let encoding =
+            self.tokenizer.encode_fast(text, false).map_err(|error| ChatError::Tokenizer(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Puts BOS in front of `ids` if the tokenizer has one and it is not there.
+    pub fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        if let Some(bos) = self.bos_id()
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        ids
+    }
+
+    /// The ids of a conversation up to where the assistant is to speak.
+    ///
+    /// # Errors
+    /// As [`ChatTokenizer::render`] and [`ChatTokenizer::encode`].
+    pub fn encode_prompt(&self, messages: &[Message]) -> Result<Vec<u32>, ChatError> {
+        Ok(self.with_bos(self.encode(&self.render(messages, true)?)?))
+    }
+
+    /// The text of `ids`.
+    ///
+    /// # Errors
+    /// [`ChatError::Tokenizer`].
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, ChatError> {
+        self.tokenizer.decode(ids, skip_special_tokens).map_err(|error| ChatError::Tokenizer(error.to_string()))
+    }
+
+    /// A decoder for a reply to `prompt_ids`, special tokens left out.
+    pub fn stream_decoder(&self, prompt_ids: &[u32]) -> StreamDecoder {
+        StreamDecoder::new(prompt_ids, true)
+    }
+
+    /// The chat template for an exported directory: like this one, but it writes BOS itself where the rule above adds
+    /// it, so that every program that renders the template gets the tokens that were trained on.
+    ///
+    /// # Errors
+    /// As [`ChatTokenizer::render`].
+    pub fn portable_template(&self) -> Result<String, ChatError> {
+        let source = self.template()?.source();
+        let Some(bos) = self.special.bos_token.as_deref().filter(|_| self.bos_id().is_some()) else {
+            return Ok(source.to_string());
+        };
+        let rendered = self.render(&[Message::user("x")], true)?;
+        Ok(if rendered.starts_with(bos) { source.to_string() } else { format!("{{{{ bos_token }}}}{source}") })
+    }
+}
+
+fn read_text(path: &Path) -> Result<Option<String>, ChatError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ChatError::Read { path: path.to_path_buf(), source }),
+    }
+}
+
+fn read_json(path: &Path) -> Result<Option<Value>, ChatError> {
+    let Some(text) = read_text(path)? else { return Ok(None) };
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| ChatError::Parse { path: path.to_path_buf(), reason: error.to_string() })
+}
+
+/// A token is written as a string or as an object with `content`.
+fn token_text(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value["content"].as_str()).map(str::to_string)
+}
+
+/// A template is a string, or a list of `{name, template}` of which `default` is meant.
+fn template_of_config(value: &Value) -> Option<String> {
+    match value {
+        Value::String(source) => Some(source.clone()),
+        Value::Array(named) => named
+            .iter()
+            .find(|entry| entry["name"] == "default")
+            .and_then(|entry| entry["template"].as_str())
+            .map(str::to_string),
+        _ => None,
+    }
+}
+
+/// `eos_token_id` is a number or a list of numbers.
+fn ids_of(value: &Value) -> Vec<u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Value::Array(ids) => ids.iter().filter_map(id).collect(),
+        other => id(other).into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const TEMPLATE: &str = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}";
+
+    /// A byte-level tokenizer without merges: one token per byte, then the special tokens.
+    fn write_dir(dir: &Path, config: &Value) {
+        let mut vocab = serde_json::Map::new();
+        for (id, c) in byte_level_alphabet().into_iter().enumerate() {
+            vocab.insert(c.to_string(), json!(id));
+        }
+        let special = |id: usize, content: &str| {
+            json!({"id": id, "content": content, "special": true, "single_word": false,
+                   "lstrip": false, "rstrip": false, "normalized": false})
+        };
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": [special(256, "<s>"), special(257, "</s>")],
+            "normalizer": null,
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "post_processor": null,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "model": {"type": "BPE", "vocab": vocab, "merges": []}
+        });
+        std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
+    }
+
+    fn byte_level_alphabet() -> Vec<char> {
+        let mut alphabet: Vec<char> =
+            tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+        alphabet.sort_unstable();
+        alphabet
+    }
+
+    fn chat_tokenizer(config: Value) -> (tempfile::TempDir, ChatTokenizer) {
+        let dir = tempfile::tempdir().unwrap();
+        write_dir(dir.path(), &config);
+        let tokenizer = ChatTokenizer::from_dir(dir.path()).unwrap();
+        (dir, tokenizer)
+    }
+
+    fn default_config() -> Value {
+        json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": TEMPLATE})
+    }
+
+    #[test]
+    fn bos_is_added_once() {
+        let (_dir, tokenizer) = chat_tokenizer(default_config());
+        let without = tokenizer.encode_prompt(&[Message::user("a")]).unwrap();
+        assert_eq!((without.len(), without[0], without[2]), (3, 256, 257));
+        let tokenizer = tokenizer.with_template(format!("{{{{ bos_token }}}}{TEMPLATE}")).unwrap();
+        assert_eq!(tokenizer.encode_prompt(&[Message::user("a")]).unwrap(), without);
+    }
+
+    #[test]
+    fn portable_template_writes_the_bos_that_the_rule_adds() {
+        let (_dir, tokenizer) = chat_tokenizer(default_config());
+        let portable = tokenizer.portable_template().unwrap();
+        assert_eq!(portable, format!("{{{{ bos_token }}}}{TEMPLATE}"));
+        let again = tokenizer.with_template(portable.clone()).unwrap().portable_template().unwrap();
+        assert_eq!(again, portable);
+        let (_dir, without_bos) = chat_tokenizer(json!({"eos_token": "</s>", "chat_template": TEMPLATE}));
+        assert_eq!(without_bos.portable_template().unwrap(), TEMPLATE);
+    }
+
+    #[test]
+    fn end_tokens_are_gathered_from_all_files() {
+        let dir = tempfile::tempdir().unwrap();
+        write_dir(dir.path(), &default_config());
+        std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [7, 9]}"#).unwrap();
+        std::fs::write(dir.path().join("config.json"), r#"{"eos_token_id": 7}"#).unwrap();
+        assert_eq!(ChatTokenizer::from_dir(dir.path()).unwrap().eos_ids(), [7, 9, 257]);
+    }
+
+    #[test]
+    fn a_stream_equals_the_whole_and_never_splits_a_character() {
+        let (_dir, tokenizer) = chat_tokenizer(default_config());
+        let prompt = tokenizer.encode("hé").unwrap();
+        let reply = " 日本é\n\n 🦀 ";
+        let mut decoder = tokenizer.stream_decoder(&prompt);
+        let mut pieces = Vec::new();
+        for id in tokenizer.encode(reply).unwrap() {
+            pieces.push(decoder.push(tokenizer.tokenizer(), id).unwrap());
+        }
+        pieces.push(decoder.finish(tokenizer.tokenizer()).unwrap());
+        assert_eq!(pieces.concat(), reply);
+        assert!(pieces.iter().all(|piece| !piece.contains('\u{FFFD}')));
+    }
+
+    #[test]
+    fn an_unfinished_character_at_the_end_is_shown_as_replacement() {
+        let (_dir, tokenizer) = chat_tokenizer(default_config());
+        let ids = tokenizer.encode("a🦀").unwrap();
+        let mut decoder = tokenizer.stream_decoder(&[]);
+        let mut text = String::new();
+        for id in &ids[..3] {
+            text += &decoder.push(tokenizer.tokenizer(), *id).unwrap();
+        }
+        assert_eq!(text, "a");
+        assert_eq!(decoder.finish(tokenizer.tokenizer()).unwrap(), "\u{FFFD}");
+    }
+
+    #[test]
+    fn missing_and_broken_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = ChatTokenizer::from_dir(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("tokenizer.json"), "{error}");
+        write_dir(dir.path(), &json!({"bos_token": "<s>"}));
+        let error = ChatTokenizer::from_dir(dir.path()).unwrap().render(&[], true).unwrap_err();
+        assert!(matches!(error, ChatError::NoTemplate { .. }));
+        std::fs::write(dir.path().join("tokenizer_config.json"), "{").unwrap();
+        let error = ChatTokenizer::from_dir(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("tokenizer_config.json"), "{error}");
+    }
+}

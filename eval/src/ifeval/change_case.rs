@@ -1,0 +1,57 @@
+//! `change_case`: the whole response in capitals, or without any.
+//!
+//! The official checks also require that the response be English, as told by a language detector. This version tests the
+//! case alone and takes the language for followed, so it can pass a response in another language that the official check
+//! fails; it never fails one that the official check passes.
+
+use super::instruction::{Check, Instruction, ensure};
+use super::text;
+
+pub(super) const INSTRUCTIONS: &[Instruction] = &[
+    Instruction {
+        id: "change_case:english_capital",
+        arguments: &[],
+        build: |_| {
+            Ok(Check::new(|response| {
+                ensure(text::is_upper(response), || reason(text::first_not_upper(response), "all capital"))
+            }))
+        },
+    },
+    Instruction {
+        id: "change_case:english_lowercase",
+        arguments: &[],
+        build: |_| {
+            Ok(Check::new(|response| {
+                ensure(text::is_lower(response), || reason(text::first_not_lower(response), "all lower-case"))
+            }))
+        },
+    },
+];
+
+fn reason(offender: Option<char>, required: &str) -> String {
+    match offender {
+        Some(c) => format!("found `{c}`, {required} letters required"),
+        None => format!("found no cased letter, {required} letters required"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ifeval::instruction::tests::{assert_verdicts, verdict};
+    use serde_json::json;
+
+    #[test]
+    fn capital() {
+        let id = "change_case:english_capital";
+        assert_verdicts(id, &json!({}), &["HELLO, WORLD 1!", "ÀÉ"], &["HELLO, WORLd", "123", "hello"]);
+        assert_eq!(verdict(id, &json!({}), "HELLo"), Err("found `o`, all capital letters required".into()));
+        assert_eq!(verdict(id, &json!({}), "1"), Err("found no cased letter, all capital letters required".into()));
+    }
+
+    #[test]
+    fn lowercase() {
+        let id = "change_case:english_lowercase";
+        assert_verdicts(id, &json!({}), &["hello, world 1!", "straße"], &["hello, World", "123", "HELLO"]);
+        assert_eq!(verdict(id, &json!({}), "hI"), Err("found `I`, all lower-case letters required".into()));
+    }
+}

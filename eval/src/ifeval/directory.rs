@@ -1,0 +1,149 @@
+//! The output directory: what a run leaves there, and what the next one finds.
+//!
+//! `settings.json` says what the responses belong to. While a server is being asked, every response goes to
+//! `samples.partial.jsonl` as it arrives; at the end `samples.jsonl` and `results.json` appear as whole files and the
+//! partial one goes.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::sample::{Answer, Sample};
+use crate::client::Sampling;
+use crate::jsonl::{self, InputError};
+use crate::results::{self, Results};
+use crate::store::AppendLog;
+
+const SETTINGS: &str = "settings.json";
+const SAMPLES: &str = "samples.jsonl";
+const PARTIAL: &str = "samples.partial.jsonl";
+
+/// What decides whether responses on disk answer the same questions. The endpoint is not among it: the same model may be
+/// served somewhere else after a restart. Neither is the scoring, which is done anew.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Settings {
+    pub task: String,
+    /// The hash of the prompts.
+    pub data_sha256: String,
+    /// The model; null where a file of responses is scored.
+    pub model: Option<String>,
+    pub sampling: Option<Sampling>,
+}
+
+/// A response in the log.
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    key: Value,
+    response: String,
+    finish_reason: Option<String>,
+}
+
+/// An output directory in use by one run.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    log: AppendLog,
+    answers: HashMap<String, Answer>,
+}
+
+impl Directory {
+    /// Opens a directory, creating it if it is absent, with the responses that earlier runs with the same settings left.
+    pub(super) fn open(path: &Path, settings: &Settings) -> Result<Self, InputError> {
+        let file_failed = |error: io::Error| InputError::File { path: path.to_owned(), problem: error.to_string() };
+        std::fs::create_dir_all(path).map_err(file_failed)?;
+        check_settings(path, settings)?;
+        let (log, rows) = AppendLog::open::<Row>(&path.join(PARTIAL))?;
+        let mut answers = HashMap::new();
+        // A file of responses is read afresh; only what a server said is kept.
+        if settings.model.is_some() {
+            let samples = path.join(SAMPLES);
+            if samples.exists() {
+                for (_, sample) in jsonl::parse::<Sample>(&samples, &jsonl::read(&samples)?)? {
+                    if let Some(response) = sample.response {
+                        answers
+                            .insert(sample.key.to_string(), Answer { response, finish_reason: sample.finish_reason });
+                    }
+                }
+            }
+            for Row { key, response, finish_reason } in rows {
+                answers.insert(key.to_string(), Answer { response, finish_reason });
+            }
+        }
+        Ok(Self { path: path.to_owned(), log, answers })
+    }
+
+    /// Takes the response to an example, if an earlier run left one.
+    pub(super) fn take(&mut self, key: &Value) -> Option<Answer> {
+        self.answers.remove(&key.to_string())
+    }
+
+    /// Refuses to go on if there are responses that nobody has taken: the samples of this run would lose them.
+    pub(super) fn check_all_taken(&self) -> Result<(), InputError> {
+        if self.answers.is_empty() {
+            return Ok(());
+        }
+        let problem = format!(
+            "it holds {} responses beyond those that --limit selects, which would be lost; raise --limit or choose another \
+             --out",
+            self.answers.len()
+        );
+        Err(InputError::File { path: self.path.clone(), problem })
+    }
+
+    /// Keeps a response that has just arrived.
+    pub(super) fn keep(&mut self, key: &Value, answer: &Answer) -> Result<(), InputError> {
+        let Answer { response, finish_reason } = answer.clone();
+        self.log.append(&Row { key: key.clone(), response, finish_reason })
+    }
+
+    /// Writes the final files.
+    pub(super) fn finish(self, samples: &[Sample], results: &Results) -> Result<(), InputError> {
+        let path = self.path.join(SAMPLES);
+        let mut lines = Vec::new();
+        for sample in samples {
+            serde_json::to_writer(&mut lines, sample).expect("samples have string keys");
+            lines.push(b'\n');
+        }
+        jsonl::write_atomically(&path, &lines)
+            .map_err(|error| InputError::File { path, problem: error.to_string() })?;
+        results.write(&self.path).map_err(|error| InputError::File {
+            path: self.path.join(results::FILE_NAME),
+            problem: error.to_string(),
+        })?;
+        self.log.remove()
+    }
+}
+
+/// Compares the settings with those on disk, or puts them there.
+fn check_settings(directory: &Path, settings: &Settings) -> Result<(), InputError> {
+    let refused = |problem: String| InputError::File { path: directory.to_owned(), problem };
+    let path = directory.join(SETTINGS);
+    if !path.exists() {
+        if let Some(name) = [SAMPLES, results::FILE_NAME].into_iter().find(|name| directory.join(name).exists()) {
+            return Err(refused(format!("it holds `{name}` of something else; choose another --out")));
+        }
+        let json = serde_json::to_string_pretty(settings).expect("settings have string keys") + "\n";
+        return jsonl::write_atomically(&path, json.as_bytes())
+            .map_err(|error| InputError::File { path, problem: error.to_string() });
+    }
+    let bytes = jsonl::read(&path)?;
+    let found: Settings =
+        serde_json::from_slice(&bytes).map_err(|error| InputError::File { path, problem: error.to_string() })?;
+    if found == *settings {
+        return Ok(());
+    }
+    let json = |settings: &Settings| serde_json::to_value(settings).expect("settings have string keys");
+    let (found, wanted) = (json(&found), json(settings));
+    let fields = found.as_object().into_iter().flatten();
+    let differences: Vec<String> = fields
+        .filter(|(name, value)| wanted[name.as_str()] != **value)
+        .map(|(name, value)| format!("{name} {value}, not {}", wanted[name.as_str()]))
+        .collect();
+    Err(refused(format!(
+        "it holds a run with other settings: {}; choose another --out or repeat those settings",
+        differences.join("; ")
+    )))
+}

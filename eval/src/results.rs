@@ -1,0 +1,151 @@
+//! `results.json`: what an evaluation found, under which conditions.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::client::Sampling;
+use crate::jsonl::{self, InputError};
+pub use crate::stats::Metric;
+
+/// The name of the file inside an output directory.
+pub const FILE_NAME: &str = "results.json";
+
+/// The content of `results.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// The task, such as `ifeval`.
+    pub task: String,
+    /// The version of its scoring.
+    pub task_version: String,
+    /// Metrics by name. A metric over nothing has `n` = 0.
+    pub metrics: BTreeMap<String, Metric>,
+    /// How many items there were, and what became of them.
+    pub counts: Counts,
+    /// Verdicts by type of instruction.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_instruction: BTreeMap<String, InstructionCounts>,
+    /// The model that was asked.
+    pub model: Option<String>,
+    /// Where it was asked.
+    pub endpoint: Option<String>,
+    /// How its replies were sampled.
+    pub sampling: Option<Sampling>,
+    /// The judge, for tasks that have one.
+    pub judge: Option<Value>,
+    /// Where the model comes from, if that is known.
+    pub lineage: Option<Value>,
+    /// The items.
+    pub data: Option<DataSource>,
+    /// The file of responses that was scored instead of asking a model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub responses: Option<DataSource>,
+    /// The version of this crate.
+    #[serde(default)]
+    pub code_version: String,
+    /// When the run began, in UTC (RFC 3339).
+    pub started_at: String,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// What became of the items.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// All items of the run.
+    pub total: usize,
+    /// Items with a verdict.
+    pub scored: usize,
+    /// Items without one, for whatever reason.
+    pub unscored: usize,
+    /// Unscored items whose request failed.
+    pub errors: usize,
+    /// Scored items whose response was cut off at the token limit.
+    pub truncated: usize,
+}
+
+/// The verdicts on one type of instruction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct InstructionCounts {
+    /// How many times it was scored.
+    pub n: usize,
+    /// How many times it was followed.
+    pub strict_correct: usize,
+    /// How many times it was followed, in the loose sense.
+    pub loose_correct: usize,
+    /// `strict_correct / n`.
+    pub strict: f64,
+    /// `loose_correct / n`.
+    pub loose: f64,
+}
+
+/// A file that a result rests on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSource {
+    /// Its path, or `embedded`.
+    pub source: String,
+    /// Its SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+impl Results {
+    /// Reads the results in an output directory.
+    ///
+    /// # Errors
+    /// When the file is absent or something else.
+    pub fn read(directory: &Path) -> Result<Self, InputError> {
+        let path = directory.join(FILE_NAME);
+        let bytes = jsonl::read(&path)?;
+        serde_json::from_slice(&bytes).map_err(|error| InputError::File { path, problem: error.to_string() })
+    }
+
+    /// Writes the results into an output directory; the file is replaced as a whole.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, directory: &Path) -> io::Result<()> {
+        jsonl::write_atomically(&directory.join(FILE_NAME), self.to_json().as_bytes())
+    }
+
+    /// The file's content.
+    pub fn to_json(&self) -> String {
+        let json = serde_json::to_string_pretty(self).expect("the keys are strings and the numbers are finite");
+        json + "\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_round_trip_and_tolerate_what_they_do_not_know() {
+        let results = Results {
+            task: "ifeval".into(),
+            task_version: "1".into(),
+            metrics: BTreeMap::from([("prompt_strict".into(), Metric::proportion(1, 3))]),
+            counts: Counts { total: 4, scored: 3, unscored: 1, errors: 1, truncated: 0 },
+            by_instruction: BTreeMap::new(),
+            model: Some("m".into()),
+            endpoint: None,
+            sampling: Some(Sampling { temperature: 0.0, max_tokens: 8 }),
+            judge: None,
+            lineage: None,
+            data: None,
+            responses: None,
+            code_version: "0".into(),
+            started_at: "2026-01-01T00:00:00Z".into(),
+            seconds: 1.5,
+        };
+        let directory = tempfile::tempdir().unwrap();
+        results.write(directory.path()).unwrap();
+        assert_eq!(Results::read(directory.path()).unwrap(), results);
+        let json = results.to_json().replacen('{', "{\"added_later\": 1,", 1);
+        assert_eq!(serde_json::from_str::<Results>(&json).unwrap(), results);
+        let message = Results::read(&directory.path().join("none")).unwrap_err().to_string();
+        assert!(message.starts_with("cannot use `") && message.contains("results.json"), "{message}");
+    }
+}

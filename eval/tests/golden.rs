@@ -1,0 +1,171 @@
+//! Every verdict against those of the official Python checkers.
+//!
+//! The reference data is not part of the repository: `$ORPO_SHARED`, by default `../../shared`, says where it lies. Without
+//! it these tests print that they are skipped.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use orpo_eval::ifeval::{Example, ids};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+struct Row {
+    id: Option<String>,
+    key: Option<u64>,
+    instruction_id_list: Option<Vec<String>>,
+    kwargs: Option<Vec<serde_json::Map<String, Value>>>,
+    response: String,
+    strict: Vec<bool>,
+    loose: Vec<bool>,
+}
+
+fn reference() -> Option<PathBuf> {
+    let shared = std::env::var("ORPO_SHARED").unwrap_or_else(|_| "../../shared".into());
+    let directory = Path::new(&shared).join("eval/ifeval");
+    if !directory.is_dir() {
+        println!("skipped: no {}", directory.display());
+        return None;
+    }
+    Some(directory)
+}
+
+fn unpack<T: for<'de> Deserialize<'de>>(path: &Path) -> Vec<T> {
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn official_examples(directory: &Path) -> BTreeMap<u64, Example> {
+    let text = std::fs::read_to_string(directory.join("input_data.jsonl")).unwrap();
+    let examples = text.lines().map(|line| serde_json::from_str::<Example>(line).unwrap());
+    examples.map(|example| (example.key.as_u64().unwrap(), example)).collect()
+}
+
+/// What comparing some rows has found.
+#[derive(Default)]
+struct Tally {
+    verdicts: usize,
+    not_supported: usize,
+    /// Verdicts on the case of letters where the official one is "not followed" although the case is right, because its
+    /// language detector did not say English.
+    language: Vec<String>,
+    wrong: Vec<String>,
+}
+
+impl Tally {
+    /// Compares the verdicts on a row, instruction by instruction, because others of the row may not be supported.
+    fn compare(&mut self, name: &str, row: &Row, examples: &BTreeMap<u64, Example>) {
+        let (list, kwargs) = match (&row.instruction_id_list, &row.kwargs, row.key) {
+            (Some(list), Some(kwargs), _) => (list, kwargs),
+            (_, _, key) => {
+                let example = &examples[&key.unwrap()];
+                (&example.instruction_id_list, &example.kwargs)
+            }
+        };
+        assert_eq!(list.len(), row.strict.len(), "{name}");
+        for (index, id) in list.iter().enumerate() {
+            if !ids().any(|known| known == id) {
+                self.not_supported += 1;
+                continue;
+            }
+            let example = Example {
+                key: 0.into(),
+                prompt: String::new(),
+                instruction_id_list: vec![id.clone()],
+                kwargs: vec![kwargs[index].clone()],
+            };
+            let score = example.score(&row.response).unwrap_or_else(|error| panic!("{name}: {error}"));
+            for (metric, ours, official) in
+                [("strict", score.strict[0], row.strict[index]), ("loose", score.loose[0], row.loose[index])]
+            {
+                self.verdicts += 1;
+                if ours == official {
+                    continue;
+                }
+                let case = format!("{name} {id} {metric}: {ours} here, {official} officially");
+                if ours && !official && id.starts_with("change_case:english_") {
+                    self.language.push(case);
+                } else {
+                    self.wrong.push(case);
+                }
+            }
+        }
+    }
+
+    fn report(&self, what: &str) {
+        println!(
+            "{what}: {} verdicts compared, {} instructions not supported; {} differ by language detection alone, {} otherwise",
+            self.verdicts,
+            self.not_supported,
+            self.language.len(),
+            self.wrong.len()
+        );
+        for case in &self.language {
+            println!("  language: {case}");
+        }
+        assert!(self.wrong.is_empty(), "{what}: {} wrong verdicts\n{}", self.wrong.len(), self.wrong.join("\n"));
+    }
+}
+
+#[test]
+fn verdicts_on_the_responses_of_models() {
+    let Some(directory) = reference() else { return };
+    let examples = official_examples(&directory);
+    let mut paths: Vec<_> =
+        std::fs::read_dir(directory.join("model_responses")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert_eq!(paths.len(), 8);
+    for path in paths {
+        let mut tally = Tally::default();
+        let model = path.file_name().unwrap().to_string_lossy().into_owned();
+        for row in unpack::<Row>(&path) {
+            tally.compare(&format!("{model} {}", row.key.unwrap()), &row, &examples);
+        }
+        tally.report(&model);
+    }
+}
+
+#[test]
+fn verdicts_on_adversarial_cases() {
+    let Some(directory) = reference() else { return };
+    let examples = official_examples(&directory);
+    let mut tally = Tally::default();
+    let rows: Vec<Row> = unpack(&directory.join("adversarial_cases.jsonl.gz"));
+    assert_eq!(rows.len(), 6848);
+    for row in rows {
+        tally.compare(row.id.as_deref().unwrap(), &row, &examples);
+    }
+    tally.report("adversarial cases");
+}
+
+#[test]
+fn word_counts() {
+    #[derive(Deserialize)]
+    struct Case {
+        text: String,
+        n: usize,
+    }
+    let Some(directory) = reference() else { return };
+    let cases: Vec<Case> = unpack(&directory.join("components/word_count.jsonl.gz"));
+    println!("{} texts", cases.len());
+    for Case { text, n } in cases.iter().filter(|case| !case.text.trim().is_empty()) {
+        let limits = [("at least", *n), ("less than", n + 1)];
+        let kwargs = limits.map(|(relation, words)| {
+            let kwargs = serde_json::json!({"relation": relation, "num_words": words});
+            kwargs.as_object().unwrap().clone()
+        });
+        let example = Example {
+            key: 0.into(),
+            prompt: String::new(),
+            instruction_id_list: vec!["length_constraints:number_words".into(); 2],
+            kwargs: kwargs.to_vec(),
+        };
+        // A text that Python takes for blank has no verdict beyond that.
+        let score = example.score(text).unwrap();
+        let blank = score.reasons.iter().flatten().any(|reason| reason == "the response is empty");
+        assert!(blank || score.strict == [true, true], "{n} words in {text:?}: {:?}", score.reasons);
+    }
+}

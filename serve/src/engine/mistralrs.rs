@@ -1,0 +1,276 @@
+//! The engine on mistralrs: its forward pass, and as little else of it as possible.
+//!
+//! Measured on 0.8.1: the logits are sound; seeds, log-probabilities, stop strings, text and length limits are not. So
+//! tokens are chosen here, in a [`CustomLogitsProcessor`] that sees the logits of each step: it samples, reports the
+//! token, and hands back a distribution with that token alone, which mistralrs then "samples". Its own replies are
+//! read only for errors. Requests are always streaming (a dropped non-streaming one panics the engine) and their reply
+//! channel is always read to its end (a full or closed one stalls or panics it).
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ::mistralrs::core::{
+    Constraint, CustomLogitsProcessor, DefaultSchedulerMethod, DeviceMapSetting, MistralRs, MistralRsBuilder,
+    ModelDType, NormalLoaderBuilder, NormalRequest, NormalSpecificConfig, Request, RequestMessage, Response,
+    SamplingParams, SchedulerConfig, TokenSource,
+};
+use candle_core::{Device, Tensor};
+use orpo_chat::ChatTokenizer;
+use tokio::sync::mpsc::{Receiver, channel};
+
+use super::sampling::{Sampler, Sampling};
+use super::stage::Staged;
+use super::{Engine, EngineError, Finish, GenerateRequest, Generation, LoadError, Step, StepSender};
+
+/// Replies beyond one per token: errors, and a step or two that run on while a cancelled request is noticed.
+const SPARE_REPLIES: usize = 16;
+/// How often a crashed engine is tried again, and after how long.
+const RECOVERY_ATTEMPTS: usize = 50;
+const RECOVERY_PAUSE: Duration = Duration::from_millis(200);
+
+/// A model loaded into mistralrs, in f32 on the CPU.
+pub struct MistralEngine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    runner: Arc<MistralRs>,
+    context_length: usize,
+    /// Ids from here on are padding of the model's vocabulary that the tokenizer does not know.
+    known_ids: usize,
+    ready: AtomicBool,
+    next_id: AtomicUsize,
+    /// The weights are mapped from here.
+    _staged: Staged,
+}
+
+impl MistralEngine {
+    /// Loads the model and generates one token with it.
+    ///
+    /// # Errors
+    /// [`LoadError::Engine`] with mistralrs' words.
+    pub async fn load(
+        staged: Staged,
+        tokenizer: &ChatTokenizer,
+        max_concurrent: NonZeroUsize,
+    ) -> Result<Self, LoadError> {
+        let directory = staged.path().to_path_buf();
+        let (sender, built) = tokio::sync::oneshot::channel();
+        // A thread of its own: loading blocks for seconds, may panic, and runs a runtime inside.
+        std::thread::spawn(move || sender.send(build(&directory, max_concurrent)));
+        let runner = match built.await {
+            Ok(Ok(runner)) => runner,
+            Ok(Err(error)) => return Err(LoadError::Engine(first_line(&format!("{error:#}")))),
+            Err(_) => return Err(LoadError::Engine("it panicked while loading".into())),
+        };
+        let known_ids = tokenizer.tokenizer().get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let inner = Inner {
+            runner,
+            context_length: staged.context_length,
+            known_ids,
+            ready: AtomicBool::new(true),
+            next_id: AtomicUsize::new(1),
+            _staged: staged,
+        };
+        let engine = Self { inner: Arc::new(inner) };
+        engine.inner.probe().await.map_err(|error| LoadError::Engine(first_line(&error.to_string())))?;
+        Ok(engine)
+    }
+}
+
+impl Engine for MistralEngine {
+    fn context_length(&self) -> usize {
+        self.inner.context_length
+    }
+
+    fn is_ready(&self) -> bool {
+        self.inner.ready.load(Ordering::SeqCst)
+    }
+
+    fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError> {
+        self.inner.generate(request)
+    }
+}
+
+fn build(directory: &Path, max_concurrent: NonZeroUsize) -> anyhow::Result<Arc<MistralRs>> {
+    let model = directory.to_str().ok_or_else(|| anyhow::anyhow!("`{}` is not UTF-8", directory.display()))?;
+    let loader = NormalLoaderBuilder::new(NormalSpecificConfig::default(), None, None, Some(model.into()), false, None)
+        // Never used for a local directory, but by default looked for below a home directory that must exist.
+        .hf_cache_path(directory.to_path_buf())
+        .build(None)?;
+    let pipeline = loader.load_model_from_hf(
+        None,
+        TokenSource::None,
+        &ModelDType::F32,
+        &Device::Cpu,
+        true,
+        DeviceMapSetting::dummy(),
+        None,
+        None,
+    )?;
+    let scheduler = SchedulerConfig::DefaultScheduler { method: DefaultSchedulerMethod::Fixed(max_concurrent) };
+    // On a runtime with several threads mistralrs would generate a token at once, and only log how that went.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The prefix cache is never evicted on a CPU.
+    let builder = MistralRsBuilder::new(pipeline, scheduler, false, None).with_no_prefix_cache(true);
+    Ok(runtime.block_on(builder.build()))
+}
+
+impl Inner {
+    fn generate(self: &Arc<Self>, request: GenerateRequest) -> Result<Generation, EngineError> {
+        let (steps, generation) = Generation::channel();
+        let (replies, replies_read) = channel(request.max_tokens + SPARE_REPLIES);
+        let finished = Arc::new(AtomicBool::new(false));
+        let chooser = Chooser {
+            choosing: Mutex::new(Choosing { sampler: Sampler::new(request.sampling), chosen: 0 }),
+            steps: steps.clone(),
+            finished: finished.clone(),
+            known_ids: self.known_ids,
+            max_tokens: request.max_tokens,
+            eos_ids: request.eos_ids,
+            top_logprobs: request.top_logprobs,
+        };
+        let normal = NormalRequest {
+            messages: RequestMessage::CompletionTokens(request.prompt_ids),
+            sampling_params: SamplingParams {
+                // Absent means 1 here; 0 takes the largest logit, which is the token that was chosen.
+                temperature: Some(0.0),
+                max_len: Some(request.max_tokens),
+                ..SamplingParams::deterministic()
+            },
+            response: replies,
+            return_logprobs: false,
+            is_streaming: true,
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            constraint: Constraint::None,
+            suffix: None,
+            tools: None,
+            tool_choice: None,
+            logits_processors: Some(vec![Arc::new(chooser)]),
+            return_raw_logits: false,
+            web_search_options: None,
+            model_id: None,
+            truncate_sequence: false,
+        };
+        // `get_sender` starts a new engine thread when the last one has crashed.
+        let sender = self.runner.get_sender(None).map_err(|error| EngineError::Failed(error.to_string()))?;
+        sender.try_send(Request::Normal(Box::new(normal))).map_err(|_| EngineError::Stopped)?;
+        tokio::spawn(self.clone().watch(replies_read, steps, finished));
+        Ok(generation)
+    }
+
+    /// Reads mistralrs' replies to their end, and reports what the chooser cannot see: errors, and a crash.
+    async fn watch(self: Arc<Self>, mut replies: Receiver<Response>, steps: StepSender, finished: Arc<AtomicBool>) {
+        let mut failed = false;
+        while let Some(reply) = replies.recv().await {
+            let error = match reply {
+                Response::InternalError(error) | Response::ValidationError(error) => error.to_string(),
+                Response::CompletionModelError(error, _) => error,
+                _ => continue,
+            };
+            failed = true;
+            let _ = steps.send(Err(EngineError::Failed(first_line(&error))));
+        }
+        if failed || finished.load(Ordering::SeqCst) || steps.is_closed() {
+            return;
+        }
+        let _ = steps.send(Err(EngineError::Stopped));
+        self.recover().await;
+    }
+
+    /// Waits until the engine answers again; not ready until then.
+    async fn recover(self: Arc<Self>) {
+        if !self.ready.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        tracing::error!("the inference engine crashed; starting it again");
+        for _ in 0..RECOVERY_ATTEMPTS {
+            tokio::time::sleep(RECOVERY_PAUSE).await;
+            if self.probe().await.is_ok() {
+                tracing::info!("the inference engine is back");
+                self.ready.store(true, Ordering::SeqCst);
+                return;
+            }
+        }
+        tracing::error!("the inference engine does not come back; restart the server");
+    }
+
+    /// Generates one token.
+    async fn probe(self: &Arc<Self>) -> Result<(), EngineError> {
+        let mut generation = self.generate(GenerateRequest {
+            prompt_ids: vec![0],
+            max_tokens: 1,
+            eos_ids: Vec::new(),
+            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            top_logprobs: 0,
+        })?;
+        generation.next().await.map(|_| ())
+    }
+}
+
+/// Chooses the tokens of one reply from within mistralrs' step.
+struct Chooser {
+    choosing: Mutex<Choosing>,
+    steps: StepSender,
+    finished: Arc<AtomicBool>,
+    known_ids: usize,
+    max_tokens: usize,
+    eos_ids: Vec<u32>,
+    top_logprobs: usize,
+}
+
+struct Choosing {
+    sampler: Sampler,
+    chosen: usize,
+}
+
+impl CustomLogitsProcessor for Chooser {
+    fn apply(&self, logits: &Tensor, _context: &[u32]) -> candle_core::Result<Tensor> {
+        let logits: Vec<f32> = logits.to_vec1()?;
+        if self.finished.load(Ordering::SeqCst) || self.steps.is_closed() {
+            return self.end(logits.len());
+        }
+        let mut choosing = self.choosing.lock().map_err(|_| candle_core::Error::msg("an earlier step panicked"))?;
+        let token =
+            choosing.sampler.sample(&logits, self.known_ids, self.top_logprobs).map_err(candle_core::Error::wrap)?;
+        choosing.chosen += 1;
+        let id = token.id;
+        let finish = if self.eos_ids.contains(&id) {
+            Some(Finish::Eos)
+        } else {
+            (choosing.chosen >= self.max_tokens).then_some(Finish::Length)
+        };
+        self.finished.store(finish.is_some(), Ordering::SeqCst);
+        // A reader that is gone is noticed at the next step.
+        let _ = self.steps.send(Ok(Step { token, finish }));
+        only(id, logits.len())
+    }
+}
+
+impl Chooser {
+    /// Ends a sequence that nobody reads any more: by an end token, or where there is none by an error.
+    fn end(&self, vocabulary: usize) -> candle_core::Result<Tensor> {
+        match self.eos_ids.first() {
+            Some(&id) => only(id, vocabulary),
+            None => Err(candle_core::Error::msg("cancelled")),
+        }
+    }
+}
+
+/// Logits under which `id` is certain.
+fn only(id: u32, vocabulary: usize) -> candle_core::Result<Tensor> {
+    let mut logits = vec![f32::NEG_INFINITY; vocabulary];
+    match logits.get_mut(id as usize) {
+        Some(logit) => *logit = 0.0,
+        None => return Err(candle_core::Error::msg(format!("token {id} is not in the model's vocabulary"))),
+    }
+    Tensor::from_vec(logits, vocabulary, &Device::Cpu)
+}
+
+/// candle's errors carry a backtrace in further lines.
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_string()
+}

@@ -1,0 +1,138 @@
+//! The contract between the server and what computes the tokens: ids in, sampled tokens out, one at a time.
+
+#[cfg(feature = "mistralrs")]
+pub mod mistralrs;
+pub mod sampling;
+pub mod stage;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use orpo_chat::ChatTokenizer;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+pub use sampling::{SampledToken, Sampling};
+
+/// What is to be generated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateRequest {
+    /// The prompt; not empty, and `prompt_ids.len() + max_tokens` is at most [`Engine::context_length`].
+    pub prompt_ids: Vec<u32>,
+    /// How many tokens at most, the end token included; at least 1.
+    pub max_tokens: usize,
+    /// The tokens that end a reply.
+    pub eos_ids: Vec<u32>,
+    /// How the next token is chosen.
+    pub sampling: Sampling,
+    /// How many alternatives each token carries ([`SampledToken::top`]).
+    pub top_logprobs: usize,
+}
+
+/// Why an engine ended a generation by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The token is one of [`GenerateRequest::eos_ids`].
+    Eos,
+    /// The token is the last of [`GenerateRequest::max_tokens`].
+    Length,
+}
+
+/// One generated token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// The token, an end token included.
+    pub token: SampledToken,
+    /// Set on the last step and only there.
+    pub finish: Option<Finish>,
+}
+
+/// What can go wrong inside an engine. The text is for the log, not for the client.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum EngineError {
+    /// The engine reports that this request failed; others go on.
+    #[error("the engine failed: {0}")]
+    Failed(String),
+    /// The engine went away without a word, as it does when its thread panics.
+    #[error("the engine stopped before the reply was finished")]
+    Stopped,
+}
+
+/// A reply in the making. Dropping it cancels: the engine stops within one step.
+#[derive(Debug)]
+pub struct Generation {
+    steps: UnboundedReceiver<Result<Step, EngineError>>,
+}
+
+/// The engine's end of a [`Generation`]. Unbounded, so that a slow reader cannot hold up the engine; what can pile up
+/// is bounded by `max_tokens`.
+pub type StepSender = UnboundedSender<Result<Step, EngineError>>;
+
+impl Generation {
+    /// A channel for one reply: the engine's end and the reader's.
+    pub fn channel() -> (StepSender, Self) {
+        let (sender, steps) = unbounded_channel();
+        (sender, Self { steps })
+    }
+
+    /// The next token. After a step with [`Step::finish`] it must not be called again.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`] when the engine says so, [`EngineError::Stopped`] when it hangs up before the end.
+    pub async fn next(&mut self) -> Result<Step, EngineError> {
+        self.steps.recv().await.unwrap_or(Err(EngineError::Stopped))
+    }
+}
+
+/// An inference engine with one model loaded.
+pub trait Engine: Send + Sync {
+    /// How many tokens prompt and reply may have together.
+    fn context_length(&self) -> usize;
+
+    /// Whether requests can be expected to succeed now. It turns false while an engine recovers from a crash.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Starts a reply. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the request could not even be handed over.
+    fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError>;
+}
+
+/// Why no engine could be made of a checked model.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The engine refuses the model or fails on its first token.
+    #[error("the inference engine refuses the model: {0}")]
+    Engine(String),
+    /// This build has none.
+    #[error("this program was built without an inference engine; build it with the feature `mistralrs`")]
+    NotBuilt,
+}
+
+/// Loads a staged model into the engine that this program was built with. The tokenizer tells which ids exist.
+///
+/// # Errors
+/// [`LoadError`].
+#[cfg(feature = "mistralrs")]
+pub async fn load(
+    staged: stage::Staged,
+    tokenizer: &ChatTokenizer,
+    max_concurrent: NonZeroUsize,
+) -> Result<Arc<dyn Engine>, LoadError> {
+    Ok(Arc::new(mistralrs::MistralEngine::load(staged, tokenizer, max_concurrent).await?))
+}
+
+/// Fails: this program was built without an engine.
+///
+/// # Errors
+/// [`LoadError::NotBuilt`], always.
+#[cfg(not(feature = "mistralrs"))]
+pub async fn load(
+    _staged: stage::Staged,
+    _tokenizer: &ChatTokenizer,
+    _max_concurrent: NonZeroUsize,
+) -> Result<Arc<dyn Engine>, LoadError> {
+    Err(LoadError::NotBuilt)
+}

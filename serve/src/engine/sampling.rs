@@ -1,0 +1,258 @@
+//! From logits to a token: pure, reproducible, and with the log-probability of what was chosen.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the most likely token (the lowest id on ties); above 0 the logits are divided by it.
+    pub temperature: f64,
+    /// Only the `top_k` most likely tokens can be chosen; `None` is all.
+    pub top_k: Option<usize>,
+    /// Only the smallest set of most likely tokens that together reach this probability can be chosen; 1 is all.
+    pub top_p: f64,
+    /// The seed of the request's own random numbers; `None` takes one from the operating system.
+    pub seed: Option<u64>,
+}
+
+impl Default for Sampling {
+    /// OpenAI's defaults: temperature 1, no truncation, no seed.
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: None, top_p: 1.0, seed: None }
+    }
+}
+
+/// A chosen token. Log-probabilities are natural, of the model's own distribution: before temperature, top-k and top-p.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampledToken {
+    /// The token.
+    pub id: u32,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// The most likely tokens and their log-probabilities, best first, lowest id first on ties.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why no token can be chosen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SamplingError {
+    /// The logits contain NaN or +infinity, or are -infinity throughout.
+    #[error("the model's logits are not finite")]
+    NotFinite,
+}
+
+/// Chooses the tokens of one reply.
+#[derive(Debug)]
+pub struct Sampler {
+    sampling: Sampling,
+    rng: ChaCha12Rng,
+}
+
+impl Sampler {
+    /// A sampler with its own random numbers.
+    pub fn new(sampling: Sampling) -> Self {
+        let seed = sampling.seed.unwrap_or_else(rand::random);
+        Self { sampling, rng: ChaCha12Rng::seed_from_u64(seed) }
+    }
+
+    /// Chooses among the first `choosable` of `logits` (a model's vocabulary can be padded beyond its tokenizer's).
+    ///
+    /// # Errors
+    /// [`SamplingError::NotFinite`].
+    pub fn sample(
+        &mut self,
+        logits: &[f32],
+        choosable: usize,
+        top_logprobs: usize,
+    ) -> Result<SampledToken, SamplingError> {
+        let log_total = log_sum_exp(logits)?;
+        let logprob = |id: u32| (f64::from(logits[id as usize]) - log_total) as f32;
+        let choosable = &logits[..choosable.min(logits.len())];
+        let best = argmax(choosable).ok_or(SamplingError::NotFinite)?;
+        let id = if self.sampling.temperature == 0.0 { best } else { self.draw(choosable, best) };
+        let top = most_likely(choosable, top_logprobs).into_iter().map(|id| (id, logprob(id))).collect();
+        Ok(SampledToken { id, logprob: logprob(id), top })
+    }
+
+    /// Draws by weight `exp((logit - max) / temperature)` among the tokens that top-k and then top-p leave.
+    fn draw(&mut self, logits: &[f32], best: u32) -> u32 {
+        let max = f64::from(logits[best as usize]);
+        let temperature = self.sampling.temperature;
+        let weigh = |logit: f32| ((f64::from(logit) - max) / temperature).exp();
+        let mut candidates: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|&logit| weigh(logit))).collect();
+        if let Some(top_k) = self.sampling.top_k.filter(|&top_k| top_k < candidates.len()) {
+            let top_k = top_k.max(1);
+            candidates.select_nth_unstable_by(top_k - 1, heavier_first);
+            candidates.truncate(top_k);
+        }
+        if self.sampling.top_p < 1.0 {
+            keep_nucleus(&mut candidates, self.sampling.top_p);
+        }
+        let total: f64 = candidates.iter().map(|&(_, weight)| weight).sum();
+        let mut left = self.rng.random::<f64>() * total;
+        for &(id, weight) in &candidates {
+            left -= weight;
+            if left < 0.0 {
+                return id;
+            }
+        }
+        best
+    }
+}
+
+fn heavier_first(a: &(u32, f64), b: &(u32, f64)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Keeps the shortest run of heaviest candidates that reaches `top_p` of the total, at least one.
+fn keep_nucleus(candidates: &mut Vec<(u32, f64)>, top_p: f64) {
+    let total: f64 = candidates.iter().map(|&(_, weight)| weight).sum();
+    // Candidates lighter than this weigh less than `1 - top_p` together, so that none of them can be in the nucleus:
+    // it spares sorting the whole vocabulary.
+    let negligible = (1.0 - top_p) * total / candidates.len() as f64;
+    candidates.retain(|&(_, weight)| weight >= negligible);
+    candidates.sort_unstable_by(heavier_first);
+    let mut reached = 0.0;
+    let length = candidates.iter().position(|&(_, weight)| {
+        reached += weight;
+        reached >= top_p * total
+    });
+    candidates.truncate(length.map_or(candidates.len(), |last| last + 1));
+}
+
+/// The index of the largest value, the lowest on ties.
+fn argmax(values: &[f32]) -> Option<u32> {
+    most_likely(values, 1).first().copied()
+}
+
+/// The indices of the `count` largest values, largest first, lowest index first on ties.
+fn most_likely(values: &[f32], count: usize) -> Vec<u32> {
+    let mut best: Vec<u32> = Vec::with_capacity(count + 1);
+    for (id, &value) in (0..).zip(values) {
+        let worst = best.last().map(|&last| values[last as usize]);
+        if best.len() == count && worst.is_none_or(|worst| value <= worst) {
+            continue;
+        }
+        let place = best.partition_point(|&other| values[other as usize] >= value);
+        best.insert(place, id);
+        best.truncate(count);
+    }
+    best
+}
+
+fn log_sum_exp(logits: &[f32]) -> Result<f64, SamplingError> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if !max.is_finite() {
+        return Err(SamplingError::NotFinite);
+    }
+    let max = f64::from(max);
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum();
+    // `f32::max` passes over NaN, the sum does not.
+    if sum.is_finite() { Ok(max + sum.ln()) } else { Err(SamplingError::NotFinite) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, 3.0, -1.0];
+
+    fn ids(sampling: Sampling, draws: usize) -> Vec<u32> {
+        let mut sampler = Sampler::new(sampling);
+        (0..draws).map(|_| sampler.sample(&LOGITS, LOGITS.len(), 0).unwrap().id).collect()
+    }
+
+    fn seeded(seed: u64) -> Sampling {
+        Sampling { seed: Some(seed), ..Sampling::default() }
+    }
+
+    #[test]
+    fn temperature_zero_takes_the_lowest_id_among_the_most_likely() {
+        assert_eq!(ids(Sampling { temperature: 0.0, ..Sampling::default() }, 3), [1, 1, 1]);
+    }
+
+    #[test]
+    fn logprobs_are_natural_and_normalised() {
+        let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() });
+        let token = sampler.sample(&LOGITS, LOGITS.len(), 5).unwrap();
+        // log_softmax([1, 3, 2, 3, -1]) by hand: ln(e + 2 e^3 + e^2 + 1/e) = ln(50.6463) = 3.924866.
+        assert!((token.logprob - (3.0 - 3.924866)).abs() < 1e-5, "{}", token.logprob);
+        assert_eq!(token.top.iter().map(|top| top.0).collect::<Vec<_>>(), [1, 3, 2, 0, 4]);
+        let total: f32 = token.top.iter().map(|top| top.1.exp()).sum();
+        assert!((total - 1.0).abs() < 1e-6);
+        assert_eq!(token.top[0].1, token.logprob);
+    }
+
+    #[test]
+    fn a_seed_reproduces_and_another_differs() {
+        assert_eq!(ids(seeded(7), 64), ids(seeded(7), 64));
+        assert_ne!(ids(seeded(7), 64), ids(seeded(8), 64));
+    }
+
+    #[test]
+    fn frequencies_follow_the_probabilities() {
+        let drawn = ids(seeded(1), 20_000);
+        let log_total = log_sum_exp(&LOGITS).unwrap();
+        for (id, &logit) in LOGITS.iter().enumerate() {
+            let expected = (f64::from(logit) - log_total).exp();
+            let seen = drawn.iter().filter(|&&other| other as usize == id).count() as f64 / drawn.len() as f64;
+            assert!((seen - expected).abs() < 0.015, "{id}: {seen} instead of {expected}");
+        }
+    }
+
+    #[test]
+    fn top_k_and_top_p_leave_only_the_most_likely() {
+        let distinct = |sampling| {
+            let mut drawn = ids(sampling, 2_000);
+            drawn.sort_unstable();
+            drawn.dedup();
+            drawn
+        };
+        assert_eq!(distinct(Sampling { top_k: Some(1), ..seeded(1) }), [1]);
+        assert_eq!(distinct(Sampling { top_k: Some(3), ..seeded(1) }), [1, 2, 3]);
+        // The two best have 0.398 each, the third 0.146.
+        assert_eq!(distinct(Sampling { top_p: 0.0, ..seeded(1) }), [1]);
+        assert_eq!(distinct(Sampling { top_p: 0.5, ..seeded(1) }), [1, 3]);
+        assert_eq!(distinct(Sampling { top_p: 0.9, ..seeded(1) }), [1, 2, 3]);
+    }
+
+    #[test]
+    fn the_nucleus_is_that_of_a_full_sort() {
+        let mut sampler = ChaCha12Rng::seed_from_u64(3);
+        for _ in 0..200 {
+            let candidates: Vec<(u32, f64)> = (0..50).map(|id| (id, sampler.random::<f64>().powi(8))).collect();
+            let top_p = sampler.random::<f64>();
+            let mut sorted = candidates.clone();
+            sorted.sort_by(heavier_first);
+            let total: f64 = sorted.iter().map(|candidate| candidate.1).sum();
+            let mut reached = 0.0;
+            let expected: Vec<_> = sorted
+                .into_iter()
+                .take_while(|candidate| {
+                    let wanted = reached < top_p * total;
+                    reached += candidate.1;
+                    wanted
+                })
+                .collect();
+            let mut nucleus = candidates;
+            keep_nucleus(&mut nucleus, top_p);
+            assert_eq!(nucleus, expected);
+        }
+    }
+
+    #[test]
+    fn padding_beyond_the_tokenizer_is_never_chosen() {
+        let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() });
+        assert_eq!(sampler.sample(&[0.0, 1.0, 9.0], 2, 0).unwrap().id, 1);
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_an_error() {
+        let mut sampler = Sampler::new(seeded(1));
+        for logits in [[f32::NAN, 1.0], [f32::INFINITY, 1.0], [f32::NEG_INFINITY; 2]] {
+            assert_eq!(sampler.sample(&logits, 2, 0), Err(SamplingError::NotFinite));
+        }
+        assert_eq!(sampler.sample(&[f32::NEG_INFINITY, 1.0], 2, 0).unwrap().id, 1);
+    }
+}

@@ -1,0 +1,133 @@
+//! What a client is told when something is wrong.
+//!
+//! Every error body is OpenAI's object, `{"error": {"message", "type", "param", "code"}}`. The message says what is
+//! wrong and what to do and never carries a prompt or an engine's inner words; those go to the log. `code` is stable.
+//! One table, [`ErrorKind::row`], decides status, type and code.
+
+use axum::Json;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+/// The kinds of errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The body is not JSON, or not an object.
+    InvalidJson,
+    /// A required field is absent.
+    MissingField,
+    /// A field has the wrong type or is out of range.
+    InvalidValue,
+    /// A field, or a value of it, asks for what this server cannot do.
+    Unsupported,
+    /// The prompt leaves no room for a reply.
+    ContextLengthExceeded,
+    /// The chat template refuses these messages.
+    TemplateRefused,
+    /// No such model is served.
+    ModelNotFound,
+    /// No such route.
+    RouteNotFound,
+    /// The route exists, but not with this method.
+    MethodNotAllowed,
+    /// The body could not be read to its end.
+    BodyUnreadable,
+    /// The body is larger than allowed.
+    BodyTooLarge,
+    /// Too many requests wait already.
+    QueueFull,
+    /// The model is still being loaded, or the engine is recovering.
+    NotReady,
+    /// The request took longer than allowed.
+    TimedOut,
+    /// The engine failed on this request.
+    EngineFailed,
+}
+
+impl ErrorKind {
+    /// Status, `type`, `code`, and the seconds after which a retry makes sense.
+    fn row(self) -> (StatusCode, &'static str, &'static str, Option<u32>) {
+        const REQUEST: &str = "invalid_request_error";
+        const SERVER: &str = "server_error";
+        match self {
+            Self::InvalidJson => (StatusCode::BAD_REQUEST, REQUEST, "invalid_json", None),
+            Self::MissingField => (StatusCode::BAD_REQUEST, REQUEST, "missing_required_parameter", None),
+            Self::InvalidValue => (StatusCode::BAD_REQUEST, REQUEST, "invalid_value", None),
+            Self::Unsupported => (StatusCode::BAD_REQUEST, REQUEST, "unsupported_parameter", None),
+            Self::ContextLengthExceeded => (StatusCode::BAD_REQUEST, REQUEST, "context_length_exceeded", None),
+            Self::TemplateRefused => (StatusCode::BAD_REQUEST, REQUEST, "chat_template_error", None),
+            Self::ModelNotFound => (StatusCode::NOT_FOUND, REQUEST, "model_not_found", None),
+            Self::RouteNotFound => (StatusCode::NOT_FOUND, REQUEST, "unknown_url", None),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, "method_not_allowed", None),
+            Self::BodyUnreadable => (StatusCode::BAD_REQUEST, REQUEST, "unreadable_body", None),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, "request_too_large", None),
+            Self::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", Some(1)),
+            Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "not_ready", Some(1)),
+            Self::TimedOut => (StatusCode::GATEWAY_TIMEOUT, SERVER, "request_timeout", None),
+            Self::EngineFailed => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "engine_failed", None),
+        }
+    }
+}
+
+/// An error on its way to the client.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    kind: ErrorKind,
+    message: String,
+    param: Option<String>,
+}
+
+impl ApiError {
+    /// An error that no single field is to blame for.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), param: None }
+    }
+
+    /// An error of the field `param`, written as a path like `messages[0].content`.
+    pub fn of_field(kind: ErrorKind, param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), param: Some(param.into()) }
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The field to blame.
+    pub fn param(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.kind.row().0
+    }
+
+    /// The error object, as a response body and as the last event of a broken stream.
+    pub fn body(&self) -> Value {
+        let (_, kind, code, _) = self.kind.row();
+        json!({"error": {"message": self.message, "type": kind, "param": self.param, "code": code}})
+    }
+
+    /// Why a body of at most `limit` bytes could not be had.
+    pub fn from_body_rejection(rejection: &BytesRejection, limit: usize) -> Self {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            let message = format!("the request body is larger than {limit} bytes; send less");
+            return Self::new(ErrorKind::BodyTooLarge, message);
+        }
+        Self::new(ErrorKind::BodyUnreadable, "the request body could not be read to its end")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, _, _, retry_after) = self.kind.row();
+        let mut response = (status, Json(self.body())).into_response();
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

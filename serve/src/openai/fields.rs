@@ -1,0 +1,115 @@
+//! Reading a JSON object field by field, with errors that name the field.
+
+use serde_json::{Map, Value};
+
+use super::{ApiError, ErrorKind};
+
+/// The fields of an object that have not been read yet. `null` counts as absent, as OpenAI has it.
+pub(super) struct Fields {
+    fields: Map<String, Value>,
+    /// The path of the object, `""` or `messages[0].`.
+    prefix: String,
+}
+
+impl Fields {
+    /// The fields of `value`, an object at `prefix` (empty for the body itself, else with a dot at its end).
+    pub(super) fn new(value: Value, prefix: &str) -> Result<Self, ApiError> {
+        let Value::Object(fields) = value else {
+            let name = prefix.trim_end_matches('.');
+            return Err(match name {
+                "" => ApiError::new(
+                    ErrorKind::InvalidJson,
+                    format!("the body must be a JSON object, not {}", kind(&value)),
+                ),
+                _ => wrong_type(name, "an object", &value),
+            });
+        };
+        Ok(Self { fields, prefix: prefix.to_string() })
+    }
+
+    /// The full name of a field of this object.
+    pub(super) fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Takes a field out.
+    pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        self.fields.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Takes a field out that must be there.
+    pub(super) fn require(&mut self, name: &str) -> Result<Value, ApiError> {
+        self.take(name).ok_or_else(|| {
+            let path = self.path(name);
+            ApiError::of_field(ErrorKind::MissingField, &path, format!("`{path}` is required"))
+        })
+    }
+
+    /// A number in `low..=high`.
+    pub(super) fn number(&mut self, name: &str, low: f64, high: f64) -> Result<Option<f64>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value.as_f64() {
+            Some(number) if (low..=high).contains(&number) => Ok(Some(number)),
+            Some(number) => Err(self.invalid(name, &format!("must be between {low} and {high}, not {number}"))),
+            None => Err(wrong_type(&self.path(name), "a number", &value)),
+        }
+    }
+
+    /// A whole number of at least `low`.
+    pub(super) fn integer(&mut self, name: &str, low: i64) -> Result<Option<i64>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value.as_i64() {
+            Some(number) if number >= low => Ok(Some(number)),
+            Some(number) => Err(self.invalid(name, &format!("must be at least {low}, not {number}"))),
+            None => Err(wrong_type(&self.path(name), "a whole number", &value)),
+        }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| wrong_type(&self.path(name), "true or false", &value))
+    }
+
+    /// The error of a field with a value that cannot be.
+    pub(super) fn invalid(&self, name: &str, what: &str) -> ApiError {
+        let path = self.path(name);
+        let message = format!("`{path}` {what}");
+        ApiError::of_field(ErrorKind::InvalidValue, path, message)
+    }
+
+    /// Refuses what is left: fields in `harmless` may have any value, fields in `neutral` one that asks for nothing,
+    /// all others are refused by name.
+    pub(super) fn refuse_rest(self, harmless: &[&str], neutral: &[(&str, fn(&Value) -> bool)]) -> Result<(), ApiError> {
+        for (name, value) in &self.fields {
+            let asks_for_nothing =
+                neutral.iter().find(|(other, _)| other == name).map(|(_, asks_for_nothing)| asks_for_nothing(value));
+            if value.is_null() || harmless.contains(&name.as_str()) || asks_for_nothing == Some(true) {
+                continue;
+            }
+            let path = self.path(name);
+            let message = match asks_for_nothing {
+                Some(_) => format!("this value of `{path}` is not supported by this server; leave the field out"),
+                None => format!("`{path}` is not supported by this server; leave it out"),
+            };
+            return Err(ApiError::of_field(ErrorKind::Unsupported, path, message));
+        }
+        Ok(())
+    }
+}
+
+/// The error of a field with a value of another type.
+pub(super) fn wrong_type(path: &str, expected: &str, value: &Value) -> ApiError {
+    ApiError::of_field(ErrorKind::InvalidValue, path, format!("`{path}` must be {expected}, not {}", kind(value)))
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "this number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}

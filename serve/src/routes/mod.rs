@@ -1,0 +1,38 @@
+//! The routes, one handler a file.
+
+mod chat;
+mod health;
+mod models;
+mod ready;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
+use axum::routing::{get, post};
+
+use crate::openai::{ApiError, ErrorKind};
+use crate::state::AppState;
+
+/// All routes over `state`.
+pub fn router(state: Arc<AppState>) -> Router {
+    let body_limit = DefaultBodyLimit::max(state.limits.max_body_bytes);
+    Router::new()
+        .route("/v1/chat/completions", post(chat::chat_completions))
+        .route("/v1/models", get(models::models))
+        .route("/health", get(health::health))
+        .route("/ready", get(ready::ready))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .layer(body_limit)
+        .with_state(state)
+}
+
+async fn not_found(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(ErrorKind::RouteNotFound, format!("unknown route `{method} {}`", uri.path()))
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(ErrorKind::MethodNotAllowed, format!("`{}` does not answer {method}", uri.path()))
+}

@@ -1,0 +1,17 @@
+//! `GET /ready`: requests can be expected to succeed.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+
+use crate::openai::{ApiError, ErrorKind};
+use crate::state::AppState;
+
+/// 200 when the model is loaded and the engine is well, else 503.
+pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Result<&'static str, ApiError> {
+    if state.served()?.engine.is_ready() {
+        Ok("ready\n")
+    } else {
+        Err(ApiError::new(ErrorKind::NotReady, "the engine is recovering from a failure; retry in a moment"))
+    }
+}

@@ -1,0 +1,82 @@
+//! What the handlers share.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use orpo_chat::ChatTokenizer;
+
+use crate::admission::Admission;
+use crate::engine::Engine;
+use crate::openai::{ApiError, ErrorKind};
+use crate::token_bytes::TokenBytes;
+
+/// A model that is served.
+pub struct Served {
+    /// The name clients ask for.
+    pub name: String,
+    /// When it was loaded, in seconds since 1970.
+    pub created: u64,
+    /// What computes the tokens.
+    pub engine: Arc<dyn Engine>,
+    /// Messages to ids and back, with a chat template.
+    pub tokenizer: ChatTokenizer,
+    /// Single tokens to bytes.
+    pub token_bytes: TokenBytes,
+}
+
+impl Served {
+    /// A model named `name`, loaded now.
+    pub fn new(name: impl Into<String>, engine: Arc<dyn Engine>, tokenizer: ChatTokenizer) -> Self {
+        let token_bytes = TokenBytes::new(&tokenizer);
+        Self { name: name.into(), created: unix_seconds(), engine, tokenizer, token_bytes }
+    }
+}
+
+/// What bounds a request.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// How many requests generate at a time.
+    pub max_concurrent: usize,
+    /// How many more may wait.
+    pub max_queue: usize,
+    /// How long a request may take, waiting included.
+    pub request_timeout: Duration,
+    /// How large a body may be.
+    pub max_body_bytes: usize,
+}
+
+/// The state of the server. The model comes later than the sockets: until then the routes answer `not_ready`.
+pub struct AppState {
+    /// Slots and the line before them.
+    pub admission: Admission,
+    /// What bounds a request.
+    pub limits: Limits,
+    served: OnceLock<Arc<Served>>,
+}
+
+impl AppState {
+    /// A server without a model yet.
+    pub fn new(limits: Limits) -> Self {
+        Self { admission: Admission::new(limits.max_concurrent, limits.max_queue), limits, served: OnceLock::new() }
+    }
+
+    /// Begins to serve a model; a second one is ignored.
+    pub fn serve(&self, served: Served) {
+        let _ = self.served.set(Arc::new(served));
+    }
+
+    /// The model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotReady`] while it is being loaded.
+    pub fn served(&self) -> Result<&Arc<Served>, ApiError> {
+        self.served
+            .get()
+            .ok_or_else(|| ApiError::new(ErrorKind::NotReady, "the model is being loaded; retry in a moment"))
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}

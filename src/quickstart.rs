@@ -1,0 +1,149 @@
+//! `orpo quickstart`: embedded data, a small model from nothing, the whole pipeline.
+
+mod data;
+mod tokenizer;
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use orpo_train::optim::ScheduleKind;
+use orpo_train::recipe::{DataSection, InitSection, ModelSection, ObjectiveKind, Recipe, TrainingSection};
+use serde::{Deserialize, Serialize};
+
+use crate::children::Children;
+use crate::pipeline::{self, Base, Data, Ifeval, Pipeline};
+use crate::summary::Summary;
+
+/// Tokens of the vocabulary.
+const VOCAB_SIZE: usize = 1024;
+/// Positions of the model; every text of the dataset is shorter.
+const MAX_LENGTH: usize = 256;
+/// Longest reply in tokens.
+const MAX_TOKENS: usize = 96;
+
+/// What a directory was made with; a directory made with anything else is not gone on with.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Made {
+    seed: u64,
+    version: String,
+}
+
+/// Runs the quickstart in `out`, going on with what an earlier one left there.
+///
+/// # Errors
+/// When `out` holds something else, a stage fails, or a signal came.
+pub fn run(children: &Children, out: &Path, seed: u64) -> Result<Summary> {
+    let started = Instant::now();
+    prepare(out, seed)?;
+    children.check()?;
+    let out = std::path::absolute(out).with_context(|| format!("`{}`", out.display()))?;
+    let base = base_recipe(&out, seed);
+    pipeline::train(children, "the base model, by plain next-token loss", &base, &out.join("base.toml"))?;
+    pipeline::run(children, &orpo_pipeline(&out, seed), started)
+}
+
+/// Writes data and tokenizer unless they are there.
+fn prepare(out: &Path, seed: u64) -> Result<()> {
+    let mark = out.join("quickstart.json");
+    let made = Made { seed, version: env!("CARGO_PKG_VERSION").into() };
+    match fs::read_to_string(&mark) {
+        Ok(text) => {
+            let found: Made = serde_json::from_str(&text).with_context(|| format!("`{}`", mark.display()))?;
+            ensure!(
+                found == made,
+                "`{}` was made with seed {} by version {}; name another directory with --out, or remove it",
+                out.display(),
+                found.seed,
+                found.version
+            );
+            eprintln!("going on with {}; remove it to start afresh", out.display());
+            return Ok(());
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", mark.display())),
+    }
+    let empty = fs::read_dir(out).map(|mut entries| entries.next().is_none()).unwrap_or(true);
+    ensure!(empty || out.join(".orpo-quickstart").exists(), "`{}` is not empty; name another directory with --out", out.display());
+    fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
+    // From here on the directory is known as ours, so that an interrupted preparation can be repeated.
+    fs::write(out.join(".orpo-quickstart"), "").with_context(|| format!("cannot write to `{}`", out.display()))?;
+    pipeline::announce("data: an instruction-following preference set, from the seed");
+    let dataset = data::generate(seed);
+    dataset.write(&out.join("data"))?;
+    eprintln!(
+        "{} documents for the base model; pairs: {} train, {} validation, {} test",
+        dataset.base_corpus.len(),
+        dataset.train.len(),
+        dataset.validation.len(),
+        dataset.test.len()
+    );
+    pipeline::announce("tokenizer: byte-level BPE, trained on the training texts");
+    let tokenizer = tokenizer::train_tokenizer(dataset.training_texts(), VOCAB_SIZE)?;
+    tokenizer::write_tokenizer(&tokenizer, &out.join("tokenizer"))?;
+    orpo_train::checkpoint::write_file(&mark, &serde_json::to_vec(&made)?)?;
+    Ok(())
+}
+
+/// A Llama of about 1.2 million parameters, fitted on plain text.
+fn base_recipe(out: &Path, seed: u64) -> Recipe {
+    let init = InitSection {
+        hidden_size: 128,
+        intermediate_size: 384,
+        num_hidden_layers: 4,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        max_position_embeddings: 512,
+        rope_theta: 10_000.0,
+        rms_norm_eps: 1e-5,
+        initializer_range: 0.02,
+        tie_word_embeddings: true,
+    };
+    Recipe {
+        output_dir: out.join("base"),
+        seed,
+        model: ModelSection { path: None, tokenizer: Some(out.join("tokenizer")), init: Some(init) },
+        data: DataSection {
+            train: out.join("data/base_corpus.jsonl"),
+            validation: None,
+            chat_template: None,
+            max_length: MAX_LENGTH,
+        },
+        training: TrainingSection {
+            objective: ObjectiveKind::Sft,
+            batch_size: 16,
+            max_steps: Some(500),
+            learning_rate: 3e-3,
+            lr_scheduler: ScheduleKind::Cosine,
+            warmup_steps: 20,
+            weight_decay: 0.01,
+            ..Default::default()
+        },
+    }
+}
+
+fn orpo_pipeline(out: &Path, seed: u64) -> Pipeline {
+    Pipeline {
+        out: out.to_path_buf(),
+        seed,
+        base: Base { model: out.join("base").join(orpo_train::run::MODEL_DIR), chat_template: None },
+        data: Data {
+            train: out.join("data/train.jsonl"),
+            validation: Some(out.join("data/validation.jsonl")),
+            test: Some(out.join("data/test.jsonl")),
+            max_length: MAX_LENGTH,
+        },
+        training: TrainingSection {
+            beta: 0.5,
+            batch_size: 16,
+            max_steps: Some(300),
+            learning_rate: 2e-3,
+            lr_scheduler: ScheduleKind::Cosine,
+            warmup_steps: 20,
+            eval_steps: 100,
+            ..Default::default()
+        },
+        ifeval: Some(Ifeval { data: Some(out.join("data/ifeval_prompts.jsonl")), max_tokens: MAX_TOKENS, limit: None }),
+    }
+}

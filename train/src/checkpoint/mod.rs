@@ -1,0 +1,14 @@
+//! What a run writes: model directories in Hugging Face layout, the trainer's state beside them, a manifest, all
+//! appearing under their final names only when complete.
+
+mod atomic;
+mod export;
+mod hash;
+mod manifest;
+mod state;
+
+pub use atomic::{replace_dir, write_file};
+pub use export::{ModelFiles, write_model};
+pub use hash::sha256_file;
+pub use manifest::{DataLineage, Manifest};
+pub use state::{CheckpointDir, TrainerState};

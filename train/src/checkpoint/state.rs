@@ -1,0 +1,162 @@
+//! The trainer's exact state: a checkpoint is a model directory with the optimiser's moments and the step beside it.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::export::{ModelFiles, bytes_of, write_json, write_model, write_tensors};
+use super::replace_dir;
+use crate::error::TrainError;
+use crate::model::{WeightFiles, WeightSource};
+use crate::ops::Param;
+
+/// What, with weights and moments, determines everything that follows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainerState {
+    /// Optimiser steps made.
+    pub step: usize,
+    /// What must be the same on resuming: the recipe, and the SHA-256 of base and data.
+    pub fingerprint: Value,
+}
+
+/// The directory `RUN/checkpoints`.
+#[derive(Debug)]
+pub struct CheckpointDir {
+    dir: PathBuf,
+}
+
+const STATE: &str = "trainer_state.json";
+const OPTIMIZER: &str = "optimizer.safetensors";
+
+impl CheckpointDir {
+    /// The checkpoints of a run.
+    pub fn of_run(run_dir: &Path) -> Self {
+        Self { dir: run_dir.join("checkpoints") }
+    }
+
+    /// Writes a complete checkpoint, then removes the older ones.
+    ///
+    /// # Errors
+    /// When a file cannot be written; the older checkpoints are still there then.
+    pub fn save(&self, params: &[Arc<Param>], files: &ModelFiles, state: &TrainerState) -> Result<(), TrainError> {
+        fs::create_dir_all(&self.dir).map_err(|e| TrainError::write(&self.dir, e))?;
+        let older = self.complete()?;
+        let name = format!("step-{:06}", state.step);
+        replace_dir(&self.dir.join(&name), |dir| {
+            write_model(dir, params, files)?;
+            let moments = params.iter().filter(|p| p.is_trainable()).flat_map(|param| {
+                let moment = |kind: Kind| (kind.tensor_name(param), Moment { param: param.clone(), kind });
+                [moment(Kind::First), moment(Kind::Second)]
+            });
+            write_tensors(&dir.join(OPTIMIZER), moments)?;
+            write_json(&dir.join(STATE), &serde_json::to_value(state).expect("plain data"))
+        })?;
+        for (step, path) in older {
+            if step != state.step {
+                fs::remove_dir_all(&path).map_err(|e| TrainError::write(&path, e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last complete checkpoint's directory and state.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn latest(&self) -> Result<Option<(PathBuf, TrainerState)>, TrainError> {
+        let Some((_, dir)) = self.complete()?.into_iter().max() else { return Ok(None) };
+        let path = dir.join(STATE);
+        let text = fs::read_to_string(&path).map_err(|e| TrainError::read(&path, e))?;
+        let state = serde_json::from_str(&text).map_err(|e| TrainError::invalid(&path, e))?;
+        Ok(Some((dir, state)))
+    }
+
+    /// Reads weights and moments of the checkpoint `dir` into `params`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn restore(dir: &Path, params: &[Arc<Param>]) -> Result<(), TrainError> {
+        let weights = WeightFiles::open(dir)?;
+        let moments = WeightFiles::open_file(&dir.join(OPTIMIZER))?;
+        for param in params {
+            let shape = param.weight().dims().to_vec();
+            param.assign(&weights.tensor(param.name(), &shape)?)?;
+            if param.is_trainable() {
+                let moment = |kind: Kind| -> Result<Vec<f32>, TrainError> {
+                    Ok(moments.tensor(&kind.tensor_name(param), &shape)?.flatten_all()?.to_vec1()?)
+                };
+                let (first, second) = (moment(Kind::First)?, moment(Kind::Second)?);
+                let mut slot = param.slot();
+                slot.first_moment = first;
+                slot.second_moment = second;
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps and directories of the checkpoints, in no order.
+    fn complete(&self) -> Result<Vec<(usize, PathBuf)>, TrainError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(TrainError::read(&self.dir, error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(|e| TrainError::read(&self.dir, e))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) {
+                found.push((step, path));
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    First,
+    Second,
+}
+
+impl Kind {
+    /// Names as torch's optimizer state has them.
+    fn tensor_name(self, param: &Param) -> String {
+        match self {
+            Self::First => format!("{}.exp_avg", param.name()),
+            Self::Second => format!("{}.exp_avg_sq", param.name()),
+        }
+    }
+}
+
+struct Moment {
+    param: Arc<Param>,
+    kind: Kind,
+}
+
+impl safetensors::View for Moment {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.param.weight().dims()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let slot = self.param.slot();
+        Cow::Owned(bytes_of(match self.kind {
+            Kind::First => &slot.first_moment,
+            Kind::Second => &slot.second_moment,
+        }))
+    }
+
+    fn data_len(&self) -> usize {
+        self.param.weight().elem_count() * size_of::<f32>()
+    }
+}

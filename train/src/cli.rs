@@ -1,0 +1,129 @@
+//! The command line of `orpo-train`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Parser, Subcommand};
+
+use crate::error::TrainError;
+use crate::loss::NllTarget;
+use crate::model::{Decoder, ModelConfig, WeightFiles};
+use crate::recipe::Recipe;
+use crate::run::{Outcome, load_chat, read_examples, run};
+use crate::step::Objective;
+use crate::{evaluate, telemetry};
+
+/// Train language models with ORPO: one model, one stage, no reference model.
+#[derive(Debug, Parser)]
+#[command(name = "orpo-train", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  orpo-train run recipe.toml
+  orpo-train run recipe.toml --set training.learning_rate=1e-5 --set output_dir=runs/b
+  orpo-train run recipe.toml --resume
+  orpo-train score --model runs/a/model --data held-out.jsonl";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a recipe: train, evaluate, write a Hugging Face checkpoint directory.
+    Run {
+        /// The recipe (TOML).
+        recipe: PathBuf,
+        /// Override a key of the recipe, e.g. training.beta=0.2; paths are relative to the recipe.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        overrides: Vec<String>,
+        /// Go on from the last complete checkpoint in the recipe's output_dir.
+        #[arg(long)]
+        resume: bool,
+    },
+    /// Preference metrics of a checkpoint on pairs, as JSON on stdout; nothing is trained.
+    Score {
+        /// A Hugging Face checkpoint directory.
+        #[arg(long)]
+        model: PathBuf,
+        /// Preference pairs (JSONL).
+        #[arg(long)]
+        data: PathBuf,
+        /// A chat template that replaces the model's.
+        #[arg(long)]
+        chat_template: Option<PathBuf>,
+        /// Weight of the odds-ratio term.
+        #[arg(long, default_value_t = 0.1)]
+        beta: f64,
+        /// Longest sequence in tokens.
+        #[arg(long, default_value_t = 1024)]
+        max_length: usize,
+        /// Pairs at a time.
+        #[arg(long, default_value_t = 8)]
+        batch_size: usize,
+    },
+}
+
+/// Exit code of a run that was asked to stop and saved its state: that of a shell for SIGINT.
+pub const INTERRUPTED: u8 = 130;
+
+/// Runs the command line `args` (the program's name first).
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done where even the message cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match execute(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn execute(command: Command) -> Result<ExitCode, TrainError> {
+    match command {
+        Command::Run { recipe, overrides, resume } => {
+            let loaded = Recipe::load(&recipe, &overrides)?;
+            let stop = Arc::new(AtomicBool::new(false));
+            let flag = stop.clone();
+            ctrlc::set_handler(move || {
+                // The second signal does not wait for the step to end.
+                if flag.swap(true, Ordering::Relaxed) {
+                    std::process::exit(i32::from(INTERRUPTED));
+                }
+            })
+            .map_err(|e| TrainError::Refused(format!("cannot handle signals: {e}")))?;
+            match run(&loaded, resume, &stop)? {
+                Outcome::Finished(dir) => {
+                    println!("{}", dir.display());
+                    Ok(ExitCode::SUCCESS)
+                }
+                Outcome::Interrupted { step } => {
+                    eprintln!("stopped after step {step}; go on with: orpo-train run {} --resume", recipe.display());
+                    Ok(ExitCode::from(INTERRUPTED))
+                }
+            }
+        }
+        Command::Score { model, data, chat_template, beta, max_length, batch_size } => {
+            let (config, _) = ModelConfig::from_dir(&model)?;
+            let chat = load_chat(&model, chat_template.as_deref())?;
+            let examples = read_examples(&data, &chat, max_length.min(config.max_position_embeddings), false)?;
+            let decoder = Decoder::load(&config, &WeightFiles::open(&model)?, false)?;
+            let objective = Objective::Orpo { beta, nll: NllTarget::Full };
+            let metrics = evaluate::evaluate(&decoder, &examples.used, &objective, batch_size.max(1))?;
+            let mut fields = telemetry::metric_fields(&metrics, &objective, "");
+            fields.insert("n".into(), examples.used.len().into());
+            println!("{}", serde_json::to_string_pretty(&fields).expect("plain data"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Examples to one batch of packed rows: no padding, and a pair's shared prompt only once.
+
+use std::sync::Arc;
+
+use super::Example;
+use crate::loss::PairSpans;
+use crate::model::PackedRows;
+use crate::ops::Segment;
+
+/// What the model computes and what the loss looks at.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Input tokens.
+    pub rows: PackedRows,
+    /// For every scored token the row that predicts it.
+    pub predicting_rows: Vec<u32>,
+    /// The scored tokens.
+    pub labels: Vec<u32>,
+    /// Where each example's scored tokens stand among them.
+    pub spans: Vec<PairSpans>,
+    /// Lines of the data file.
+    pub lines: Vec<usize>,
+    /// Tokens of the examples, prompts counted on both sides.
+    pub tokens: usize,
+}
+
+/// Packs examples. The prompt that a pair's sides have in common is laid down once and both responses attend to it;
+/// the loss and its gradient are those of two separate sequences.
+pub fn collate(examples: &[&Example]) -> Batch {
+    let mut packer = Packer::default();
+    let spans = examples.iter().map(|example| packer.example(example)).collect();
+    Batch {
+        rows: PackedRows { ids: packer.ids, positions: Arc::new(packer.positions), groups: Arc::new(packer.groups) },
+        predicting_rows: packer.predicting_rows,
+        labels: packer.labels,
+        spans,
+        lines: examples.iter().map(|example| example.line).collect(),
+        tokens: examples.iter().map(|example| example.tokens()).sum(),
+    }
+}
+
+#[derive(Default)]
+struct Packer {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    groups: Vec<Vec<Segment>>,
+    predicting_rows: Vec<u32>,
+    labels: Vec<u32>,
+}
+
+impl Packer {
+    fn example(&mut self, example: &Example) -> PairSpans {
+        let chosen = &example.chosen;
+        let Some(rejected) = &example.rejected else {
+            let start = self.ids.len();
+            let segment = self.segment(&chosen.ids[..chosen.ids.len() - 1], 0, start..start);
+            let row_of = |position: usize| segment.rows.start + position;
+            let prompt = self.score(&chosen.ids, 1..chosen.prompt_len, row_of);
+            let response = self.score(&chosen.ids, chosen.prompt_len.max(1)..chosen.ids.len(), row_of);
+            self.groups.push(vec![segment]);
+            return PairSpans { prompt, chosen: response, rejected: 0..0 };
+        };
+
+        let shared = chosen.ids[..chosen.prompt_len]
+            .iter()
+            .zip(&rejected.ids[..rejected.prompt_len])
+            .take_while(|(a, b)| a == b)
+            .count();
+        let start = self.ids.len();
+        let prefix = start..start + shared;
+        let mut group = Vec::new();
+        if shared > 0 {
+            group.push(self.segment(&chosen.ids[..shared], 0, start..start));
+        }
+        // The last token of a sequence predicts nothing that is scored: it needs no row.
+        let mut tail = |ids: &[u32]| {
+            let segment = self.segment(&ids[shared.min(ids.len() - 1)..ids.len() - 1], shared, prefix.clone());
+            let first = segment.rows.start;
+            if !segment.rows.is_empty() {
+                group.push(segment);
+            }
+            move |position: usize| if position < shared { start + position } else { first + position - shared }
+        };
+        let chosen_row = tail(&chosen.ids);
+        let rejected_row = tail(&rejected.ids);
+        self.groups.push(group);
+        PairSpans {
+            prompt: self.score(&chosen.ids, 1..chosen.prompt_len, chosen_row),
+            chosen: self.score(&chosen.ids, chosen.prompt_len.max(1)..chosen.ids.len(), chosen_row),
+            rejected: self.score(&rejected.ids, rejected.prompt_len.max(1)..rejected.ids.len(), rejected_row),
+        }
+    }
+
+    /// Lays down tokens that stand at `position` onwards in their sequence.
+    fn segment(&mut self, ids: &[u32], position: usize, prefix: std::ops::Range<usize>) -> Segment {
+        let start = self.ids.len();
+        self.ids.extend_from_slice(ids);
+        self.positions.extend((position..position + ids.len()).map(|p| p as u32));
+        Segment { rows: start..self.ids.len(), prefix }
+    }
+
+    /// Scores the tokens of `range`, each predicted from the row of the token before it.
+    fn score(
+        &mut self,
+        ids: &[u32],
+        range: std::ops::Range<usize>,
+        row_of: impl Fn(usize) -> usize,
+    ) -> std::ops::Range<usize> {
+        let first = self.labels.len();
+        for at in range {
+            self.labels.push(ids[at]);
+            self.predicting_rows.push(row_of(at - 1) as u32);
+        }
+        first..self.labels.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Sequence;
+
+    fn sequence(ids: &[u32], prompt_len: usize) -> Sequence {
+        Sequence { ids: ids.to_vec(), prompt_len }
+    }
+
+    #[test]
+    fn a_pair_shares_its_prompt() {
+        let example =
+            Example { line: 1, chosen: sequence(&[1, 2, 3, 10, 11], 3), rejected: Some(sequence(&[1, 2, 3, 20], 3)) };
+        let batch = collate(&[&example]);
+        assert_eq!(batch.rows.ids, [1, 2, 3, 10]);
+        assert_eq!(*batch.rows.positions, [0, 1, 2, 3]);
+        assert_eq!(batch.labels, [2, 3, 10, 11, 20]);
+        assert_eq!(batch.predicting_rows, [0, 1, 2, 3, 2]);
+        assert_eq!(batch.spans, [PairSpans { prompt: 0..2, chosen: 2..4, rejected: 4..5 }]);
+        assert_eq!(batch.rows.groups[0].len(), 2);
+        assert_eq!(batch.tokens, 9);
+    }
+
+    #[test]
+    fn prompts_that_merge_differently_share_what_they_have_in_common() {
+        let example = Example {
+            line: 1,
+            chosen: sequence(&[1, 2, 3, 10, 11], 3),
+            rejected: Some(sequence(&[1, 2, 9, 20, 21], 2)),
+        };
+        let batch = collate(&[&example]);
+        assert_eq!(batch.rows.ids, [1, 2, 3, 10, 9, 20]);
+        assert_eq!(*batch.rows.positions, [0, 1, 2, 3, 2, 3]);
+        assert_eq!(batch.labels, [2, 3, 10, 11, 9, 20, 21]);
+        assert_eq!(batch.predicting_rows, [0, 1, 2, 3, 1, 4, 5]);
+    }
+
+    #[test]
+    fn a_document_is_one_sequence() {
+        let example = Example { line: 1, chosen: sequence(&[1, 2, 3], 1), rejected: None };
+        let batch = collate(&[&example, &example]);
+        assert_eq!(batch.rows.ids, [1, 2, 1, 2]);
+        assert_eq!(batch.labels, [2, 3, 2, 3]);
+        assert_eq!(batch.spans[1], PairSpans { prompt: 2..2, chosen: 2..4, rejected: 0..0 });
+    }
+}

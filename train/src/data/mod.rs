@@ -1,0 +1,13 @@
+//! Preference data: from a file to canonical [`Preference`]s, to token ids, to packed batches.
+
+mod collate;
+mod order;
+mod preference;
+mod read;
+mod tokenise;
+
+pub use collate::{Batch, collate};
+pub use order::epoch_order;
+pub use preference::{Preference, Text};
+pub use read::{Rows, read_documents, read_preferences};
+pub use tokenise::{Dropped, Example, Sequence, Tokeniser};

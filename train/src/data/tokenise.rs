@@ -1,0 +1,164 @@
+//! Text to token ids, by TRL's rules (`trl.experimental.orpo`, 1.16).
+
+use orpo_chat::{ChatTokenizer, Message};
+
+use super::{Preference, Text};
+use crate::error::TrainError;
+
+/// Token ids of a prompt and a response in one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sequence {
+    /// Prompt, then response.
+    pub ids: Vec<u32>,
+    /// How many of them are the prompt.
+    pub prompt_len: usize,
+}
+
+impl Sequence {
+    /// Number of response tokens.
+    pub fn response_len(&self) -> usize {
+        self.ids.len() - self.prompt_len
+    }
+}
+
+/// One training example: a pair, or a document without a rejected side.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Example {
+    /// Line of the data file, counted from 1.
+    pub line: usize,
+    /// Prompt and chosen response; for a document all of it is response.
+    pub chosen: Sequence,
+    /// Prompt and rejected response.
+    pub rejected: Option<Sequence>,
+}
+
+impl Example {
+    /// Tokens on both sides.
+    pub fn tokens(&self) -> usize {
+        self.chosen.ids.len() + self.rejected.as_ref().map_or(0, |sequence| sequence.ids.len())
+    }
+}
+
+/// Why a row cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dropped {
+    /// Both responses are the same.
+    EqualSides,
+    /// A response is empty.
+    EmptySide,
+    /// `max_length` leaves no token of a response.
+    NothingLeft,
+}
+
+impl std::fmt::Display for Dropped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::EqualSides => "chosen equals rejected",
+            Self::EmptySide => "an empty response",
+            Self::NothingLeft => "no response token within max_length",
+        })
+    }
+}
+
+/// Makes examples from rows.
+#[derive(Debug)]
+pub struct Tokeniser<'a> {
+    chat: &'a ChatTokenizer,
+    max_length: usize,
+}
+
+impl<'a> Tokeniser<'a> {
+    /// Sequences are cut to `max_length` tokens: responses lose their end, prompts are never cut.
+    pub fn new(chat: &'a ChatTokenizer, max_length: usize) -> Self {
+        Self { chat, max_length }
+    }
+
+    /// The example of a pair, or why it cannot be used.
+    ///
+    /// # Errors
+    /// When the template refuses the messages or the tokenizer fails.
+    pub fn pair(&self, line: usize, pair: &Preference) -> Result<Result<Example, Dropped>, TrainError> {
+        if pair.chosen.is_empty() || pair.rejected.is_empty() {
+            return Ok(Err(Dropped::EmptySide));
+        }
+        if pair.chosen == pair.rejected {
+            return Ok(Err(Dropped::EqualSides));
+        }
+        let chosen = self.sequence(&pair.prompt, &pair.chosen)?;
+        let rejected = self.sequence(&pair.prompt, &pair.rejected)?;
+        // Both sides are cut by the longer prompt, as the reference does it.
+        let prompt_len = chosen.prompt_len.max(rejected.prompt_len);
+        let (chosen, rejected) = (self.cut(chosen, prompt_len), self.cut(rejected, prompt_len));
+        if chosen.response_len() == 0 || rejected.response_len() == 0 {
+            return Ok(Err(Dropped::NothingLeft));
+        }
+        Ok(Ok(Example { line, chosen, rejected: Some(rejected) }))
+    }
+
+    /// The example of a document: every token but the first is learnt.
+    ///
+    /// # Errors
+    /// When the template refuses the messages or the tokenizer fails.
+    pub fn document(&self, line: usize, document: &Text) -> Result<Result<Example, Dropped>, TrainError> {
+        if document.is_empty() {
+            return Ok(Err(Dropped::EmptySide));
+        }
+        let text = match document {
+            Text::Plain(text) => text.clone(),
+            Text::Chat(messages) => self.chat.render(messages, false)?,
+        };
+        let mut ids = self.with_eos(self.chat.with_bos(self.chat.encode(&text)?));
+        ids.truncate(self.max_length);
+        if ids.len() < 2 {
+            return Ok(Err(Dropped::NothingLeft));
+        }
+        Ok(Ok(Example { line, chosen: Sequence { ids, prompt_len: 1 }, rejected: None }))
+    }
+
+    /// Prompt and response together, so that the boundary is tokenised as the model will see it.
+    fn sequence(&self, prompt: &Text, response: &Text) -> Result<Sequence, TrainError> {
+        let (prompt, text) = self.texts(prompt, response)?;
+        let prompt_ids = self.chat.encode(&prompt)?;
+        let ids = self.chat.encode(&text)?;
+        // Where the last prompt token merges with the response, the response begins one token earlier.
+        let merged = ids.get(..prompt_ids.len()) != Some(&prompt_ids);
+        let mut prompt_len = prompt_ids.len().saturating_sub(usize::from(merged)).min(ids.len());
+        let before = ids.len();
+        let ids = self.chat.with_bos(ids);
+        prompt_len += ids.len() - before;
+        Ok(Sequence { ids: self.with_eos(ids), prompt_len })
+    }
+
+    /// The prompt's text, and prompt and response together.
+    fn texts(&self, prompt: &Text, response: &Text) -> Result<(String, String), TrainError> {
+        match (prompt, response) {
+            (Text::Plain(prompt), Text::Plain(response)) => Ok((prompt.clone(), format!("{prompt}{response}"))),
+            (Text::Chat(prompt), Text::Chat(response)) => {
+                let all: Vec<Message> = prompt.iter().chain(response).cloned().collect();
+                let text = self.chat.render(&all, false)?;
+                // Some templates render the last turn's header differently when a reply follows: what both have in
+                // common is the prompt.
+                let prompt = self.chat.render(prompt, true)?;
+                let common = prompt.char_indices().zip(text.chars()).find(|((_, a), b)| a != b);
+                let end = common.map_or(prompt.len().min(text.len()), |((at, _), _)| at);
+                Ok((text[..end].to_string(), text))
+            }
+            _ => Err(TrainError::Refused("a prompt and its responses must be all strings or all messages".into())),
+        }
+    }
+
+    fn with_eos(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        if let Some(eos) = self.chat.eos_id()
+            && ids.last() != Some(&eos)
+        {
+            ids.push(eos);
+        }
+        ids
+    }
+
+    fn cut(&self, mut sequence: Sequence, longest_prompt: usize) -> Sequence {
+        let response = sequence.response_len().min(self.max_length.saturating_sub(longest_prompt));
+        sequence.ids.truncate(sequence.prompt_len + response);
+        sequence
+    }
+}

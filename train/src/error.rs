@@ -1,0 +1,88 @@
+//! What can go wrong in the trainer.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// An error that names the file, what is wrong in it and, where that is not plain, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A file or directory cannot be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file or directory cannot be written.
+    #[error("cannot write `{}`: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file's content is wrong.
+    #[error("`{}`: {reason}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        reason: String,
+    },
+    /// A row of a data file is wrong.
+    #[error("`{}` line {line}: {reason}", path.display())]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong in it.
+        reason: String,
+    },
+    /// Tokenizer or template.
+    #[error(transparent)]
+    Chat(#[from] orpo_chat::ChatError),
+    /// A tensor operation.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// The loss or the gradient is no number any more.
+    #[error(
+        "step {step}: {what} is {value}; rows {rows}; the weights are those of the step before. Lower the learning rate or look at these rows"
+    )]
+    NotFinite {
+        /// The optimiser step, counted from 1.
+        step: usize,
+        /// Loss or gradient norm.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// The data rows of the step.
+        rows: String,
+    },
+    /// A request that cannot be met, said in full.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl TrainError {
+    /// A failed read of `path`.
+    pub fn read(path: &Path, source: std::io::Error) -> Self {
+        Self::Read { path: path.to_path_buf(), source }
+    }
+
+    /// A failed write of `path`.
+    pub fn write(path: &Path, source: std::io::Error) -> Self {
+        Self::Write { path: path.to_path_buf(), source }
+    }
+
+    /// Wrong content of `path`.
+    pub fn invalid(path: &Path, reason: impl Display) -> Self {
+        Self::Invalid { path: path.to_path_buf(), reason: reason.to_string() }
+    }
+
+    /// Wrong content of one line (counted from 1) of `path`.
+    pub fn row(path: &Path, line: usize, reason: impl Display) -> Self {
+        Self::Row { path: path.to_path_buf(), line, reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,212 @@
+//! A batch's loss from the log-probabilities of its tokens.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::odds_ratio;
+
+/// Where a pair's log-probabilities stand in the batch's list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairSpans {
+    /// Tokens of the prompt, from the second on (nothing predicts the first).
+    pub prompt: Range<usize>,
+    /// Tokens of the chosen response.
+    pub chosen: Range<usize>,
+    /// Tokens of the rejected response; empty for next-token training.
+    pub rejected: Range<usize>,
+}
+
+/// Which tokens the negative log-likelihood term averages over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NllTarget {
+    /// All prompt and chosen tokens of the micro-batch together (TRL).
+    #[default]
+    Full,
+    /// All chosen response tokens of the micro-batch together.
+    ResponseTokens,
+    /// The mean over pairs of each chosen response's own mean (LLaMA-Factory).
+    ResponseSequences,
+}
+
+/// Means over the pairs of a batch, under TRL's names.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct PreferenceMetrics {
+    /// The loss itself.
+    pub loss: f64,
+    /// The negative log-likelihood term.
+    pub nll_loss: f64,
+    /// Mean of `log sigmoid(log_odds)`.
+    pub log_odds_ratio: f64,
+    /// Mean of the log odds.
+    pub log_odds_chosen: f64,
+    /// `beta` times the mean average log-probability of the chosen responses.
+    #[serde(rename = "rewards/chosen")]
+    pub rewards_chosen: f64,
+    /// The same for the rejected responses.
+    #[serde(rename = "rewards/rejected")]
+    pub rewards_rejected: f64,
+    /// Share of pairs whose chosen response has the higher average log-probability.
+    #[serde(rename = "rewards/accuracies")]
+    pub rewards_accuracies: f64,
+    /// `rewards/chosen - rewards/rejected`.
+    #[serde(rename = "rewards/margins")]
+    pub rewards_margins: f64,
+    /// Mean average log-probability of the chosen responses.
+    #[serde(rename = "logps/chosen")]
+    pub logps_chosen: f64,
+    /// The same for the rejected responses.
+    #[serde(rename = "logps/rejected")]
+    pub logps_rejected: f64,
+}
+
+impl PreferenceMetrics {
+    /// The mean of several batches' metrics, each with its weight.
+    pub fn weighted_mean(parts: &[(Self, f64)]) -> Self {
+        let total: f64 = parts.iter().map(|(_, weight)| weight).sum();
+        let mean = |field: fn(&Self) -> f64| parts.iter().map(|(m, w)| field(m) * w).sum::<f64>() / total;
+        Self {
+            loss: mean(|m| m.loss),
+            nll_loss: mean(|m| m.nll_loss),
+            log_odds_ratio: mean(|m| m.log_odds_ratio),
+            log_odds_chosen: mean(|m| m.log_odds_chosen),
+            rewards_chosen: mean(|m| m.rewards_chosen),
+            rewards_rejected: mean(|m| m.rewards_rejected),
+            rewards_accuracies: mean(|m| m.rewards_accuracies),
+            rewards_margins: mean(|m| m.rewards_margins),
+            logps_chosen: mean(|m| m.logps_chosen),
+            logps_rejected: mean(|m| m.logps_rejected),
+        }
+    }
+}
+
+/// A loss with its gradient.
+#[derive(Debug, Clone)]
+pub struct LossOutput<M> {
+    /// Derivative with respect to each log-probability, in the order of the list.
+    pub grad: Vec<f32>,
+    /// The loss and what is logged beside it.
+    pub metrics: M,
+}
+
+/// `nll + beta * mean(-log sigmoid(log_odds))` (equation 6 with the paper's lambda called `beta`, as TRL does).
+///
+/// Every pair must have at least one chosen and one rejected token.
+pub fn preference(logps: &[f32], pairs: &[PairSpans], beta: f64, target: NllTarget) -> LossOutput<PreferenceMetrics> {
+    let mut grad = vec![0f64; logps.len()];
+    let nll_loss = nll(logps, pairs, target, &mut grad);
+    let count = pairs.len() as f64;
+    let mut sums = PreferenceMetrics::default();
+    for pair in pairs {
+        let (chosen, rejected) = (mean(logps, &pair.chosen), mean(logps, &pair.rejected));
+        let term = odds_ratio(chosen, rejected);
+        sums.log_odds_ratio += term.log_sigmoid / count;
+        sums.log_odds_chosen += term.log_odds / count;
+        sums.logps_chosen += chosen / count;
+        sums.logps_rejected += rejected / count;
+        sums.rewards_accuracies += f64::from(chosen > rejected) / count;
+        let weight = beta / count;
+        add(&mut grad, &pair.chosen, weight * term.grad_chosen / pair.chosen.len() as f64);
+        add(&mut grad, &pair.rejected, weight * term.grad_rejected / pair.rejected.len() as f64);
+    }
+    let metrics = PreferenceMetrics {
+        loss: nll_loss - beta * sums.log_odds_ratio,
+        nll_loss,
+        rewards_chosen: beta * sums.logps_chosen,
+        rewards_rejected: beta * sums.logps_rejected,
+        rewards_margins: beta * (sums.logps_chosen - sums.logps_rejected),
+        ..sums
+    };
+    LossOutput { grad: grad.into_iter().map(|g| g as f32).collect(), metrics }
+}
+
+/// The negative log-likelihood alone.
+pub fn next_token(logps: &[f32], pairs: &[PairSpans], target: NllTarget) -> LossOutput<f64> {
+    let mut grad = vec![0f64; logps.len()];
+    let loss = nll(logps, pairs, target, &mut grad);
+    LossOutput { grad: grad.into_iter().map(|g| g as f32).collect(), metrics: loss }
+}
+
+/// The mean negative log-likelihood; its derivative is added to `grad`.
+fn nll(logps: &[f32], pairs: &[PairSpans], target: NllTarget, grad: &mut [f64]) -> f64 {
+    // Every span with its weight in the mean.
+    let weighted: Vec<(&Range<usize>, f64)> = match target {
+        NllTarget::Full => {
+            let count = pairs.iter().map(|p| p.prompt.len() + p.chosen.len()).sum::<usize>() as f64;
+            pairs.iter().flat_map(|p| [(&p.prompt, 1.0 / count), (&p.chosen, 1.0 / count)]).collect()
+        }
+        NllTarget::ResponseTokens => {
+            let count = pairs.iter().map(|p| p.chosen.len()).sum::<usize>() as f64;
+            pairs.iter().map(|p| (&p.chosen, 1.0 / count)).collect()
+        }
+        NllTarget::ResponseSequences => {
+            let count = pairs.len() as f64;
+            pairs.iter().map(|p| (&p.chosen, 1.0 / count / p.chosen.len() as f64)).collect()
+        }
+    };
+    let mut loss = 0.0;
+    for (span, weight) in weighted {
+        loss -= weight * logps[span.clone()].iter().map(|x| *x as f64).sum::<f64>();
+        add(grad, span, -weight);
+    }
+    loss
+}
+
+fn mean(logps: &[f32], span: &Range<usize>) -> f64 {
+    logps[span.clone()].iter().map(|x| *x as f64).sum::<f64>() / span.len() as f64
+}
+
+fn add(grad: &mut [f64], span: &Range<usize>, value: f64) {
+    grad[span.clone()].iter_mut().for_each(|g| *g += value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> (Vec<f32>, Vec<PairSpans>) {
+        let logps = (1..=12).map(|i| -0.1 - 0.25 * ((i * 7) % 5) as f32).collect();
+        let pairs = vec![
+            PairSpans { prompt: 0..2, chosen: 2..5, rejected: 5..7 },
+            PairSpans { prompt: 7..7, chosen: 7..8, rejected: 8..12 },
+        ];
+        (logps, pairs)
+    }
+
+    #[test]
+    fn the_gradient_equals_difference_quotients() {
+        let (logps, pairs) = batch();
+        for target in [NllTarget::Full, NllTarget::ResponseTokens, NllTarget::ResponseSequences] {
+            let output = preference(&logps, &pairs, 0.7, target);
+            for i in 0..logps.len() {
+                let loss = |by: f32| {
+                    let mut logps = logps.clone();
+                    logps[i] += by;
+                    preference(&logps, &pairs, 0.7, target).metrics.loss
+                };
+                let quotient = (loss(1e-3) - loss(-1e-3)) / 2e-3;
+                assert!((quotient - output.grad[i] as f64).abs() < 1e-4, "{target:?} {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_targets_average_over_what_they_say() {
+        let (logps, pairs) = batch();
+        let sum = |range: Range<usize>| -logps[range].iter().map(|x| *x as f64).sum::<f64>();
+        let loss = |target| next_token(&logps, &pairs, target).metrics;
+        assert!((loss(NllTarget::Full) - (sum(0..5) + sum(7..8)) / 6.0).abs() < 1e-12);
+        assert!((loss(NllTarget::ResponseTokens) - (sum(2..5) + sum(7..8)) / 4.0).abs() < 1e-12);
+        assert!((loss(NllTarget::ResponseSequences) - (sum(2..5) / 3.0 + sum(7..8)) / 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn without_beta_only_the_likelihood_is_left() {
+        let (logps, pairs) = batch();
+        let preference = preference(&logps, &pairs, 0.0, NllTarget::Full);
+        let next_token = next_token(&logps, &pairs, NllTarget::Full);
+        assert_eq!(preference.grad, next_token.grad);
+        assert_eq!(preference.metrics.loss, next_token.metrics);
+    }
+}

@@ -1,0 +1,443 @@
+//! Causal grouped-query attention over packed rows, in blocks of queries, with the scores recomputed in the backward
+//! pass from the log-sum-exp (Dao et al. 2022).
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::math::{dot, exp, exp_in_place, max};
+use super::matmul::{Output, Threads, View, ViewMut, matmul};
+use super::{slice, tensor_like, with_slice};
+
+/// Queries handled at a time.
+const BLOCK: usize = 64;
+
+/// A run of rows that attend causally to one another, and fully to the rows of `prefix` (a shared prompt; may be
+/// empty).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segment {
+    /// The rows themselves.
+    pub rows: Range<usize>,
+    /// Earlier rows that all of them see.
+    pub prefix: Range<usize>,
+}
+
+/// The geometry of an attention layer and which rows see which.
+#[derive(Debug, Clone)]
+pub struct AttentionSpec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor on the scores, usually `head_dim^-0.5`.
+    pub scale: f32,
+    /// Groups of segments; a prefix lies in the group of the segment that names it, and groups share no rows.
+    pub groups: Arc<Vec<Vec<Segment>>>,
+}
+
+/// Queries `(rows, heads, head_dim)`, keys and values `(rows, kv_heads, head_dim)`; returns `(rows, heads, head_dim)`.
+///
+/// # Errors
+/// When shapes and specification do not match, or the segments do not cover every row exactly once.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Result<Tensor> {
+    let (rows, heads, head_dim) = q.dims3()?;
+    let kv_shape = (rows, spec.kv_heads, spec.head_dim);
+    if (heads, head_dim) != (spec.heads, spec.head_dim) || k.dims3()? != kv_shape || v.dims3()? != kv_shape {
+        candle_core::bail!("attention: q {:?}, k {:?}, v {:?} do not fit {spec:?}", q.shape(), k.shape(), v.shape());
+    }
+    if spec.kv_heads == 0 || heads % spec.kv_heads != 0 {
+        candle_core::bail!("attention: {heads} heads cannot share {} key-value heads", spec.kv_heads);
+    }
+    check_cover(&spec.groups, rows)?;
+    let op = Attention { spec: spec.clone(), log_sum_exp: Mutex::default() };
+    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+}
+
+fn check_cover(groups: &[Vec<Segment>], rows: usize) -> Result<()> {
+    let mut ranges: Vec<&Range<usize>> = groups.iter().flatten().map(|segment| &segment.rows).collect();
+    ranges.sort_by_key(|range| range.start);
+    let mut next = 0;
+    for range in ranges {
+        if range.start != next || range.end <= range.start {
+            candle_core::bail!("attention: segments leave or repeat rows at {next}");
+        }
+        next = range.end;
+    }
+    if next != rows {
+        candle_core::bail!("attention: segments cover {next} of {rows} rows");
+    }
+    for group in groups {
+        let span = span(group);
+        if group.iter().any(|s| !s.prefix.is_empty() && (s.prefix.start < span.start || s.prefix.end > s.rows.start)) {
+            candle_core::bail!("attention: a prefix lies outside its group or after its segment");
+        }
+    }
+    Ok(())
+}
+
+/// All rows of a group.
+fn span(group: &[Segment]) -> Range<usize> {
+    let start = group.iter().map(|s| s.rows.start).min().unwrap_or(0);
+    let end = group.iter().map(|s| s.rows.end).max().unwrap_or(0);
+    start..end
+}
+
+struct Attention {
+    spec: AttentionSpec,
+    /// `(rows, heads)`, kept for the backward pass.
+    log_sum_exp: Mutex<Vec<f32>>,
+}
+
+/// The inputs as slices, with the views that one head of one block needs.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    spec: &'a AttentionSpec,
+}
+
+impl<'a> Inputs<'a> {
+    /// `rows` of one query head of a `(rows, heads, head_dim)` array: `(rows, head_dim)`.
+    fn query_head(&self, array: &'a [f32], rows: Range<usize>, head: usize) -> View<'a> {
+        self.view(array, rows, self.spec.heads, head)
+    }
+
+    /// `rows` of one key or value head.
+    fn kv_head(&self, array: &'a [f32], rows: Range<usize>, kv_head: usize) -> View<'a> {
+        self.view(array, rows, self.spec.kv_heads, kv_head)
+    }
+
+    fn view(&self, array: &'a [f32], rows: Range<usize>, heads: usize, head: usize) -> View<'a> {
+        let width = self.spec.head_dim;
+        let first = ((rows.start * heads + head) * width).min(array.len());
+        View::strided(&array[first..], rows.len(), width, heads * width)
+    }
+
+    /// Writes the products of the block's rows of `a` with the keys or values `b` it may see into `(block, keys)`:
+    /// first the prefix, then the segment's own rows up to the end of the block.
+    fn products(&self, out: &mut [f32], block: &Block<'_>, a: &'a [f32], b: &'a [f32], scale: f32) {
+        let keys = block.keys();
+        let a = self.query_head(a, block.rows.clone(), block.head);
+        let kv_head = block.head / (self.spec.heads / self.spec.kv_heads);
+        for (column, rows) in block.key_ranges() {
+            let count = rows.len();
+            if count > 0 {
+                let b = self.kv_head(b, rows, kv_head);
+                let out = ViewMut::strided(&mut out[column..], block.rows.len(), count, keys);
+                matmul(out, Output::Overwrite, scale, a, b.t(), Threads::One);
+            }
+        }
+    }
+}
+
+/// Some consecutive rows of a segment, as queries of one head.
+struct Block<'a> {
+    segment: &'a Segment,
+    rows: Range<usize>,
+    head: usize,
+}
+
+impl Block<'_> {
+    /// How many keys the last row sees.
+    fn keys(&self) -> usize {
+        self.visible(self.rows.len() - 1)
+    }
+
+    /// How many keys the i-th row of the block sees.
+    fn visible(&self, i: usize) -> usize {
+        self.segment.prefix.len() + self.rows.start + i + 1 - self.segment.rows.start
+    }
+
+    /// The keys: column in the score matrix and rows, prefix first.
+    fn key_ranges(&self) -> [(usize, Range<usize>); 2] {
+        let prefix = self.segment.prefix.clone();
+        [(0, prefix.clone()), (prefix.len(), self.segment.rows.start..self.rows.end)]
+    }
+}
+
+fn blocks(segment: &Segment, head: usize) -> impl Iterator<Item = Block<'_>> {
+    segment.rows.clone().step_by(BLOCK).map(move |first| Block {
+        segment,
+        rows: first..(first + BLOCK).min(segment.rows.end),
+        head,
+    })
+}
+
+/// Output `(block, head_dim)` and log-sum-exp `(block)` of one block.
+fn forward_block(inputs: Inputs<'_>, block: &Block<'_>, scores: &mut Vec<f32>) -> (Vec<f32>, Vec<f32>) {
+    let (rows, keys, width) = (block.rows.len(), block.keys(), inputs.spec.head_dim);
+    scores.resize(rows * keys, 0.0);
+    inputs.products(scores, block, inputs.q, inputs.k, inputs.spec.scale);
+    let mut log_sum_exp = Vec::with_capacity(rows);
+    for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
+        let (seen, hidden) = row.split_at_mut(block.visible(i));
+        hidden.fill(0.0);
+        let largest = max(seen);
+        let sum = exp_in_place(seen, largest);
+        seen.iter_mut().for_each(|p| *p /= sum);
+        log_sum_exp.push(largest + sum.ln());
+    }
+    let mut out = vec![0f32; rows * width];
+    let kv_head = block.head / (inputs.spec.heads / inputs.spec.kv_heads);
+    for (column, key_rows) in block.key_ranges() {
+        if !key_rows.is_empty() {
+            let weights = View::strided(&scores[column..], rows, key_rows.len(), keys);
+            let values = inputs.kv_head(inputs.v, key_rows, kv_head);
+            matmul(ViewMut::new(&mut out, rows, width), Output::Add, 1.0, weights, values, Threads::One);
+        }
+    }
+    (out, log_sum_exp)
+}
+
+/// Gradients of one group and one key-value head: queries `(rows, heads / kv_heads * head_dim)`, keys and values
+/// `(rows, head_dim)`, for the rows of the group.
+struct GroupGrads {
+    span: Range<usize>,
+    kv_head: usize,
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
+fn backward_group(
+    inputs: Inputs<'_>,
+    group: &[Segment],
+    kv_head: usize,
+    out: &[f32],
+    dout: &[f32],
+    log_sum_exp: &[f32],
+) -> GroupGrads {
+    let spec = inputs.spec;
+    let (width, shared) = (spec.head_dim, spec.heads / spec.kv_heads);
+    let span = span(group);
+    let (mut dq, mut dk, mut dv) =
+        (vec![0f32; span.len() * shared * width], vec![0f32; span.len() * width], vec![0f32; span.len() * width]);
+    let (mut p, mut ds) = (Vec::new(), Vec::new());
+    for segment in group {
+        for head in kv_head * shared..(kv_head + 1) * shared {
+            for block in blocks(segment, head) {
+                let (rows, keys) = (block.rows.len(), block.keys());
+                p.resize(rows * keys, 0.0);
+                ds.resize(rows * keys, 0.0);
+                inputs.products(&mut p, &block, inputs.q, inputs.k, spec.scale);
+                inputs.products(&mut ds, &block, dout, inputs.v, 1.0);
+                for (i, (p, ds)) in p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).enumerate() {
+                    let at = (block.rows.start + i) * spec.heads + head;
+                    let element = at * width..(at + 1) * width;
+                    let mean = dot(&out[element.clone()], &dout[element]);
+                    let seen = block.visible(i);
+                    p[seen..].fill(0.0);
+                    ds[seen..].fill(0.0);
+                    for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+                        *p = exp(*p - log_sum_exp[at]);
+                        *ds = *p * (*ds - mean) * spec.scale;
+                    }
+                }
+                let query = inputs.query_head(inputs.q, block.rows.clone(), head);
+                let dout = inputs.query_head(dout, block.rows.clone(), head);
+                let first = ((block.rows.start - span.start) * shared + head - kv_head * shared) * width;
+                for (column, key_rows) in block.key_ranges() {
+                    let count = key_rows.len();
+                    if count == 0 {
+                        continue;
+                    }
+                    let p = View::strided(&p[column..], rows, count, keys);
+                    let ds = View::strided(&ds[column..], rows, count, keys);
+                    let at = (key_rows.start - span.start) * width;
+                    let dq = ViewMut::strided(&mut dq[first..], rows, width, shared * width);
+                    let key = inputs.kv_head(inputs.k, key_rows, kv_head);
+                    matmul(dq, Output::Add, 1.0, ds, key, Threads::One);
+                    matmul(ViewMut::new(&mut dk[at..], count, width), Output::Add, 1.0, ds.t(), query, Threads::One);
+                    matmul(ViewMut::new(&mut dv[at..], count, width), Output::Add, 1.0, p.t(), dout, Threads::One);
+                }
+            }
+        }
+    }
+    GroupGrads { span, kv_head, dq, dk, dv }
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let spec = &self.spec;
+        let inputs = Inputs { q: slice(q, q_layout)?, k: slice(k, k_layout)?, v: slice(v, v_layout)?, spec };
+        let segments = spec.groups.iter().flatten();
+        let mut jobs: Vec<Block<'_>> =
+            segments.flat_map(|segment| (0..spec.heads).flat_map(|head| blocks(segment, head))).collect();
+        // The longest first, so that no thread is left with one at the end.
+        jobs.sort_by_key(|block| std::cmp::Reverse(block.keys()));
+        let done: Vec<(Vec<f32>, Vec<f32>)> =
+            jobs.par_iter().map_init(Vec::new, |scores, block| forward_block(inputs, block, scores)).collect();
+
+        let rows = q_layout.dims()[0];
+        let mut out = vec![0f32; rows * spec.heads * spec.head_dim];
+        let mut log_sum_exp = vec![0f32; rows * spec.heads];
+        for (block, (block_out, block_lse)) in jobs.iter().zip(&done) {
+            for (i, row) in block.rows.clone().enumerate() {
+                let at = row * spec.heads + block.head;
+                let from = &block_out[i * spec.head_dim..(i + 1) * spec.head_dim];
+                out[at * spec.head_dim..(at + 1) * spec.head_dim].copy_from_slice(from);
+                log_sum_exp[at] = block_lse[i];
+            }
+        }
+        *self.log_sum_exp.lock().expect("nothing panics while it is held") = log_sum_exp;
+        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        dout: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let spec = &self.spec;
+        let log_sum_exp = self.log_sum_exp.lock().expect("nothing panics while it is held");
+        let mut jobs: Vec<(&Vec<Segment>, usize)> =
+            spec.groups.iter().flat_map(|group| (0..spec.kv_heads).map(move |kv_head| (group, kv_head))).collect();
+        jobs.sort_by_key(|(group, _)| std::cmp::Reverse(span(group).len()));
+        let backward = |q: &[f32], k: &[f32], v: &[f32], out: &[f32], dout: &[f32]| -> Vec<GroupGrads> {
+            let inputs = Inputs { q, k, v, spec };
+            jobs.par_iter()
+                .map(|(group, kv_head)| backward_group(inputs, group, *kv_head, out, dout, &log_sum_exp))
+                .collect()
+        };
+        let grads = with_slice(q, |q| {
+            with_slice(k, |k| {
+                with_slice(v, |v| with_slice(out, |out| with_slice(dout, |dout| backward(q, k, v, out, dout))))
+            })
+        })?????;
+
+        let width = spec.head_dim;
+        let query_width = spec.heads / spec.kv_heads * width;
+        let (mut dq, mut dk, mut dv) =
+            (vec![0f32; q.elem_count()], vec![0f32; k.elem_count()], vec![0f32; v.elem_count()]);
+        for GroupGrads { span, kv_head, dq: group_dq, dk: group_dk, dv: group_dv } in grads {
+            for (i, row) in span.enumerate() {
+                let at = row * spec.kv_heads + kv_head;
+                dq[at * query_width..][..query_width].copy_from_slice(&group_dq[i * query_width..][..query_width]);
+                dk[at * width..][..width].copy_from_slice(&group_dk[i * width..][..width]);
+                dv[at * width..][..width].copy_from_slice(&group_dv[i * width..][..width]);
+            }
+        }
+        Ok((Some(tensor_like(dq, q)?), Some(tensor_like(dk, k)?), Some(tensor_like(dv, v)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    fn spec(heads: usize, kv_heads: usize, groups: Vec<Vec<Segment>>) -> AttentionSpec {
+        AttentionSpec { heads, kv_heads, head_dim: 4, scale: 0.5, groups: Arc::new(groups) }
+    }
+
+    fn plain(rows: Range<usize>) -> Segment {
+        let start = rows.start;
+        Segment { rows, prefix: start..start }
+    }
+
+    /// A shared prompt of 3 rows with continuations of 2 and 4 rows, then a sequence of its own.
+    fn packed() -> Vec<Vec<Segment>> {
+        let pair = vec![plain(0..3), Segment { rows: 3..5, prefix: 0..3 }, Segment { rows: 5..9, prefix: 0..3 }];
+        vec![pair, vec![plain(9..12)]]
+    }
+
+    fn inputs(rows: usize, heads: usize, kv_heads: usize) -> [candle_core::Var; 3] {
+        [random_var(&[rows, heads, 4], 1), random_var(&[rows, kv_heads, 4], 2), random_var(&[rows, kv_heads, 4], 3)]
+    }
+
+    /// Attention of every row by the definition, in f64, with a mask made from the segments.
+    fn slow(inputs: &[candle_core::Var; 3], spec: &AttentionSpec) -> Vec<f64> {
+        let [q, k, v] = inputs.each_ref().map(|x| x.as_tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        let (rows, d) = (q.len() / spec.heads / spec.head_dim, spec.head_dim);
+        let sees = |i: usize, j: usize| {
+            let segment = spec.groups.iter().flatten().find(|s| s.rows.contains(&i)).unwrap();
+            segment.prefix.contains(&j) || (segment.rows.contains(&j) && j <= i)
+        };
+        let mut out = Vec::new();
+        for i in 0..rows {
+            for head in 0..spec.heads {
+                let kv = head / (spec.heads / spec.kv_heads);
+                let score = |j: usize| {
+                    let products = (0..d).map(|c| {
+                        q[(i * spec.heads + head) * d + c] as f64 * k[(j * spec.kv_heads + kv) * d + c] as f64
+                    });
+                    (products.sum::<f64>() * spec.scale as f64).exp()
+                };
+                let weights: Vec<f64> = (0..rows).map(|j| if sees(i, j) { score(j) } else { 0.0 }).collect();
+                let sum: f64 = weights.iter().sum();
+                for c in 0..d {
+                    let value = |j: usize| v[(j * spec.kv_heads + kv) * d + c] as f64;
+                    out.push((0..rows).map(|j| weights[j] / sum * value(j)).sum());
+                }
+            }
+        }
+        out
+    }
+
+    fn assert_equals_slow(rows: usize, spec: &AttentionSpec) {
+        let x = inputs(rows, spec.heads, spec.kv_heads);
+        let ours = attention(x[0].as_tensor(), x[1].as_tensor(), x[2].as_tensor(), spec).unwrap();
+        let ours = ours.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (ours, slow) in ours.iter().zip(slow(&x, spec)) {
+            assert!((*ours as f64 - slow).abs() < 2e-6, "{ours} against {slow}");
+        }
+    }
+
+    #[test]
+    fn equals_the_definition() {
+        assert_equals_slow(12, &spec(4, 2, packed()));
+        assert_equals_slow(12, &spec(2, 2, packed()));
+        let long = 3 * BLOCK + 5;
+        assert_equals_slow(long, &spec(2, 1, vec![vec![plain(0..long)]]));
+        let shared = vec![
+            plain(0..70),
+            Segment { rows: 70..200, prefix: 0..70 },
+            Segment { rows: 200..long + 60, prefix: 0..70 },
+        ];
+        assert_equals_slow(long + 60, &spec(2, 1, vec![shared]));
+    }
+
+    #[test]
+    fn gradients() {
+        for (heads, kv_heads) in [(4, 2), (2, 2), (3, 1)] {
+            let spec = spec(heads, kv_heads, packed());
+            check_gradients(&inputs(12, heads, kv_heads), &[], |x, _| attention(&x[0], &x[1], &x[2], &spec).unwrap());
+        }
+        let spec = spec(2, 1, vec![vec![plain(0..BLOCK + 9)]]);
+        check_gradients(&inputs(BLOCK + 9, 2, 1), &[], |x, _| attention(&x[0], &x[1], &x[2], &spec).unwrap());
+    }
+
+    #[test]
+    fn segments_must_cover_every_row_once() {
+        let x = inputs(4, 2, 2);
+        let run = |groups| attention(x[0].as_tensor(), x[1].as_tensor(), x[2].as_tensor(), &spec(2, 2, groups));
+        assert!(run(vec![vec![plain(0..4)]]).is_ok());
+        for groups in [
+            vec![vec![plain(0..3)]],
+            vec![vec![plain(0..3), plain(2..4)]],
+            vec![vec![plain(0..2)], vec![Segment { rows: 2..4, prefix: 0..2 }]],
+        ] {
+            assert!(run(groups).is_err());
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Token embedding: the start of the forward pass and the end of the backward pass.
+
+use candle_core::{Result, Tensor, Var};
+
+use super::{Param, with_slice};
+
+/// The rows of the embedding `(vocab, hidden)` for `ids`, as a tracked `(rows, hidden)` variable whose gradient
+/// [`accumulate_embedding_grad`] takes after the backward pass.
+///
+/// # Errors
+/// When an id is not below `vocab`.
+pub fn embedding(ids: &[u32], weight: &Param) -> Result<Var> {
+    let (vocab, hidden) = weight.weight().dims2()?;
+    if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
+        candle_core::bail!("token id {id} is not below the model's vocab_size = {vocab}");
+    }
+    let mut rows = Vec::with_capacity(ids.len() * hidden);
+    with_slice(weight.weight(), |w| {
+        for id in ids {
+            rows.extend_from_slice(&w[*id as usize * hidden..(*id as usize + 1) * hidden]);
+        }
+    })?;
+    Var::from_vec(rows, (ids.len(), hidden), weight.weight().device())
+}
+
+/// Adds the gradient `(rows, hidden)` of the embedded rows to the embedding's slot.
+///
+/// # Errors
+/// When the shapes do not match.
+pub fn accumulate_embedding_grad(ids: &[u32], grad: &Tensor, weight: &Param) -> Result<()> {
+    if !weight.is_trainable() {
+        return Ok(());
+    }
+    let (rows, hidden) = grad.dims2()?;
+    if rows != ids.len() {
+        candle_core::bail!("{rows} rows of gradient for {} tokens", ids.len());
+    }
+    let mut slot = weight.slot();
+    with_slice(grad, |grad| {
+        for (id, grad) in ids.iter().zip(grad.chunks_exact(hidden)) {
+            let row = &mut slot.grad[*id as usize * hidden..(*id as usize + 1) * hidden];
+            row.iter_mut().zip(grad).for_each(|(sum, g)| *sum += g);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::*;
+
+    #[test]
+    fn rows_come_out_and_gradients_add_up_per_token() {
+        let weight = random_param(&[5, 3], 1);
+        let ids = [4, 0, 4];
+        let rows = embedding(&ids, &weight).unwrap().as_tensor().to_vec2::<f32>().unwrap();
+        let table = weight.weight().to_vec2::<f32>().unwrap();
+        assert_eq!(rows, [table[4].clone(), table[0].clone(), table[4].clone()]);
+
+        let grad = Tensor::new(&[[1f32, 2., 3.], [10., 20., 30.], [4., 5., 6.]], weight.weight().device()).unwrap();
+        accumulate_embedding_grad(&ids, &grad, &weight).unwrap();
+        let slot = weight.slot();
+        assert_eq!(slot.grad[12..], [5., 7., 9.]);
+        assert_eq!(slot.grad[..3], [10., 20., 30.]);
+        assert_eq!(slot.grad[3..12], [0.0; 9]);
+    }
+
+    #[test]
+    fn an_id_outside_the_vocabulary_is_refused() {
+        let error = embedding(&[5], &random_param(&[5, 3], 1)).unwrap_err();
+        assert!(error.to_string().contains("vocab_size = 5"), "{error}");
+    }
+}

@@ -1,0 +1,7 @@
+//! The optimiser: AdamW with decoupled decay, clipping by the global norm, learning-rate schedules.
+
+mod adamw;
+mod schedule;
+
+pub use adamw::{AdamW, AdamWConfig};
+pub use schedule::{Schedule, ScheduleKind};

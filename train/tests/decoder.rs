@@ -1,0 +1,183 @@
+//! The decoder against candle-transformers' forward pass, and its gradients against nothing but themselves.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::llama;
+use orpo_train::data::{Example, Sequence, collate};
+use orpo_train::loss::NllTarget;
+use orpo_train::model::{Decoder, ModelConfig, PackedRows};
+use orpo_train::step::{Objective, forward, forward_backward};
+
+fn config(tie_word_embeddings: bool) -> ModelConfig {
+    ModelConfig {
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 8,
+        vocab_size: 40,
+        max_position_embeddings: 64,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        tie_word_embeddings,
+        // Larger than usual, so that attention is not close to uniform.
+        initializer_range: 0.2,
+    }
+}
+
+/// Logits of the last position by candle-transformers.
+fn oracle(decoder: &Decoder, ids: &[u32]) -> Vec<f32> {
+    let config = decoder.config();
+    let tensors: HashMap<String, Tensor> =
+        decoder.params().iter().map(|p| (p.name().to_string(), p.weight().clone())).collect();
+    let theirs = llama::Config {
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        vocab_size: config.vocab_size,
+        num_hidden_layers: config.num_hidden_layers,
+        num_attention_heads: config.num_attention_heads,
+        num_key_value_heads: config.num_key_value_heads,
+        use_flash_attn: false,
+        rms_norm_eps: config.rms_norm_eps,
+        rope_theta: config.rope_theta as f32,
+        bos_token_id: None,
+        eos_token_id: None,
+        rope_scaling: None,
+        max_position_embeddings: config.max_position_embeddings,
+        tie_word_embeddings: config.tie_word_embeddings,
+    };
+    let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let mut cache = llama::Cache::new(false, DType::F32, &theirs, &Device::Cpu).unwrap();
+    let model = llama::Llama::load(vars, &theirs).unwrap();
+    let input = Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    model.forward(&input, 0, &mut cache).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn logits_equal_candle_transformers() {
+    for tied in [false, true] {
+        let decoder = Decoder::random(&config(tied), 1).unwrap();
+        let ids: Vec<u32> = (0..30).map(|i| (i * 7 + 3) % 40).collect();
+        let ours = decoder.logits(&PackedRows::single(ids.clone())).unwrap().to_vec2::<f32>().unwrap();
+        for length in [1, 2, 30] {
+            for (a, b) in ours[length - 1].iter().zip(oracle(&decoder, &ids[..length])) {
+                assert!((a - b).abs() < 1e-5, "{a} against {b}");
+            }
+        }
+    }
+}
+
+fn example(line: usize, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Example {
+    let sequence = |response: &[u32]| Sequence { ids: [prompt, response].concat(), prompt_len: prompt.len() };
+    Example { line, chosen: sequence(chosen), rejected: Some(sequence(rejected)) }
+}
+
+fn examples() -> Vec<Example> {
+    vec![
+        example(1, &[1, 2, 3, 4], &[5, 6, 7], &[8, 9]),
+        // Every id of the vocabulary occurs, so that every row of an untied embedding gets a gradient.
+        example(2, &(10..25).collect::<Vec<_>>(), &(25..40).collect::<Vec<_>>(), &[0, 1]),
+    ]
+}
+
+fn objective() -> Objective {
+    Objective::Orpo { beta: 0.5, nll: NllTarget::Full }
+}
+
+#[test]
+fn every_trainable_parameter_gets_a_gradient() {
+    for tied in [false, true] {
+        let decoder = Decoder::random(&config(tied), 1).unwrap();
+        let examples = examples();
+        let batch = collate(&examples.iter().collect::<Vec<_>>());
+        forward_backward(&decoder, &batch, &objective()).unwrap();
+        assert_eq!(decoder.params().len(), if tied { 20 } else { 21 });
+        for param in decoder.params() {
+            let slot = param.slot();
+            let zero = slot.grad.iter().filter(|g| **g == 0.0).count();
+            // The last token of a sequence is never an input: its embedding alone may have none.
+            let allowed = if param.name() == "model.embed_tokens.weight" { slot.grad.len() / 8 } else { 0 };
+            assert!(zero <= allowed, "{}: {zero} of {} elements have no gradient", param.name(), slot.grad.len());
+        }
+    }
+}
+
+#[test]
+fn the_gradient_of_the_loss_equals_difference_quotients() {
+    let decoder = Decoder::random(&config(true), 1).unwrap();
+    let examples = examples();
+    let batch = collate(&examples.iter().collect::<Vec<_>>());
+    forward_backward(&decoder, &batch, &objective()).unwrap();
+    for param in decoder.params() {
+        let grad = param.slot().grad.clone();
+        let weight = param.weight().copy().unwrap();
+        let values = weight.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        // Along the gradient itself, where the quotient is largest.
+        let norm = grad.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        let loss_at = |step: f64| {
+            let moved: Vec<f32> =
+                values.iter().zip(&grad).map(|(w, g)| w + (step * f64::from(*g) / norm) as f32).collect();
+            param.assign(&Tensor::from_vec(moved, weight.shape(), &Device::Cpu).unwrap()).unwrap();
+            forward(&decoder, &batch, &objective()).unwrap().loss
+        };
+        let quotient = (loss_at(1e-2) - loss_at(-1e-2)) / 2e-2;
+        param.assign(&weight).unwrap();
+        assert!((quotient - norm).abs() < 5e-3 * norm.max(0.05), "{}: {quotient} against {norm}", param.name());
+    }
+}
+
+#[test]
+fn packing_changes_nothing() {
+    // The same pairs one by one, unshared: each side as a document of its own.
+    let decoder = Decoder::random(&config(false), 1).unwrap();
+    let examples = examples();
+    let together = forward(&decoder, &collate(&examples.iter().collect::<Vec<_>>()), &objective()).unwrap();
+    let mut logps = (0.0, 0.0);
+    for example in &examples {
+        for (sequence, sum) in [(&example.chosen, &mut logps.0), (example.rejected.as_ref().unwrap(), &mut logps.1)] {
+            let logits = decoder.logits(&PackedRows::single(sequence.ids.clone())).unwrap();
+            let logps = candle_nn::ops::log_softmax(&logits, 1).unwrap().to_vec2::<f32>().unwrap();
+            let response = sequence.prompt_len..sequence.ids.len();
+            let total: f32 = response.clone().map(|at| logps[at - 1][sequence.ids[at] as usize]).sum();
+            *sum += f64::from(total) / response.len() as f64 / examples.len() as f64;
+        }
+    }
+    assert!((together.logps_chosen - logps.0).abs() < 1e-5 && (together.logps_rejected - logps.1).abs() < 1e-5);
+}
+
+#[test]
+fn gradients_of_micro_batches_add_up_and_are_repeatable() {
+    let gradients = |batches: &[&[Example]]| -> Vec<Vec<f32>> {
+        let decoder = Decoder::random(&config(true), 1).unwrap();
+        for examples in batches {
+            forward_backward(&decoder, &collate(&examples.iter().collect::<Vec<_>>()), &objective()).unwrap();
+        }
+        decoder.params().iter().map(|param| param.slot().grad.clone()).collect()
+    };
+    let examples = examples();
+    let once = gradients(&[&examples]);
+    assert_eq!(once, gradients(&[&examples]), "the same computation gives the same bits");
+    for (once, twice) in once.iter().flatten().zip(gradients(&[&examples, &examples]).iter().flatten()) {
+        assert!((2.0 * once - twice).abs() <= 1e-5 * once.abs().max(1e-3), "{once} {twice}");
+    }
+}
+
+#[test]
+fn a_frozen_decoder_scores_the_same() {
+    let trainable = Decoder::random(&config(true), 1).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let tensors: HashMap<String, Tensor> =
+        trainable.params().iter().map(|p| (p.name().to_string(), p.weight().clone())).collect();
+    candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
+    let files = orpo_train::model::WeightFiles::open(dir.path()).unwrap();
+    let frozen = Decoder::load(&config(true), &files, false).unwrap();
+    let examples = examples();
+    let batch = collate(&examples.iter().collect::<Vec<_>>());
+    let score = |decoder: &Decoder| forward(decoder, &batch, &objective()).unwrap();
+    assert_eq!(score(&frozen), score(&trainable));
+    assert!(frozen.params().iter().all(|param: &Arc<_>| param.slot().grad.is_empty()));
+}
