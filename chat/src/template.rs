@@ -1,5 +1,6 @@
 //! Chat templates in the dialect of Hugging Face `transformers` (jinja2, `trim_blocks`, `lstrip_blocks`), on minijinja.
 
+use chrono::{DateTime, Local};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 use serde::Serialize;
@@ -38,17 +39,22 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatError::Template`] with jinja's message and line when it does not compile.
     pub fn new(source: impl Into<String>) -> Result<Self, ChatError> {
-        let source = source.into();
+        Self::with_clock(source.into(), chrono::Local::now)
+    }
+
+    /// As [`ChatTemplate::new`], with the time that `strftime_now` tells.
+    fn with_clock(source: String, now: fn() -> DateTime<Local>) -> Result<Self, ChatError> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_formatter(format_as_python);
         environment.add_filter("tojson", to_json);
+        environment.add_filter("indent", indent);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_function("strftime_now", |format: String| chrono::Local::now().format(&format).to_string());
+        environment.add_function("strftime_now", move |format: String| now().format(&format).to_string());
         environment
             .add_template_owned(NAME, without_generation_blocks(&source))
             .map_err(|error| ChatError::Template(error.to_string()))?;
@@ -128,6 +134,26 @@ fn to_json(value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Err
     Ok(Value::from_safe_string(String::from_utf8(text).expect("serde_json writes UTF-8")))
 }
 
+/// jinja's `indent(width=4, first=False, blank=False)`, which keeps a newline at the end (minijinja's drops it).
+fn indent(text: String, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let argument = |at: usize, name: &str| -> Result<Option<Value>, Error> {
+        Ok(args.get(at).cloned().or(kwargs.get::<Option<Value>>(name)?))
+    };
+    let width = argument(0, "width")?.unwrap_or(Value::from(4));
+    let indention = match width.as_str() {
+        Some(text) => text.to_string(),
+        None => " ".repeat(usize::try_from(width)?),
+    };
+    let first = argument(1, "first")?.is_some_and(|value| value.is_true());
+    let blank = argument(2, "blank")?.is_some_and(|value| value.is_true());
+    kwargs.assert_all_used()?;
+    let indented = text.split('\n').enumerate().map(|(at, line)| {
+        let wanted = if at == 0 { first } else { blank || !line.is_empty() };
+        if wanted { format!("{indention}{line}") } else { line.to_string() }
+    });
+    Ok(indented.collect::<Vec<_>>().join("\n"))
+}
+
 /// JSON on one line, as Python writes it.
 struct Separators {
     item: String,
@@ -172,6 +198,7 @@ fn without_generation_blocks(source: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chrono::TimeZone;
 
     fn special() -> SpecialTokens {
         SpecialTokens { bos_token: Some("<s>".into()), eos_token: Some("</s>".into()), ..Default::default() }
@@ -230,7 +257,9 @@ mod tests {
         for line in text.lines() {
             let case: serde_json::Value = serde_json::from_str(line).unwrap();
             let name = case["name"].as_str().unwrap();
-            let template = ChatTemplate::new(case["template"].as_str().unwrap());
+            // The cases with a date in them were rendered on that day.
+            let day = || Local.with_ymd_and_hms(2025, 7, 10, 12, 0, 0).unwrap();
+            let template = ChatTemplate::with_clock(case["template"].as_str().unwrap().into(), day);
             let rendered = template.and_then(|template| template.render_context(&case["context"]));
             checked += 1;
             match rendered {
