@@ -116,7 +116,11 @@ impl Children {
                 Err(RecvTimeoutError::Disconnected) => {
                     let text = std::fs::read_to_string(log).unwrap_or_default();
                     let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing").to_string();
-                    bail!("`{}` ended before it listened; its log `{}` ends with: {last}", describe(args), log.display());
+                    bail!(
+                        "`{}` ended before it listened; its log `{}` ends with: {last}",
+                        describe(args),
+                        log.display()
+                    );
                 }
             }
         }

@@ -278,7 +278,8 @@ mod tests {
     fn the_written_recipe_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipeline.toml");
-        fs::write(&path, "out = \"run\"\n[base]\nmodel = \"m\"\n[data]\ntrain = \"t.jsonl\"\n[training]\nbeta = 0.5\n").unwrap();
+        fs::write(&path, "out = \"run\"\n[base]\nmodel = \"m\"\n[data]\ntrain = \"t.jsonl\"\n[training]\nbeta = 0.5\n")
+            .unwrap();
         let recipe = Pipeline::load(&path).unwrap().recipe().unwrap();
         let written = dir.path().join("orpo.toml");
         fs::write(&written, toml::to_string(&recipe).unwrap()).unwrap();

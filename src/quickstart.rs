@@ -65,7 +65,11 @@ fn prepare(out: &Path, seed: u64) -> Result<()> {
         Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", mark.display())),
     }
     let empty = fs::read_dir(out).map(|mut entries| entries.next().is_none()).unwrap_or(true);
-    ensure!(empty || out.join(".orpo-quickstart").exists(), "`{}` is not empty; name another directory with --out", out.display());
+    ensure!(
+        empty || out.join(".orpo-quickstart").exists(),
+        "`{}` is not empty; name another directory with --out",
+        out.display()
+    );
     fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
     // From here on the directory is known as ours, so that an interrupted preparation can be repeated.
     fs::write(out.join(".orpo-quickstart"), "").with_context(|| format!("cannot write to `{}`", out.display()))?;

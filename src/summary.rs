@@ -110,10 +110,18 @@ mod tests {
 
     #[test]
     fn the_table_shows_before_after_and_change() {
-        let summary =
-            Summary { base: scores(0.5, -0.25), orpo: scores(0.975, 3.0), out: "out".into(), seconds: 75.0 };
+        let summary = Summary { base: scores(0.5, -0.25), orpo: scores(0.975, 3.0), out: "out".into(), seconds: 75.0 };
         let text = summary.to_string();
-        for part in ["50.0 %", "97.5 %", "+47.5", "-0.25", "+3.25", "7 pairs", "1:15 minutes", "orpo serve --model out/orpo/model"] {
+        for part in [
+            "50.0 %",
+            "97.5 %",
+            "+47.5",
+            "-0.25",
+            "+3.25",
+            "7 pairs",
+            "1:15 minutes",
+            "orpo serve --model out/orpo/model",
+        ] {
             assert!(text.contains(part), "no `{part}` in\n{text}");
         }
         assert!(summary.is_complete());

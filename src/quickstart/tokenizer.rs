@@ -37,7 +37,10 @@ pub const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\
 /// When the trainer refuses the input, for instance a vocabulary that is too small for the bytes.
 pub fn train_tokenizer(texts: impl Iterator<Item = String>, vocab_size: usize) -> anyhow::Result<Tokenizer> {
     let smallest = SPECIAL_TOKENS.len() + ByteLevel::alphabet().len();
-    anyhow::ensure!(vocab_size >= smallest, "a byte-level vocabulary needs at least {smallest} tokens, not {vocab_size}");
+    anyhow::ensure!(
+        vocab_size >= smallest,
+        "a byte-level vocabulary needs at least {smallest} tokens, not {vocab_size}"
+    );
     let byte_level = ByteLevel::default().add_prefix_space(false);
     let special = SPECIAL_TOKENS.map(|token| AddedToken::from(token, true)).to_vec();
     let mut trainer: TrainerWrapper = BpeTrainerBuilder::new()

@@ -42,8 +42,7 @@ pub(super) fn compose(rng: &mut impl Rng) -> Vec<CorpusDocument> {
     }
     for index in 0..TEXTS {
         let subject = composer.subject(rng);
-        let form: Vec<_> =
-            DEMANDS[index % DEMANDS.len()].iter().map(|kind| Instruction::draw(*kind, rng)).collect();
+        let form: Vec<_> = DEMANDS[index % DEMANDS.len()].iter().map(|kind| Instruction::draw(*kind, rng)).collect();
         let sentences = form.iter().find_map(Instruction::sentences).unwrap_or(2);
         let Exchange { sentences, .. } = Exchange::draw(subject, Split::Train, sentences, rng);
         documents.push(CorpusDocument::Text(instructions::obey(&sentences, &form, subject.category.title, rng)));

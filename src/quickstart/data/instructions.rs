@@ -56,7 +56,8 @@ const END_PHRASES: [&str; 3] = ["I hope this helps.", "Have a nice day.", "That 
 const BULLET_COUNTS: [usize; 2] = [2, 3];
 
 /// Postscripts, without a comma.
-const POSTSCRIPTS: [&str; 3] = ["P.S. Thank you for asking.", "P.S. Ask me again any time.", "P.S. I wish you a good day."];
+const POSTSCRIPTS: [&str; 3] =
+    ["P.S. Thank you for asking.", "P.S. Ask me again any time.", "P.S. I wish you a good day."];
 
 /// An instruction with its parameters drawn.
 #[derive(Debug, Clone, Copy)]

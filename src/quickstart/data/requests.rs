@@ -1,7 +1,7 @@
 //! What a user asks about a topic, and what there is to answer.
 
-use rand::seq::{IndexedRandom, SliceRandom};
 use rand::Rng;
+use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::split::{PerSplit, Split};
 use super::topics::{CATEGORIES, Category, Topic};
@@ -41,7 +41,11 @@ pub(super) const OPINION: PerSplit<&[&str]> = PerSplit {
         "Please tell me if you like {topic}.",
     ],
     validation: &["What are your feelings about {topic}?", "Do you like to think about {topic}?"],
-    test: &["Tell me what you think about {topic}.", "Can you say what you think of {topic}?", "How much do you like {topic}?"],
+    test: &[
+        "Tell me what you think about {topic}.",
+        "Can you say what you think of {topic}?",
+        "How much do you like {topic}?",
+    ],
 };
 
 /// Requests for a reason.
