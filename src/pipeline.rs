@@ -122,6 +122,7 @@ impl Pipeline {
                 validation: optional(&self.data.validation)?,
                 chat_template: optional(&self.base.chat_template)?,
                 max_length: self.data.max_length,
+                boundary: Default::default(),
             },
             training: self.training.clone(),
         })

@@ -113,6 +113,7 @@ fn base_recipe(out: &Path, seed: u64) -> Recipe {
             validation: None,
             chat_template: None,
             max_length: MAX_LENGTH,
+            boundary: Default::default(),
         },
         training: TrainingSection {
             objective: ObjectiveKind::Sft,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
 use crate::{ChatError, ChatTemplate, Message, SpecialTokens, StreamDecoder};
@@ -33,15 +33,19 @@ impl ChatTokenizer {
     /// [`ChatError::Read`] or [`ChatError::Parse`] with the file; [`ChatError::Template`] for a template that does not
     /// compile. A missing template is an error only where one is needed.
     pub fn from_dir(dir: &Path) -> Result<Self, ChatError> {
+        let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
         let path = dir.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|source| ChatError::Read { path: path.clone(), source })?;
-        let mut tokenizer =
-            Tokenizer::from_bytes(&bytes).map_err(|error| ChatError::Parse { path, reason: error.to_string() })?;
+        let parse = |reason: String| ChatError::Parse { path: path.clone(), reason };
+        let mut json: Value = serde_json::from_slice(&bytes).map_err(|error| parse(error.to_string()))?;
+        if matches!(config["tokenizer_class"].as_str(), Some("LlamaTokenizer" | "LlamaTokenizerFast")) {
+            prepend_space_to_text_only(&mut json);
+        }
+        let mut tokenizer: Tokenizer = serde_json::from_value(json).map_err(|error| parse(error.to_string()))?;
         // Length is the caller's business: a truncation stored in the file must not cut anything silently.
         tokenizer.with_truncation(None).map_err(|error| ChatError::Tokenizer(error.to_string()))?;
         tokenizer.with_padding(None);
 
-        let config = read_json(&dir.join("tokenizer_config.json"))?.unwrap_or(Value::Null);
         let special_map = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or(Value::Null);
         let token = |name: &str| token_text(&config[name]).or_else(|| token_text(&special_map[name]));
         let special = SpecialTokens {
@@ -207,6 +211,20 @@ fn template_of_config(value: &Value) -> Option<String> {
     }
 }
 
+/// Older Llama tokenizers put a space before every stretch of text by a normaliser, which also hides special tokens in
+/// the middle of a text. `transformers` loads them with a pre-tokeniser in its place, which puts one at the very start.
+fn prepend_space_to_text_only(tokenizer: &mut Value) {
+    let prepend = json!({"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ]});
+    if tokenizer["normalizer"] == prepend && tokenizer["pre_tokenizer"].is_null() {
+        tokenizer["normalizer"] = Value::Null;
+        tokenizer["pre_tokenizer"] =
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false});
+    }
+}
+
 /// `eos_token_id` is a number or a list of numbers.
 fn ids_of(value: &Value) -> Vec<u32> {
     let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -219,7 +237,6 @@ fn ids_of(value: &Value) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     const TEMPLATE: &str = "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}";
 

@@ -85,11 +85,10 @@ impl Tally {
                 if ours == official {
                     continue;
                 }
-                let case = format!("{name} {id} {metric}: {ours} here, {official} officially");
                 if ours && !official && id.starts_with("change_case:english_") {
-                    self.language.push(case);
+                    self.language.push(format!("{name} {metric}"));
                 } else {
-                    self.wrong.push(case);
+                    self.wrong.push(format!("{name} {id} {metric}: {ours} here, {official} officially"));
                 }
             }
         }
@@ -103,8 +102,8 @@ impl Tally {
             self.language.len(),
             self.wrong.len()
         );
-        for case in &self.language {
-            println!("  language: {case}");
+        if !self.language.is_empty() {
+            println!("  by language: {}", self.language.join(", "));
         }
         assert!(self.wrong.is_empty(), "{what}: {} wrong verdicts\n{}", self.wrong.len(), self.wrong.join("\n"));
     }
@@ -122,7 +121,7 @@ fn verdicts_on_the_responses_of_models() {
         let mut tally = Tally::default();
         let model = path.file_name().unwrap().to_string_lossy().into_owned();
         for row in unpack::<Row>(&path) {
-            tally.compare(&format!("{model} {}", row.key.unwrap()), &row, &examples);
+            tally.compare(&row.key.unwrap().to_string(), &row, &examples);
         }
         tally.report(&model);
     }

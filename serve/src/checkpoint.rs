@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -76,6 +76,49 @@ impl Checkpoint {
         }
         Ok(Self { dir: dir.to_path_buf(), config, weights: checked_weights(dir)? })
     }
+
+    /// The weight file with the head, where no file has an embedding: a tied matrix that is stored under the head's
+    /// name only, which `transformers` accepts.
+    ///
+    /// # Errors
+    /// When a file that was checked cannot be read any more.
+    pub fn holder_of_lone_head(&self) -> std::io::Result<Option<&PathBuf>> {
+        let mut holder = None;
+        for path in &self.weights {
+            let header = read_header(path).map_err(std::io::Error::other)?;
+            if header.contains_key(EMBEDDING) {
+                return Ok(None);
+            }
+            if header.contains_key(HEAD) {
+                holder = Some(path);
+            }
+        }
+        Ok(holder)
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+/// Copies a safetensors file, its head's matrix under the embedding's name.
+///
+/// # Errors
+/// Those of the file system.
+pub fn copy_renaming_head(source: &Path, target: &Path) -> std::io::Result<()> {
+    let mut input = File::open(source)?;
+    let mut length = [0; 8];
+    input.read_exact(&mut length)?;
+    let mut header = vec![0; u64::from_le_bytes(length) as usize];
+    input.read_exact(&mut header)?;
+    let header: Map<String, Value> = serde_json::from_slice(&header)?;
+    let rename = |(name, info)| if name == HEAD { (EMBEDDING.to_string(), info) } else { (name, info) };
+    let mut header = serde_json::to_vec(&header.into_iter().map(rename).collect::<Map<String, Value>>())?;
+    // The format wants the data to begin at a multiple of 8.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut output = File::create(target)?;
+    output.write_all(&(header.len() as u64).to_le_bytes())?;
+    output.write_all(&header)?;
+    std::io::copy(&mut input, &mut output).map(drop)
 }
 
 fn checked_weights(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {

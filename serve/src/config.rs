@@ -36,7 +36,8 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_CHAT_TEMPLATE", value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
 
-    /// Requests that generate at a time; on a CPU more than one is not faster
+    /// Requests that generate at a time; on a CPU more than one is not faster, and only with one is a reply the same
+    /// to the bit whatever runs beside it
     #[arg(long, env = "ORPO_SERVE_MAX_CONCURRENT", value_name = "N", default_value = "1")]
     pub max_concurrent: NonZeroUsize,
 

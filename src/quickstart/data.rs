@@ -3,7 +3,8 @@
 //! A prompt is a request about a topic with one or two IFEval-style instructions on the form of the answer. The
 //! chosen answer obeys them all; the rejected answer says the same sentences and obeys none. The three splits share
 //! no topic, no wording of a request and no wording of an instruction, so that a score on the test prompts measures
-//! instruction following and not memory. The base corpus knows only the topics and wordings of the training split.
+//! instruction following and not memory. The base corpus has read statements about every topic, as a base model has,
+//! but its conversations are those of the training split alone.
 
 mod corpus;
 mod instructions;
@@ -129,7 +130,7 @@ fn write_lines<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>) -> 
 
 /// `count` pairs with different prompts, evenly over the kinds of instruction, in random order.
 fn pairs(split: Split, count: usize, rng: &mut impl Rng) -> Vec<Pair> {
-    let mut composer = Composer::new(split, rng);
+    let mut composer = Composer::new(split);
     let mut seen = BTreeSet::new();
     let mut pairs = Vec::with_capacity(count);
     while pairs.len() < count {
@@ -157,33 +158,41 @@ fn is_confirmed(pair: &Pair) -> bool {
     chosen.strict.iter().all(|followed| *followed) && !rejected.loose.contains(&true)
 }
 
-/// Composes pairs of one split, going round its topics so that each is used equally often.
+/// Goes round a list of subjects, so that each is used equally often; the order is drawn anew in each round.
+struct Subjects {
+    all: Vec<Subject>,
+    used: usize,
+}
+
+impl Subjects {
+    fn new(all: Vec<Subject>) -> Self {
+        Self { used: all.len(), all }
+    }
+
+    fn next(&mut self, rng: &mut impl Rng) -> Subject {
+        if self.used == self.all.len() {
+            self.all.shuffle(rng);
+            self.used = 0;
+        }
+        self.used += 1;
+        self.all[self.used - 1]
+    }
+}
+
+/// Composes pairs of one split.
 struct Composer {
     split: Split,
-    subjects: Vec<Subject>,
-    next: usize,
+    subjects: Subjects,
 }
 
 impl Composer {
-    fn new(split: Split, rng: &mut impl Rng) -> Self {
-        let mut subjects = Subject::all(split);
-        subjects.shuffle(rng);
-        Self { split, subjects, next: 0 }
-    }
-
-    /// The next topic; the order is drawn anew in each round.
-    fn subject(&mut self, rng: &mut impl Rng) -> Subject {
-        if self.next == self.subjects.len() {
-            self.subjects.shuffle(rng);
-            self.next = 0;
-        }
-        self.next += 1;
-        self.subjects[self.next - 1]
+    fn new(split: Split) -> Self {
+        Self { split, subjects: Subjects::new(Subject::all(split)) }
     }
 
     /// A pair with the demanded kinds of instruction.
     fn pair(&mut self, demand: &[Kind], rng: &mut impl Rng) -> Pair {
-        let subject = self.subject(rng);
+        let subject = self.subjects.next(rng);
         let mut instructions: Vec<_> = demand.iter().map(|kind| Instruction::draw(*kind, rng)).collect();
         instructions.shuffle(rng);
         let sentences = instructions.iter().find_map(Instruction::sentences).unwrap_or(2);
@@ -200,5 +209,167 @@ impl Composer {
             instruction_id_list: instructions.iter().map(|instruction| instruction.id().to_string()).collect(),
             kwargs: instructions.iter().map(Instruction::kwargs).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split::PerSplit;
+    use super::topics::CATEGORIES;
+    use super::*;
+
+    const HELD_OUT: [Split; 2] = [Split::Validation, Split::Test];
+
+    fn prompts(pairs: &[Pair]) -> BTreeSet<&str> {
+        pairs.iter().map(|pair| pair.prompt[0].content.as_str()).collect()
+    }
+
+    fn words(text: &str) -> BTreeSet<String> {
+        text.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase).collect()
+    }
+
+    /// The topics of a split without their articles.
+    fn topic_words(split: Split) -> BTreeSet<&'static str> {
+        let topics = CATEGORIES.iter().flat_map(|category| category.topics.get(split));
+        topics.map(|topic| topic.name.rsplit(' ').next().unwrap()).collect()
+    }
+
+    fn requests(split: Split) -> Vec<&'static str> {
+        let general: [&PerSplit<&[&str]>; 3] = [&requests::DESCRIBE, &requests::OPINION, &requests::REASON];
+        let special = CATEGORIES.iter().flat_map(|category| category.advice_requests.get(split));
+        general.into_iter().flat_map(|requests| requests.get(split)).chain(special).copied().collect()
+    }
+
+    fn wordings(split: Split) -> Vec<&'static str> {
+        let kinds: BTreeSet<_> = DEMANDS.iter().flat_map(|demand| demand.iter().copied()).collect();
+        kinds.into_iter().flat_map(|kind| instructions::wordings(kind).get(split)).copied().collect()
+    }
+
+    #[test]
+    fn chosen_obeys_and_rejected_does_not() {
+        let dataset = generate(1);
+        for pair in dataset.train.iter().chain(&dataset.validation).chain(&dataset.test) {
+            assert!(is_confirmed(pair), "{pair:?}");
+            assert_ne!(pair.chosen, pair.rejected);
+        }
+    }
+
+    #[test]
+    fn nearly_every_composed_pair_is_confirmed() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut composer = Composer::new(Split::Train);
+        let refused = (0..960).filter(|index| !is_confirmed(&composer.pair(DEMANDS[index % DEMANDS.len()], &mut rng)));
+        assert!(refused.count() <= 20);
+    }
+
+    #[test]
+    fn every_split_has_its_size_and_every_kind_of_instruction() {
+        let dataset = generate(2);
+        assert_eq!(dataset.base_corpus.len(), corpus::DOCUMENTS);
+        for (pairs, count) in
+            [(&dataset.train, TRAIN_PAIRS), (&dataset.validation, VALIDATION_PAIRS), (&dataset.test, TEST_PAIRS)]
+        {
+            assert_eq!(pairs.len(), count);
+            assert_eq!(prompts(pairs).len(), count, "no prompt occurs twice");
+            let ids: BTreeSet<_> = pairs.iter().flat_map(|pair| &pair.instruction_id_list).collect();
+            assert_eq!(ids.len(), 8);
+            assert!(pairs.iter().any(|pair| pair.instruction_id_list.len() == 2));
+        }
+    }
+
+    #[test]
+    fn splits_share_no_topic_and_no_wording() {
+        let tables: [fn(Split) -> Vec<&'static str>; 3] =
+            [|split| topic_words(split).into_iter().collect(), requests, wordings];
+        for table in tables {
+            let all: Vec<_> = Split::ALL.into_iter().flat_map(table).collect();
+            let different: BTreeSet<_> = all.iter().map(|text| text.to_lowercase()).collect();
+            assert_eq!(different.len(), all.len());
+        }
+    }
+
+    #[test]
+    fn held_out_wordings_are_made_of_words_known_from_training() {
+        let known: BTreeSet<_> =
+            wordings(Split::Train).into_iter().chain(requests(Split::Train)).flat_map(words).collect();
+        for split in HELD_OUT {
+            for wording in wordings(split) {
+                assert!(words(wording).is_subset(&known), "{wording}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_held_out_is_asked_in_training() {
+        let dataset = generate(3);
+        let held_out_topics: BTreeSet<_> = HELD_OUT.into_iter().flat_map(topic_words).collect();
+        let conversations = dataset.base_corpus.iter().filter_map(|document| match document {
+            CorpusDocument::Messages(messages) => Some(messages.clone()),
+            CorpusDocument::Text(_) => None,
+        });
+        let pairs = dataset.train.iter().map(|pair| [&pair.prompt[..], &pair.chosen].concat());
+        for message in conversations.chain(pairs).flatten() {
+            let words = words(&message.content);
+            assert!(held_out_topics.iter().all(|topic| !words.contains(*topic)), "{message:?}");
+        }
+
+        let held_out = &prompts(&dataset.validation) | &prompts(&dataset.test);
+        assert!(held_out.is_disjoint(&prompts(&dataset.train)));
+        assert!(prompts(&dataset.validation).is_disjoint(&prompts(&dataset.test)));
+        for text in dataset.training_texts() {
+            assert!(held_out.iter().all(|prompt| !text.contains(prompt)), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_base_corpus_ignores_instructions() {
+        let dataset = generate(4);
+        for document in &dataset.base_corpus {
+            let CorpusDocument::Messages(messages) = document else { continue };
+            let [user, assistant] = &messages[..] else { panic!("{messages:?}") };
+            assert_eq!((user.role.as_str(), assistant.role.as_str()), ("user", "assistant"));
+            let answer = &assistant.content;
+            assert!(answer.starts_with(char::is_uppercase) && answer.contains(',') && answer.ends_with('.'), "{answer}");
+            assert!(!answer.contains(['"', '<', '*', '\n']), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_seed_determines_the_dataset() {
+        let dataset = generate(5);
+        assert_eq!(dataset, generate(5));
+        let other = generate(6);
+        assert_ne!(dataset.base_corpus, other.base_corpus);
+        assert_ne!(dataset.train, other.train);
+        assert_ne!(prompts(&dataset.test), prompts(&other.test));
+    }
+
+    #[test]
+    fn written_files_read_back() {
+        fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Vec<T> {
+            std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let dataset = generate(7);
+        dataset.write(&dir.path().join("data")).unwrap();
+        let file = |name: &str| dir.path().join("data").join(name);
+        assert_eq!(read::<CorpusDocument>(&file("base_corpus.jsonl")), dataset.base_corpus);
+        assert_eq!(read::<Pair>(&file("train.jsonl")), dataset.train);
+        assert_eq!(read::<Pair>(&file("validation.jsonl")), dataset.validation);
+        assert_eq!(read::<Pair>(&file("test.jsonl")), dataset.test);
+        let examples = read::<Example>(&file("ifeval_prompts.jsonl"));
+        assert_eq!(examples.len(), dataset.test.len());
+        for (example, pair) in examples.iter().zip(&dataset.test) {
+            assert_eq!(example.prompt, pair.prompt[0].content);
+            assert!(example.score(&pair.chosen[0].content).unwrap().strict.iter().all(|followed| *followed));
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("train.jsonl")).unwrap();
+        let error = generate(8).write(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("train.jsonl"), "{error}");
     }
 }

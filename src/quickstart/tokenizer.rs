@@ -98,3 +98,92 @@ fn write_json(path: &Path, value: &Value) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(value).expect("a JSON value can be written");
     std::fs::write(path, text + "\n").with_context(|| format!("cannot write `{}`", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::data::{self, CorpusDocument};
+    use super::*;
+    use orpo_chat::{ChatTokenizer, Message};
+
+    const VOCAB_SIZE: usize = 1024;
+
+    fn trained(dataset: &data::Dataset) -> (tempfile::TempDir, ChatTokenizer) {
+        let dir = tempfile::tempdir().unwrap();
+        write_tokenizer(&train_tokenizer(dataset.training_texts(), VOCAB_SIZE).unwrap(), dir.path()).unwrap();
+        let tokenizer = ChatTokenizer::from_dir(dir.path()).unwrap();
+        (dir, tokenizer)
+    }
+
+    #[test]
+    fn special_tokens_have_the_lowest_ids() {
+        let (_dir, tokenizer) = trained(&data::generate(1));
+        let ids = SPECIAL_TOKENS.map(|token| tokenizer.tokenizer().token_to_id(token));
+        assert_eq!(ids, [Some(0), Some(1), Some(2), Some(3), Some(4)]);
+        assert_eq!(tokenizer.tokenizer().get_vocab_size(true), VOCAB_SIZE);
+        assert_eq!((tokenizer.bos_id(), tokenizer.eos_ids()), (Some(0), &[1][..]));
+        assert_eq!(tokenizer.special_tokens().pad_token.as_deref(), Some(PAD_TOKEN));
+    }
+
+    #[test]
+    fn all_text_round_trips_and_is_short() {
+        let dataset = data::generate(2);
+        let (_dir, tokenizer) = trained(&dataset);
+        let mut lengths = Vec::new();
+        for document in &dataset.base_corpus {
+            let text = match document {
+                CorpusDocument::Messages(messages) => tokenizer.render(messages, false).unwrap(),
+                CorpusDocument::Text(text) => text.clone(),
+            };
+            let ids = tokenizer.encode(&text).unwrap();
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+            lengths.push(ids.len());
+        }
+        for pair in dataset.train.iter().chain(&dataset.validation).chain(&dataset.test) {
+            let prompt = tokenizer.encode_prompt(&pair.prompt).unwrap();
+            for answer in [&pair.chosen, &pair.rejected] {
+                let text = tokenizer.render(&[&pair.prompt[..], answer].concat(), false).unwrap();
+                let ids = tokenizer.encode(&text).unwrap();
+                assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+                assert!(ids.starts_with(&prompt), "{text}");
+                lengths.push(ids.len());
+            }
+        }
+        let mean = lengths.iter().sum::<usize>() / lengths.len();
+        let longest = lengths.iter().max().unwrap();
+        assert!((40..=60).contains(&mean) && *longest <= 128, "mean {mean}, longest {longest}");
+    }
+
+    #[test]
+    fn text_outside_the_vocabulary_round_trips() {
+        let (_dir, tokenizer) = trained(&data::generate(3));
+        for text in ["Größe, 大きさ!", "\t\u{0}<|user|> 🦀\r\n"] {
+            assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap(), false).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_template_begins_with_bos_and_ends_an_answer_with_eos() {
+        let (_dir, tokenizer) = trained(&data::generate(4));
+        let messages = [Message::user("Hi."), Message::assistant("Hello."), Message::user("And?")];
+        assert_eq!(
+            tokenizer.render(&messages, true).unwrap(),
+            "<s><|user|>Hi.<|assistant|>Hello.</s><|user|>And?<|assistant|>"
+        );
+        assert_eq!(tokenizer.render(&messages[..2], false).unwrap(), "<s><|user|>Hi.<|assistant|>Hello.</s>");
+        let ids = tokenizer.encode_prompt(&messages).unwrap();
+        assert_eq!(ids.iter().filter(|id| **id == 0).count(), 1, "one BOS");
+    }
+
+    #[test]
+    fn training_is_deterministic() {
+        let dataset = data::generate(5);
+        let train = || train_tokenizer(dataset.training_texts(), VOCAB_SIZE).unwrap().to_string(true).unwrap();
+        assert_eq!(train(), train());
+    }
+
+    #[test]
+    fn a_vocabulary_without_room_for_the_bytes_is_refused() {
+        let error = train_tokenizer(std::iter::empty(), 256).unwrap_err().to_string();
+        assert!(error.contains("at least 261"), "{error}");
+    }
+}

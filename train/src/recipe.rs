@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::Boundary;
 use crate::error::TrainError;
 use crate::loss::NllTarget;
 use crate::optim::{AdamWConfig, ScheduleKind};
@@ -87,6 +88,9 @@ pub struct DataSection {
     /// Longest sequence in tokens; responses are cut, prompts never. Default 1024.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
+    /// Where a response begins whose first token merges with the prompt: `"prompt"` (default) or `"trl"`.
+    #[serde(default)]
+    pub boundary: Boundary,
 }
 
 /// Which loss.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::checkpoint::{
     CheckpointDir, DataLineage, Manifest, ModelFiles, TrainerState, replace_dir, sha256_file, write_model,
 };
-use crate::data::{Dropped, Example, Tokeniser, collate, epoch_order, read_documents, read_preferences};
+use crate::data::{Boundary, Dropped, Example, Tokeniser, collate, epoch_order, read_documents, read_preferences};
 use crate::error::TrainError;
 use crate::evaluate::evaluate;
 use crate::loss::PreferenceMetrics;
@@ -246,7 +246,7 @@ fn load_examples(
     chat: &ChatTokenizer,
 ) -> Result<(Vec<Example>, DataLineage), TrainError> {
     let documents = recipe.training.objective == ObjectiveKind::Sft;
-    let examples = read_examples(path, chat, recipe.data.max_length, documents)?;
+    let examples = read_examples(path, chat, recipe.data.max_length, recipe.data.boundary, documents)?;
     let lineage = DataLineage {
         path: path.to_path_buf(),
         sha256: sha256_file(path)?,
@@ -273,9 +273,10 @@ pub fn read_examples(
     path: &Path,
     chat: &ChatTokenizer,
     max_length: usize,
+    boundary: Boundary,
     documents: bool,
 ) -> Result<Examples, TrainError> {
-    let tokeniser = Tokeniser::new(chat, max_length);
+    let tokeniser = Tokeniser::new(chat, max_length, boundary);
     let results: Vec<(usize, Result<Example, Dropped>)> = if documents {
         let rows = read_documents(path)?;
         let examples = rows.iter().map(|(line, row)| Ok((*line, tokeniser.document(*line, row)?)));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use orpo_chat::ChatTokenizer;
-use orpo_train::data::{Example, Sequence, Tokeniser, collate, read_preferences};
+use orpo_train::data::{Boundary, Example, Sequence, Tokeniser, collate, read_preferences};
 use orpo_train::loss::{NllTarget, PreferenceMetrics, odds_ratio};
 use orpo_train::model::{Decoder, ModelConfig, PackedRows, WeightFiles};
 use orpo_train::optim::{AdamW, AdamWConfig, Schedule, ScheduleKind};
@@ -233,8 +233,15 @@ fn llama_training_curves_and_steps() {
 }
 
 #[test]
-fn llama_tokenisation_and_truncation() {
-    let Some(dir) = shared("train/golden/llama") else { return };
+fn tokenisation_and_truncation() {
+    for family in ["llama", "mistral", "qwen2", "phi", "opt", "opt350", "gemma2"] {
+        let Some(dir) = shared(&format!("train/golden/{family}")) else { return };
+        println!("{family}");
+        compare_tokenisation(&dir);
+    }
+}
+
+fn compare_tokenisation(dir: &Path) {
     let reference = json(&dir.join("tokenization.json"));
     let chat = ChatTokenizer::from_dir(&dir.join("model")).unwrap();
     let pairs = read_preferences(&dir.join("pairs.jsonl")).unwrap();
@@ -243,7 +250,7 @@ fn llama_tokenisation_and_truncation() {
         sequence.ids.iter().enumerate().map(id).collect()
     };
     let compare = |max_length: usize, rows: &Value| {
-        let tokeniser = Tokeniser::new(&chat, max_length);
+        let tokeniser = Tokeniser::new(&chat, max_length, Boundary::Trl);
         for (row, (line, pair)) in rows.as_array().unwrap().iter().zip(&pairs) {
             let empty = |side: &str| ids(&row[side]).iter().all(|label| *label == -100);
             match tokeniser.pair(*line, pair).unwrap() {

@@ -5,6 +5,10 @@
 //! token, and hands back a distribution with that token alone, which mistralrs then "samples". Its own replies are
 //! read only for errors. Requests are always streaming (a dropped non-streaming one panics the engine) and their reply
 //! channel is always read to its end (a full or closed one stalls or panics it).
+//!
+//! Sequences of equal length share a step, whatever number the scheduler is given, and sharing changes the logits by
+//! about 1e-6. So requests wait for a slot here, and a slot is free only once mistralrs has let go of its sequence:
+//! with one slot a reply is the same to the bit whatever was asked before, beside or cancelled.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -19,6 +23,7 @@ use ::mistralrs::core::{
 };
 use candle_core::{Device, Tensor};
 use orpo_chat::ChatTokenizer;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::sampling::{Sampler, Sampling};
@@ -38,6 +43,7 @@ pub struct MistralEngine {
 
 struct Inner {
     runner: Arc<MistralRs>,
+    slots: Semaphore,
     context_length: usize,
     /// Ids from here on are padding of the model's vocabulary that the tokenizer does not know.
     known_ids: usize,
@@ -69,6 +75,7 @@ impl MistralEngine {
         let known_ids = tokenizer.tokenizer().get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         let inner = Inner {
             runner,
+            slots: Semaphore::new(max_concurrent.get()),
             context_length: staged.context_length,
             known_ids,
             ready: AtomicBool::new(true),
@@ -91,7 +98,7 @@ impl Engine for MistralEngine {
     }
 
     fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError> {
-        self.inner.generate(request)
+        Ok(self.inner.generate(request))
     }
 }
 
@@ -120,8 +127,18 @@ fn build(directory: &Path, max_concurrent: NonZeroUsize) -> anyhow::Result<Arc<M
 }
 
 impl Inner {
-    fn generate(self: &Arc<Self>, request: GenerateRequest) -> Result<Generation, EngineError> {
+    fn generate(self: &Arc<Self>, request: GenerateRequest) -> Generation {
         let (steps, generation) = Generation::channel();
+        tokio::spawn(self.clone().run(request, steps));
+        generation
+    }
+
+    /// Waits for a slot and sees one sequence through, from handing it over until mistralrs lets go of it.
+    async fn run(self: Arc<Self>, request: GenerateRequest, steps: StepSender) {
+        let slot = self.slots.acquire().await.expect("the semaphore is never closed");
+        if steps.is_closed() {
+            return;
+        }
         let (replies, replies_read) = channel(request.max_tokens + SPARE_REPLIES);
         let finished = Arc::new(AtomicBool::new(false));
         let chooser = Chooser {
@@ -155,30 +172,20 @@ impl Inner {
             model_id: None,
             truncate_sequence: false,
         };
-        // `get_sender` starts a new engine thread when the last one has crashed.
-        let sender = self.runner.get_sender(None).map_err(|error| EngineError::Failed(error.to_string()))?;
-        sender.try_send(Request::Normal(Box::new(normal))).map_err(|_| EngineError::Stopped)?;
-        tokio::spawn(self.clone().watch(replies_read, steps, finished));
-        Ok(generation)
-    }
-
-    /// Reads mistralrs' replies to their end, and reports what the chooser cannot see: errors, and a crash.
-    async fn watch(self: Arc<Self>, mut replies: Receiver<Response>, steps: StepSender, finished: Arc<AtomicBool>) {
-        let mut failed = false;
-        while let Some(reply) = replies.recv().await {
-            let error = match reply {
-                Response::InternalError(error) | Response::ValidationError(error) => error.to_string(),
-                Response::CompletionModelError(error, _) => error,
-                _ => continue,
-            };
-            failed = true;
-            let _ = steps.send(Err(EngineError::Failed(first_line(&error))));
+        // `get_sender` starts a new engine thread when the last one has crashed. A request that cannot be handed over is
+        // dropped with its end of the channel, which reads as a crash.
+        match self.runner.get_sender(None) {
+            Ok(sender) => drop(sender.try_send(Request::Normal(Box::new(normal)))),
+            Err(error) => {
+                tracing::error!(%error, "mistralrs has no engine");
+                drop(normal);
+            }
         }
-        if failed || finished.load(Ordering::SeqCst) || steps.is_closed() {
-            return;
+        let crashed = watch(replies_read, &steps, &finished).await;
+        drop(slot);
+        if crashed {
+            self.recover().await;
         }
-        let _ = steps.send(Err(EngineError::Stopped));
-        self.recover().await;
     }
 
     /// Waits until the engine answers again; not ready until then.
@@ -206,9 +213,29 @@ impl Inner {
             eos_ids: Vec::new(),
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             top_logprobs: 0,
-        })?;
+        });
         generation.next().await.map(|_| ())
     }
+}
+
+/// Reads mistralrs' replies to their end, and reports what the chooser cannot see: errors, and a crash. Returns whether
+/// it crashed.
+async fn watch(mut replies: Receiver<Response>, steps: &StepSender, finished: &AtomicBool) -> bool {
+    let mut failed = false;
+    while let Some(reply) = replies.recv().await {
+        let error = match reply {
+            Response::InternalError(error) | Response::ValidationError(error) => error.to_string(),
+            Response::CompletionModelError(error, _) => error,
+            _ => continue,
+        };
+        failed = true;
+        let _ = steps.send(Err(EngineError::Failed(first_line(&error))));
+    }
+    let crashed = !failed && !finished.load(Ordering::SeqCst) && !steps.is_closed();
+    if crashed {
+        let _ = steps.send(Err(EngineError::Stopped));
+    }
+    crashed
 }
 
 /// Chooses the tokens of one reply from within mistralrs' step.

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 
 /// Architectures whose logits were compared with those of `transformers`.
 const ARCHITECTURES: [&str; 6] = [
@@ -84,10 +84,12 @@ impl Staged {
 /// Those of the file system.
 pub fn stage(checkpoint: &Checkpoint, config: EngineConfig, eos_ids: &[u32]) -> io::Result<Staged> {
     let dir = tempfile::Builder::new().prefix("orpo-serve-").tempdir()?;
+    let tied = config.config.get("tie_word_embeddings") == Some(&json!(true));
+    let renamed = if tied { checkpoint.holder_of_lone_head()? } else { None };
     for file in checkpoint.weights.iter().chain([&checkpoint.dir.join("tokenizer.json")]) {
         let source = std::path::absolute(file)?;
-        let name = source.file_name().expect("a checkpoint file has a name");
-        link(&source, &dir.path().join(name))?;
+        let target = dir.path().join(source.file_name().expect("a checkpoint file has a name"));
+        if renamed == Some(file) { checkpoint::copy_renaming_head(&source, &target)? } else { link(&source, &target)? }
     }
     let write = |name: &str, value: &Value| std::fs::write(dir.path().join(name), value.to_string());
     write("config.json", &Value::Object(config.config))?;

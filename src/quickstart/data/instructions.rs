@@ -7,7 +7,7 @@ use super::requests::pick;
 use super::split::{PerSplit, Split};
 
 /// A kind of instruction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Lowercase,
     Capital,

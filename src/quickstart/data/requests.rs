@@ -130,6 +130,14 @@ impl Exchange {
     }
 }
 
+/// Three statements about `subject` outside any conversation; the first two name it.
+pub(super) fn statements(subject: Subject, rng: &mut impl Rng) -> Vec<String> {
+    let Subject { category, topic } = subject;
+    let mut naming: Vec<_> = [&category.describe[..], &OPINIONS, &REASONS].map(|sentences| pick(sentences, rng)).into();
+    naming.shuffle(rng);
+    [naming[0], naming[1], pick(&category.details, rng)].map(|sentence| category.fill(sentence, topic)).into()
+}
+
 /// A random element of a list that is not empty.
 pub(super) fn pick<T: Copy>(items: &[T], rng: &mut impl Rng) -> T {
     *items.choose(rng).expect("the list is a constant with elements")

@@ -13,7 +13,6 @@ pub(super) enum Split {
 
 impl Split {
     /// All splits.
-    #[cfg(test)]
     pub(super) const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
 }
 

@@ -10,4 +10,4 @@ pub use collate::{Batch, collate};
 pub use order::epoch_order;
 pub use preference::{Preference, Text};
 pub use read::{Rows, read_documents, read_preferences};
-pub use tokenise::{Dropped, Example, Sequence, Tokeniser};
+pub use tokenise::{Boundary, Dropped, Example, Sequence, Tokeniser};

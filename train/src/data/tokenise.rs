@@ -1,6 +1,7 @@
-//! Text to token ids, by TRL's rules (`trl.experimental.orpo`, 1.16).
+//! Text to token ids, by TRL's rules (`trl.experimental.orpo`, 1.16) but for one: see [`Boundary`].
 
 use orpo_chat::{ChatTokenizer, Message};
+use serde::{Deserialize, Serialize};
 
 use super::{Preference, Text};
 use crate::error::TrainError;
@@ -60,17 +61,31 @@ impl std::fmt::Display for Dropped {
     }
 }
 
+/// Where the response begins when the tokenizer merges the prompt's last token with the response's first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Boundary {
+    /// After the prompt's own tokens, the response tokenised as their continuation: the prompt is then exactly what a
+    /// server sends when it asks for a reply.
+    #[default]
+    Prompt,
+    /// One token earlier, as TRL does it: the merged token belongs to the response, and a served prompt ends in a
+    /// token that was never trained in this place.
+    Trl,
+}
+
 /// Makes examples from rows.
 #[derive(Debug)]
 pub struct Tokeniser<'a> {
     chat: &'a ChatTokenizer,
     max_length: usize,
+    boundary: Boundary,
 }
 
 impl<'a> Tokeniser<'a> {
     /// Sequences are cut to `max_length` tokens: responses lose their end, prompts are never cut.
-    pub fn new(chat: &'a ChatTokenizer, max_length: usize) -> Self {
-        Self { chat, max_length }
+    pub fn new(chat: &'a ChatTokenizer, max_length: usize, boundary: Boundary) -> Self {
+        Self { chat, max_length, boundary }
     }
 
     /// The example of a pair, or why it cannot be used.
@@ -120,13 +135,34 @@ impl<'a> Tokeniser<'a> {
         let (prompt, text) = self.texts(prompt, response)?;
         let prompt_ids = self.chat.encode(&prompt)?;
         let ids = self.chat.encode(&text)?;
-        // Where the last prompt token merges with the response, the response begins one token earlier.
         let merged = ids.get(..prompt_ids.len()) != Some(&prompt_ids);
-        let mut prompt_len = prompt_ids.len().saturating_sub(usize::from(merged)).min(ids.len());
+        let separate = match self.boundary {
+            Boundary::Prompt if merged => self.continued(&prompt_ids, &ids, &text[prompt.len()..])?,
+            _ => None,
+        };
+        let mut prompt_len = match (&separate, merged) {
+            (Some(_), _) | (None, false) => prompt_ids.len(),
+            (None, true) => prompt_ids.len().saturating_sub(1).min(ids.len()),
+        };
+        let ids = separate.unwrap_or(ids);
         let before = ids.len();
         let ids = self.chat.with_bos(ids);
         prompt_len += ids.len() - before;
         Ok(Sequence { ids: self.with_eos(ids), prompt_len })
+    }
+
+    /// The prompt's ids with those of the response after them, if such ids give the same text as `together`.
+    fn continued(&self, prompt: &[u32], together: &[u32], response: &str) -> Result<Option<Vec<u32>>, TrainError> {
+        let wanted = self.chat.decode(together, false)?;
+        let response = self.chat.encode(response)?;
+        // Some tokenizers put a space before every text, which does not belong into the middle of one.
+        for skipped in 0..response.len().min(2) {
+            let ids = [prompt, &response[skipped..]].concat();
+            if self.chat.decode(&ids, false)? == wanted {
+                return Ok(Some(ids));
+            }
+        }
+        Ok(None)
     }
 
     /// The prompt's text, and prompt and response together.

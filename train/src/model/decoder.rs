@@ -29,6 +29,9 @@ impl PackedRows {
     }
 }
 
+const EMBED_TOKENS: &str = "model.embed_tokens.weight";
+const LM_HEAD: &str = "lm_head.weight";
+
 /// One block's weights.
 #[derive(Debug)]
 struct Block {
@@ -63,8 +66,11 @@ impl Decoder {
     /// When a weight is missing or has another shape.
     pub fn load(config: &ModelConfig, source: &impl WeightSource, trainable: bool) -> Result<Self, TrainError> {
         let mut params = Vec::new();
+        // Some checkpoints store a tied matrix under the head's name only.
+        let only_head = config.tie_word_embeddings && !source.contains(EMBED_TOKENS) && source.contains(LM_HEAD);
         let mut load = |name: String, shape: &[usize]| -> Result<Arc<Param>, TrainError> {
-            let weight = source.tensor(&name, shape)?;
+            let stored = if only_head && name == EMBED_TOKENS { LM_HEAD } else { &name };
+            let weight = source.tensor(stored, shape)?;
             let param = if trainable { Param::trainable(name, weight)? } else { Param::frozen(name, weight)? };
             params.push(param.clone());
             Ok(param)
@@ -72,7 +78,7 @@ impl Decoder {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let queries = config.num_attention_heads * config.head_dim;
         let keys = config.num_key_value_heads * config.head_dim;
-        let embed_tokens = load("model.embed_tokens.weight".into(), &[vocab, hidden])?;
+        let embed_tokens = load(EMBED_TOKENS.into(), &[vocab, hidden])?;
         let mut blocks = Vec::with_capacity(config.num_hidden_layers);
         for i in 0..config.num_hidden_layers {
             let mut of = |name: &str, shape: &[usize]| load(format!("model.layers.{i}.{name}.weight"), shape);
@@ -89,11 +95,8 @@ impl Decoder {
             });
         }
         let norm = load("model.norm.weight".into(), &[hidden])?;
-        let lm_head = if config.tie_word_embeddings {
-            embed_tokens.clone()
-        } else {
-            load("lm_head.weight".into(), &[vocab, hidden])?
-        };
+        let lm_head =
+            if config.tie_word_embeddings { embed_tokens.clone() } else { load(LM_HEAD.into(), &[vocab, hidden])? };
         let rope = Arc::new(RopeTables::new(config.max_position_embeddings, config.head_dim, config.rope_theta));
         Ok(Self { config: config.clone(), embed_tokens, blocks, norm, lm_head, rope, params })
     }

@@ -19,6 +19,9 @@ pub trait WeightSource {
     /// # Errors
     /// When it is missing, has another shape, or cannot be read.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError>;
+
+    /// Whether there is a tensor of this name.
+    fn contains(&self, name: &str) -> bool;
 }
 
 /// The safetensors files of a checkpoint directory: `model.safetensors`, or the shards that
@@ -130,6 +133,10 @@ impl WeightFile {
 }
 
 impl WeightSource for WeightFiles {
+    fn contains(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
         let Some(file) = self.index.get(name).map(|at| &self.files[*at]) else {
             return Err(TrainError::invalid(&self.origin, format!("the weights have no tensor `{name}`")));
@@ -167,6 +174,10 @@ pub(crate) struct RandomWeights {
 }
 
 impl WeightSource for RandomWeights {
+    fn contains(&self, _name: &str) -> bool {
+        true
+    }
+
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
         if shape.len() == 1 {
             return Ok(Tensor::ones(shape, DType::F32, &Device::Cpu)?);

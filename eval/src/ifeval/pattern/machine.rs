@@ -127,12 +127,10 @@ impl Program {
             for index in 0..current.list.len() {
                 let (at, start) = current.list[index];
                 match &self.instructions[at] {
-                    Instruction::Match => {
-                        if not_empty_at != Some(position.at) || start != position.at {
-                            found = Some((start, position.at));
-                            // What is left has a lower preference.
-                            break;
-                        }
+                    Instruction::Match if not_empty_at != Some(position.at) || start != position.at => {
+                        found = Some((start, position.at));
+                        // What is left has a lower preference.
+                        break;
                     }
                     Instruction::Item(item) if c.is_some_and(|c| self.accepts(item, c)) => {
                         self.follow(&mut next, at + 1, start, after, following);

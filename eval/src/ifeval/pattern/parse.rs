@@ -32,15 +32,34 @@ pub(super) struct Class {
     ranges: Vec<(char, char)>,
     /// Folded members; filled when case is ignored.
     folded: HashSet<char>,
-    /// Predicates with their polarity: `\w` is `(is_word, true)`, `\W` is `(is_word, false)`.
-    categories: Vec<(fn(char) -> bool, bool)>,
+    categories: Vec<Category>,
+}
+
+/// `\d`, `\s` or `\w`, or in capitals their negation.
+#[derive(Debug, Clone, Copy)]
+struct Category {
+    predicate: fn(char) -> bool,
+    positive: bool,
+}
+
+impl Category {
+    /// The category with this letter, if there is one.
+    fn of(letter: char) -> Option<Self> {
+        let predicate = match letter.to_ascii_lowercase() {
+            'd' => text::is_digit,
+            's' => text::is_space,
+            'w' => text::is_word,
+            _ => return None,
+        };
+        Some(Self { predicate, positive: letter.is_ascii_lowercase() })
+    }
 }
 
 impl Class {
     pub(super) fn contains(&self, c: char) -> bool {
         let member = self.ranges.iter().any(|&(start, end)| (start..=end).contains(&c))
             || self.folded.contains(&text::fold(c))
-            || self.categories.iter().any(|(predicate, polarity)| predicate(c) == *polarity);
+            || self.categories.iter().any(|category| (category.predicate)(c) == category.positive);
         member != self.negated
     }
 }
@@ -153,7 +172,7 @@ impl Parser {
             'B' => Assertion::NotWordBoundary,
             '1'..='9' => return Err(format!("the back-reference `\\{c}` is not supported")),
             _ => {
-                return Ok(match category(c) {
+                return Ok(match Category::of(c) {
                     Some(category) => Node::Item(Item::Class(Class { categories: vec![category], ..Class::default() })),
                     None => {
                         let c = self.escaped_char(c)?;
@@ -235,7 +254,7 @@ impl Parser {
             return Ok(Member::Char(c));
         }
         let c = self.next().ok_or("trailing `\\`")?;
-        Ok(match category(c) {
+        Ok(match Category::of(c) {
             Some(category) => Member::Category(category),
             None if c == 'b' => Member::Char('\x08'),
             None => Member::Char(self.escaped_char(c)?),
@@ -329,15 +348,5 @@ impl Parser {
 
 enum Member {
     Char(char),
-    Category((fn(char) -> bool, bool)),
-}
-
-fn category(c: char) -> Option<(fn(char) -> bool, bool)> {
-    let predicate: fn(char) -> bool = match c.to_ascii_lowercase() {
-        'd' => text::is_digit,
-        's' => text::is_space,
-        'w' => text::is_word,
-        _ => return None,
-    };
-    Some((predicate, c.is_ascii_lowercase()))
+    Category(Category),
 }

@@ -1,0 +1,393 @@
+//! The program against a stand-in server that misbehaves in every way that servers do.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+/// What the server does with a request.
+#[derive(Clone, Copy, PartialEq)]
+enum Behaviour {
+    /// A reply with this text.
+    Say(&'static str),
+    /// A reply that is cut off at the token limit.
+    CutOff,
+    /// 429 with `Retry-After: 1`.
+    Busy,
+    /// 500.
+    Broken,
+    /// 400 with an error object.
+    Refuse,
+    /// Half a JSON document.
+    HalfJson,
+    /// A reply after this many milliseconds.
+    Slow(u64),
+}
+
+/// Behaviours by prompt, one for each further request of it; the last one stays.
+type Script = HashMap<String, Vec<Behaviour>>;
+
+#[derive(Clone, Default)]
+struct Server {
+    script: Arc<Script>,
+    /// The bodies of the chat requests, with the time of each.
+    requests: Arc<Mutex<Vec<(Instant, Value)>>>,
+    authorizations: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+impl Server {
+    /// Starts a server with the given behaviours; prompts outside of the script are answered with their own text.
+    fn start(script: &[(&str, &[Behaviour])]) -> (Self, String) {
+        let script = script.iter().map(|(prompt, behaviours)| ((*prompt).to_owned(), behaviours.to_vec())).collect();
+        let server = Self { script: Arc::new(script), ..Self::default() };
+        let router = Router::new()
+            .route("/v1/models", get(models))
+            .route("/v1/chat/completions", post(chat))
+            .with_state(server.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), router).await.unwrap();
+            });
+        });
+        (server, format!("http://{address}"))
+    }
+
+    /// How often each prompt was asked.
+    fn asked(&self) -> HashMap<String, usize> {
+        let mut asked = HashMap::new();
+        for (_, body) in self.requests.lock().unwrap().iter() {
+            *asked.entry(prompt_of(body)).or_default() += 1;
+        }
+        asked
+    }
+}
+
+fn prompt_of(body: &Value) -> String {
+    body["messages"][0]["content"].as_str().unwrap().to_owned()
+}
+
+async fn models(State(server): State<Server>, headers: HeaderMap) -> Json<Value> {
+    let authorization = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned());
+    server.authorizations.lock().unwrap().push(authorization);
+    Json(json!({"object": "list", "data": [{"id": "first-model"}, {"id": "second-model"}]}))
+}
+
+async fn chat(State(server): State<Server>, Json(body): Json<Value>) -> Response {
+    let prompt = prompt_of(&body);
+    let before = server.asked().get(&prompt).copied().unwrap_or(0);
+    server.requests.lock().unwrap().push((Instant::now(), body));
+    let reply = |text: &str, finish_reason: &str| {
+        let message = json!({"role": "assistant", "content": text});
+        let choice = json!({"index": 0, "message": message, "finish_reason": finish_reason});
+        Json(json!({"id": "x", "choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}))
+            .into_response()
+    };
+    let Some(behaviours) = server.script.get(&prompt) else { return reply(&prompt, "stop") };
+    match behaviours[before.min(behaviours.len() - 1)] {
+        Behaviour::Say(text) => reply(text, "stop"),
+        Behaviour::CutOff => reply("a, b and", "length"),
+        Behaviour::Busy => {
+            (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")], "{\"error\": \"busy\"}").into_response()
+        }
+        Behaviour::Broken => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Behaviour::Refuse => (StatusCode::BAD_REQUEST, Json(json!({"error": {"message": "too long"}}))).into_response(),
+        Behaviour::HalfJson => "{\"choices\": [{\"mess".into_response(),
+        Behaviour::Slow(milliseconds) => {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            reply("at last", "stop")
+        }
+    }
+}
+
+fn orpo_eval(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_orpo-eval"))
+        .arg("ifeval")
+        .args(arguments)
+        .env_remove("OPENAI_API_KEY")
+        .env_remove("ORPO_EVAL_API_KEY")
+        .output()
+        .unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A data set in which every prompt asks for no commas.
+fn write_data(directory: &Path, prompts: &[&str]) -> String {
+    let rows = prompts.iter().enumerate().map(|(key, prompt)| {
+        json!({"key": key, "prompt": prompt, "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]})
+            .to_string()
+            + "\n"
+    });
+    let path = directory.join("data.jsonl");
+    std::fs::write(&path, rows.collect::<String>()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn read_json(path: &Path) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn read_lines(path: &Path) -> Vec<Value> {
+    std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_run_survives_busy_broken_and_half_replies() {
+    let (server, endpoint) = Server::start(&[
+        ("busy", &[Behaviour::Busy, Behaviour::Say("fine")]),
+        ("broken", &[Behaviour::Broken, Behaviour::Say("a, b")]),
+        ("half", &[Behaviour::HalfJson, Behaviour::Say("fine")]),
+        ("cut", &[Behaviour::CutOff]),
+    ]);
+    let directory = tempfile::tempdir().unwrap();
+    let data = write_data(directory.path(), &["busy", "broken", "half", "cut", "plain"]);
+    let out = directory.path().join("out");
+    let output = orpo_eval(&["--endpoint", &endpoint, "--data", &data, "--out", text(&out), "--max-tokens", "77"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+
+    let results = read_json(&out.join("results.json"));
+    assert_eq!(results["task"], "ifeval");
+    assert_eq!(results["model"], "first-model");
+    assert_eq!(results["endpoint"], format!("{endpoint}/v1"));
+    assert_eq!(results["sampling"], json!({"temperature": 0.0, "max_tokens": 77}));
+    assert_eq!(results["counts"], json!({"total": 5, "scored": 5, "unscored": 0, "errors": 0, "truncated": 1}));
+    assert_eq!(results["metrics"]["prompt_strict"]["value"], 0.6);
+    assert_eq!(results["metrics"]["prompt_strict"]["n"], 5);
+    assert_eq!(results["by_instruction"]["punctuation:no_comma"]["strict_correct"], 3);
+
+    let samples = read_lines(&out.join("samples.jsonl"));
+    let keys: Vec<_> = samples.iter().map(|sample| sample["key"].as_u64().unwrap()).collect();
+    assert_eq!(keys, [0, 1, 2, 3, 4], "samples are in the order of the data");
+    assert_eq!(samples[1]["response"], "a, b");
+    assert_eq!(samples[1]["reasons"], json!(["found 1 comma, exactly 0 required"]));
+    assert_eq!(samples[3]["finish_reason"], "length");
+    assert!(!out.join("samples.partial.jsonl").exists());
+
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(stdout.contains("prompt_strict") && stdout.contains("60.00") && stdout.contains("1 truncated"), "{stdout}");
+
+    // Retry-After is honoured, and every request is the one that was ordered.
+    let requests = server.requests.lock().unwrap();
+    let busy: Vec<_> = requests.iter().filter(|(_, body)| prompt_of(body) == "busy").map(|(at, _)| *at).collect();
+    assert!(busy[1] - busy[0] >= Duration::from_millis(990), "{:?}", busy[1] - busy[0]);
+    for (_, body) in requests.iter() {
+        let expected = json!({"model": "first-model", "messages": [{"role": "user", "content": prompt_of(body)}],
+            "temperature": 0.0, "max_tokens": 77});
+        assert_eq!(*body, expected);
+    }
+}
+
+#[test]
+fn what_fails_is_counted_and_asked_again_while_the_rest_is_not() {
+    let (server, endpoint) = Server::start(&[
+        ("refused", &[Behaviour::Refuse, Behaviour::Say("fine")]),
+        ("broken", &[Behaviour::Broken, Behaviour::Broken, Behaviour::Say("fine")]),
+    ]);
+    let directory = tempfile::tempdir().unwrap();
+    let data = write_data(directory.path(), &["a", "refused", "broken", "b"]);
+    let out = directory.path().join("out");
+    let arguments = ["--endpoint", &endpoint, "--data", &data, "--out", text(&out), "--retries", "1", "--model", "m"];
+    let output = orpo_eval(&arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("2 of 4 prompts could not be scored"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("answered 400: too long"), "{}", stderr(&output));
+    let results = read_json(&out.join("results.json"));
+    assert_eq!(results["counts"], json!({"total": 4, "scored": 2, "unscored": 2, "errors": 2, "truncated": 0}));
+    assert_eq!(results["metrics"]["inst_loose"]["n"], 2);
+    let refused = &read_lines(&out.join("samples.jsonl"))[1];
+    assert_eq!((&refused["response"], &refused["strict"]), (&Value::Null, &json!([])));
+
+    let output = orpo_eval(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let expected =
+        [("a", 1), ("b", 1), ("refused", 2), ("broken", 3)].map(|(prompt, times)| (prompt.to_owned(), times));
+    assert_eq!(server.asked(), HashMap::from(expected));
+    assert_eq!(read_json(&out.join("results.json"))["counts"]["scored"], 4);
+
+    // A third time there is nothing to ask, and other settings are refused.
+    assert_eq!(orpo_eval(&arguments).status.code(), Some(0));
+    assert_eq!(server.asked().values().sum::<usize>(), 7);
+    let before = std::fs::read(out.join("results.json")).unwrap();
+    let output = orpo_eval(&[&arguments[..], &["--temperature", "0.7"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("holds a run with other settings: sampling"), "{}", stderr(&output));
+    let output = orpo_eval(&[&arguments[..], &["--limit", "2"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("2 responses beyond those that --limit selects"), "{}", stderr(&output));
+    assert_eq!(std::fs::read(out.join("results.json")).unwrap(), before);
+}
+
+#[test]
+fn a_killed_run_goes_on_where_it_was() {
+    let (server, endpoint) = Server::start(&[("slow", &[Behaviour::Slow(60_000), Behaviour::Say("fine")])]);
+    let directory = tempfile::tempdir().unwrap();
+    let data = write_data(directory.path(), &["a", "b", "slow", "c"]);
+    let out = directory.path().join("out");
+    let arguments = ["--endpoint", &endpoint, "--data", &data, "--out", text(&out), "--concurrency", "1"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_orpo-eval"))
+        .arg("ifeval")
+        .args(arguments)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while server.asked().len() < 3 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!out.join("samples.jsonl").exists() && !out.join("results.json").exists());
+    let partial = out.join("samples.partial.jsonl");
+    assert_eq!(read_lines(&partial).len(), 2);
+    // Half a line, as a kill in the middle of a write would leave it.
+    let half = std::fs::read_to_string(&partial).unwrap() + "{\"key\": 3, \"resp";
+    std::fs::write(&partial, half).unwrap();
+
+    let output = orpo_eval(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let expected = [("a", 1), ("b", 1), ("slow", 2), ("c", 1)].map(|(prompt, times)| (prompt.to_owned(), times));
+    assert_eq!(server.asked(), HashMap::from(expected));
+    assert_eq!(read_lines(&out.join("samples.jsonl")).len(), 4);
+}
+
+#[test]
+fn a_timeout_is_an_error_of_one_request() {
+    let (_, endpoint) = Server::start(&[("slow", &[Behaviour::Slow(60_000)])]);
+    let directory = tempfile::tempdir().unwrap();
+    let data = write_data(directory.path(), &["a", "slow"]);
+    let output =
+        orpo_eval(&["--endpoint", &endpoint, "--data", &data, "--timeout-secs", "1", "--retries", "0", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no answer in time"), "{}", stderr(&output));
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(results["counts"]["errors"], 1);
+}
+
+#[test]
+fn a_server_that_is_down_is_one_message() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out");
+    let output = orpo_eval(&["--endpoint", &format!("http://{address}"), "--out", text(&out)]);
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = stderr(&output);
+    assert!(stderr.starts_with(&format!("error: cannot reach http://{address}/v1/models: ")), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_server_that_goes_away_ends_the_run_soon() {
+    // Answers the model list, then closes every connection without a word.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        for (index, stream) in listener.incoming().take(100).enumerate() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            if index == 0 {
+                let body = r#"{"data": [{"id": "m"}]}"#;
+                let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+                stream.write_all((head + body).as_bytes()).unwrap();
+            }
+        }
+    });
+    let output =
+        orpo_eval(&["--endpoint", &format!("http://{address}"), "--retries", "0", "--concurrency", "1", "--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(results["counts"]["errors"], results["counts"]["total"]);
+    assert_eq!(results["counts"]["scored"], 0);
+}
+
+#[test]
+fn a_key_is_sent_and_never_written() {
+    let (server, endpoint) = Server::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("out");
+    let output = Command::new(env!("CARGO_BIN_EXE_orpo-eval"))
+        .args(["ifeval", "--endpoint", &endpoint, "--limit", "2", "--out", text(&out)])
+        .env("OPENAI_API_KEY", "sk-other")
+        .env("ORPO_EVAL_API_KEY", "sk-secret")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(*server.authorizations.lock().unwrap(), [Some("Bearer sk-secret".to_owned())]);
+    let mut written = output.stdout;
+    written.extend(output.stderr);
+    for entry in std::fs::read_dir(&out).unwrap() {
+        written.extend(std::fs::read(entry.unwrap().path()).unwrap());
+    }
+    assert!(!String::from_utf8(written).unwrap().contains("sk-"));
+    // A larger limit in the same directory asks the rest.
+    let output = orpo_eval(&["--endpoint", &endpoint, "--limit", "5", "--out", text(&out)]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(server.requests.lock().unwrap().len(), 5);
+}
+
+#[test]
+fn existing_responses_are_scored_without_a_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = write_data(directory.path(), &["p", "q", "r"]);
+    let responses = directory.path().join("responses.jsonl");
+    let out = directory.path().join("out");
+    let arguments = ["--responses", text(&responses), "--data", &data, "--out", text(&out)];
+    std::fs::write(&responses, "{\"prompt\": \"q\", \"response\": \"a, b\"}\n{\"key\": 0, \"response\": \"a\"}\n")
+        .unwrap();
+    let output = orpo_eval(&arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("1 of 3 prompts could not be scored; they have no response in the file"));
+    let results = read_json(&out.join("results.json"));
+    assert_eq!(results["counts"], json!({"total": 3, "scored": 2, "unscored": 1, "errors": 0, "truncated": 0}));
+    assert_eq!((&results["model"], &results["endpoint"]), (&Value::Null, &Value::Null));
+    // What a run writes can be read back as responses.
+    let samples = out.join("samples.jsonl");
+    let output = orpo_eval(&["--responses", text(&samples), "--data", &data, "--limit", "2", "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+
+    std::fs::write(&responses, "{\"key\": 0, \"response\": \"a\"}\n{\"key\": 7, \"response\": \"a\"}\n").unwrap();
+    let output = orpo_eval(&arguments);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("responses.jsonl:2: no example in"), "{}", stderr(&output));
+}
+
+#[test]
+fn wrong_usage_and_wrong_data_exit_with_2() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data.jsonl");
+    std::fs::write(&data, b"{\"key\": 1, \"prompt\": \"\xff\"}").unwrap();
+    for (arguments, message) in [
+        (vec![], "--endpoint <URL>"),
+        (vec!["--endpoint", "http://h", "--responses", "f"], "cannot be used with"),
+        (vec!["--endpoint", "http://h", "--limit", "0"], "at least 1"),
+        (vec!["--endpoint", "localhost:8000"], "must begin with http:// or https://"),
+        (vec!["--endpoint", "http://h", "--data", text(&data)], "data.jsonl:1: invalid UTF-8"),
+        (vec!["--endpoint", "http://h", "--data", "absent.jsonl"], "cannot use `absent.jsonl`"),
+    ] {
+        let output = orpo_eval(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains(message), "{arguments:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(orpo_eval(&["--help"]).status.code(), Some(0));
+}
