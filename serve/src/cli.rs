@@ -19,6 +19,8 @@ use crate::engine::{self, stage};
 use crate::server::{self, Stop, stopped};
 use crate::state::{AppState, Served};
 
+/// mistralrs warns that the staged directory has no chat template, which is as it should be.
+const DEFAULT_LOG: &str = "warn,orpo_serve=info,mistralrs_core::pipeline::paths=error";
 /// Usage, input or environment error.
 const EXIT_ERROR: u8 = 2;
 
@@ -45,7 +47,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,orpo_serve=info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // A program that embeds the server may have set up its own.
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).try_init();

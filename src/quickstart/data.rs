@@ -329,7 +329,10 @@ mod tests {
             let [user, assistant] = &messages[..] else { panic!("{messages:?}") };
             assert_eq!((user.role.as_str(), assistant.role.as_str()), ("user", "assistant"));
             let answer = &assistant.content;
-            assert!(answer.starts_with(char::is_uppercase) && answer.contains(',') && answer.ends_with('.'), "{answer}");
+            assert!(
+                answer.starts_with(char::is_uppercase) && answer.contains(',') && answer.ends_with('.'),
+                "{answer}"
+            );
             assert!(!answer.contains(['"', '<', '*', '\n']), "{answer}");
         }
     }

@@ -4,6 +4,9 @@ use serde_json::{Map, Value};
 
 use super::{ApiError, ErrorKind};
 
+/// A field's name, and whether a value of it asks for nothing.
+pub(super) type Neutral = (&'static str, fn(&Value) -> bool);
+
 /// The fields of an object that have not been read yet. `null` counts as absent, as OpenAI has it.
 pub(super) struct Fields {
     fields: Map<String, Value>,
@@ -80,7 +83,7 @@ impl Fields {
 
     /// Refuses what is left: fields in `harmless` may have any value, fields in `neutral` one that asks for nothing,
     /// all others are refused by name.
-    pub(super) fn refuse_rest(self, harmless: &[&str], neutral: &[(&str, fn(&Value) -> bool)]) -> Result<(), ApiError> {
+    pub(super) fn refuse_rest(self, harmless: &[&str], neutral: &[Neutral]) -> Result<(), ApiError> {
         for (name, value) in &self.fields {
             let asks_for_nothing =
                 neutral.iter().find(|(other, _)| other == name).map(|(_, asks_for_nothing)| asks_for_nothing(value));

@@ -3,7 +3,7 @@
 use orpo_chat::Message;
 use serde_json::{Map, Value};
 
-use super::fields::{Fields, wrong_type};
+use super::fields::{Fields, Neutral, wrong_type};
 use super::{ApiError, ErrorKind};
 use crate::engine::Sampling;
 
@@ -17,7 +17,7 @@ const HARMLESS: [&str; 7] =
     ["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"];
 
 /// Fields that clients send with a value that asks for nothing; any other value is refused.
-const NEUTRAL: [(&str, fn(&Value) -> bool); 17] = [
+const NEUTRAL: [Neutral; 17] = [
     ("n", |value| value.as_i64() == Some(1)),
     ("best_of", |value| value.as_i64() == Some(1)),
     ("frequency_penalty", is_zero),
@@ -38,7 +38,7 @@ const NEUTRAL: [(&str, fn(&Value) -> bool); 17] = [
 ];
 
 /// Keys of a message that clients echo back from a reply.
-const NEUTRAL_IN_MESSAGE: [(&str, fn(&Value) -> bool); 3] =
+const NEUTRAL_IN_MESSAGE: [Neutral; 3] =
     [("tool_calls", is_empty), ("annotations", is_empty), ("refusal", |value| value == "")];
 
 fn is_zero(value: &Value) -> bool {
