@@ -46,7 +46,8 @@ fn orpo_step(c: &mut Criterion) {
         let examples = [pair(1, 256, shared), pair(2, 256, shared)];
         let batch = collate(&examples.iter().collect::<Vec<_>>());
         let decoder = Decoder::random(&config(), 1).expect("the configuration is valid");
-        let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: Some(1.0) };
+        let adamw =
+            AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: Some(1.0) };
         let mut optimizer = AdamW::new(decoder.params(), adamw, 0);
         let objective = Objective::Orpo { beta: 0.1, nll: NllTarget::Full };
         group.throughput(Throughput::Elements(batch.tokens as u64));

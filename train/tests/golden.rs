@@ -234,7 +234,7 @@ fn llama_training_curves_and_steps() {
 
 #[test]
 fn tokenisation_and_truncation() {
-    for family in ["llama", "mistral", "qwen2", "phi", "opt", "opt350", "gemma2"] {
+    for family in ["llama", "mistral"] {
         let Some(dir) = shared(&format!("train/golden/{family}")) else { return };
         println!("{family}");
         compare_tokenisation(&dir);

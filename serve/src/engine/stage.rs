@@ -322,6 +322,33 @@ mod tests {
     }
 
     #[test]
+    fn a_tied_matrix_stored_as_the_head_only_is_staged_as_the_embedding() {
+        let source = tempfile::tempdir().unwrap();
+        let header = json!({
+            "a": {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]},
+            "lm_head.weight": {"dtype": "F32", "shape": [1, 2], "data_offsets": [2, 10]}
+        })
+        .to_string();
+        let data: Vec<u8> = (0..10).collect();
+        let weights = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
+        std::fs::write(source.path().join("tokenizer.json"), "{}").unwrap();
+        std::fs::write(source.path().join("model.safetensors"), weights).unwrap();
+        for (tied, expected) in [(true, "model.embed_tokens.weight"), (false, "lm_head.weight")] {
+            let config = Value::Object(config(json!({ "tie_word_embeddings": tied })));
+            std::fs::write(source.path().join("config.json"), config.to_string()).unwrap();
+            let checkpoint = Checkpoint::open(source.path()).unwrap();
+            let staged = stage(&checkpoint, engine_config(&checkpoint.config).unwrap(), &[2]).unwrap();
+            let staged = staged.path();
+            // Still a valid file, with the same bytes under the other name.
+            assert!(Checkpoint::open(staged).is_ok());
+            let bytes = std::fs::read(staged.join("model.safetensors")).unwrap();
+            assert!(bytes.ends_with(&data) && String::from_utf8_lossy(&bytes).contains(expected));
+            let generation = std::fs::read_to_string(staged.join("generation_config.json")).unwrap();
+            assert_eq!(generation, r#"{"eos_token_id":[2]}"#);
+        }
+    }
+
+    #[test]
     fn what_would_be_computed_wrongly_is_refused() {
         for (extra, words) in [
             (json!({"architectures": ["OPTForCausalLM"]}), "OPTForCausalLM"),

@@ -97,13 +97,13 @@ impl ModelConfig {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.num_attention_heads % self.num_key_value_heads != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err(format!(
                 "`num_attention_heads` = {} is not a multiple of `num_key_value_heads` = {}",
                 self.num_attention_heads, self.num_key_value_heads
             ));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(format!("`head_dim` = {} is odd, which rotary positions do not allow", self.head_dim));
         }
         Ok(())

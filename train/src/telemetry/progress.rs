@@ -32,7 +32,7 @@ impl Progress {
     pub fn step(&self, record: &StepRecord) {
         let line = self.line(record);
         let tenth = self.total.div_ceil(10);
-        if self.bar.is_hidden() && (record.step % tenth == 0 || record.step == self.total) {
+        if self.bar.is_hidden() && (record.step.is_multiple_of(tenth) || record.step == self.total) {
             eprintln!("{line}");
         }
         self.bar.set_position(record.step as u64);
