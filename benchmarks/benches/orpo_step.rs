@@ -1,6 +1,9 @@
 //! One ORPO step (forward, backward, AdamW) of a 15.2M-parameter Llama (the shape of llama2.c's stories15M) on two pairs
 //! of 512 tokens. `cargo bench -p orpo-benchmarks`; threads by `RAYON_NUM_THREADS`.
 
+// criterion_group! makes a function without documentation.
+#![allow(missing_docs)]
+
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use orpo_train::data::{Example, Sequence, collate};
 use orpo_train::loss::NllTarget;

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn the_norm_is_of_the_mean_gradient_and_clips_it() {
         let param = param(&[4], 6.0);
-        let norm = AdamW::new(&[param.clone()], config(0.0, Some(1.0)), 0).step(0.1, 0.5).unwrap();
+        let norm = AdamW::new(std::slice::from_ref(&param), config(0.0, Some(1.0)), 0).step(0.1, 0.5).unwrap();
         assert_eq!(norm, 6.0);
         // clipped to norm 1, so each of the four elements is 0.5; m = 0.1 * 0.5
         assert!((param.slot().first_moment[0] - 0.05).abs() < 1e-7);
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_gradient_that_is_not_finite_touches_nothing() {
         let param = param(&[2], f32::NAN);
-        assert!(AdamW::new(&[param.clone()], config(0.0, None), 0).step(0.1, 1.0).is_err());
+        assert!(AdamW::new(std::slice::from_ref(&param), config(0.0, None), 0).step(0.1, 1.0).is_err());
         assert_eq!(param.weight().to_vec1::<f32>().unwrap(), [1.0, 1.0]);
     }
 }
