@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use crate::data::Boundary;
 use crate::error::TrainError;
 use crate::loss::NllTarget;
-use crate::model::{Decoder, ModelConfig, WeightFiles};
+use crate::model::{Decoder, ModelConfig, Trained, WeightFiles};
 use crate::recipe::Recipe;
 use crate::run::{Outcome, load_chat, read_examples, run};
 use crate::step::Objective;
@@ -124,7 +124,7 @@ fn execute(command: Command) -> Result<ExitCode, TrainError> {
                 Boundary::default(),
                 false,
             )?;
-            let decoder = Decoder::load(&config, &WeightFiles::open(&model)?, false)?;
+            let decoder = Decoder::load(&config, &WeightFiles::open(&model)?, Trained::Nothing)?;
             let objective = Objective::Orpo { beta, nll: NllTarget::Full };
             let metrics = evaluate::evaluate(&decoder, &examples.used, &objective, batch_size.max(1))?;
             let mut fields = telemetry::metric_fields(&metrics, &objective, "");

@@ -16,7 +16,7 @@ use crate::data::{Boundary, Dropped, Example, Tokeniser, collate, epoch_order, r
 use crate::error::TrainError;
 use crate::evaluate::evaluate;
 use crate::loss::PreferenceMetrics;
-use crate::model::{Decoder, ModelConfig, WeightFiles};
+use crate::model::{Decoder, LlamaShape, ModelConfig, Trained, WeightFiles};
 use crate::optim::{AdamW, Schedule};
 use crate::recipe::{ObjectiveKind, Recipe};
 use crate::step::forward_backward;
@@ -183,13 +183,12 @@ impl ModelSource {
             unreachable!("the recipe was checked to have `path`, or `tokenizer` and `init`")
         };
         let chat = chat(dir)?;
-        let config = ModelConfig {
+        let shape = LlamaShape {
             hidden_size: init.hidden_size,
             intermediate_size: init.intermediate_size,
             num_hidden_layers: init.num_hidden_layers,
             num_attention_heads: init.num_attention_heads,
             num_key_value_heads: init.num_key_value_heads,
-            head_dim: init.hidden_size / init.num_attention_heads.max(1),
             vocab_size: chat.tokenizer().get_vocab_size(true),
             max_position_embeddings: init.max_position_embeddings,
             rms_norm_eps: init.rms_norm_eps,
@@ -197,7 +196,7 @@ impl ModelSource {
             tie_word_embeddings: init.tie_word_embeddings,
             initializer_range: init.initializer_range,
         };
-        let json = config.to_json();
+        let json = shape.to_json();
         // The same checks as for a file.
         let config = ModelConfig::from_json(&json)
             .map_err(|reason| TrainError::Refused(format!("recipe [model.init]: {reason}")))?;
@@ -222,7 +221,7 @@ impl ModelSource {
 
     fn load(&self, seed: u64) -> Result<Decoder, TrainError> {
         match &self.weights {
-            Some(weights) => Decoder::load(&self.config, weights, true),
+            Some(weights) => Decoder::load(&self.config, weights, Trained::Everything),
             None => Decoder::random(&self.config, seed),
         }
     }
@@ -371,7 +370,7 @@ fn check_finite(step: usize, what: &'static str, value: f64, lines: &[usize]) ->
 }
 
 fn describe(decoder: &Decoder, train: &[Example], plan: &Plan, step: usize) -> String {
-    let parameters: usize = decoder.params().iter().map(|p| p.weight().elem_count()).sum();
+    let parameters: usize = decoder.params().iter().map(|p| p.elem_count()).sum();
     let tokens: usize = train.iter().map(|example| example.tokens()).sum();
     let from = if step > 0 { format!(", going on after step {step}") } else { String::new() };
     format!(

@@ -1,12 +1,11 @@
 //! One batch through the model: log-probabilities, loss, gradients.
 
-use candle_core::Tensor;
+use candle_core::{Tensor, Var};
 
 use crate::data::Batch;
 use crate::error::TrainError;
 use crate::loss::{LossOutput, NllTarget, PreferenceMetrics, next_token, preference};
-use crate::model::Decoder;
-use crate::ops;
+use crate::model::{Decoder, gradient_of};
 
 /// What is minimised.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,16 +47,15 @@ pub fn forward_backward(
     batch: &Batch,
     objective: &Objective,
 ) -> Result<PreferenceMetrics, TrainError> {
-    let embedded = decoder.embed(&batch.rows)?;
-    let logps = token_logps(decoder, embedded.as_tensor(), batch)?;
+    let (hidden, tape) = decoder.forward(&batch.rows)?;
+    let hidden = Var::from_tensor(&hidden)?;
+    let logps = decoder.logps(hidden.as_tensor(), &batch.predicting_rows, &batch.labels)?;
     let output = objective.loss(&logps.to_vec1::<f32>()?, batch);
     if !output.metrics.loss.is_finite() {
         return Ok(output.metrics);
     }
     let grad = Tensor::from_vec(output.grad, logps.dims(), logps.device())?;
-    let mut grads = ops::backward_from(&logps, &grad)?;
-    let embedded_grad = grads.remove(&embedded).expect("every scored token depends on an embedded row");
-    decoder.backward_embedding(&batch.rows, &embedded_grad)?;
+    tape.backward(gradient_of(&hidden, &logps, &grad)?)?;
     Ok(output.metrics)
 }
 
@@ -66,14 +64,7 @@ pub fn forward_backward(
 /// # Errors
 /// From the model's operations.
 pub fn forward(decoder: &Decoder, batch: &Batch, objective: &Objective) -> Result<PreferenceMetrics, TrainError> {
-    let embedded = decoder.embed(&batch.rows)?.as_detached_tensor();
-    let logps = token_logps(decoder, &embedded, batch)?.to_vec1::<f32>()?;
+    let hidden = decoder.hidden_states(&batch.rows)?;
+    let logps = decoder.logps(&hidden, &batch.predicting_rows, &batch.labels)?.to_vec1::<f32>()?;
     Ok(objective.loss(&logps, batch).metrics)
-}
-
-/// Log-probabilities `(scored tokens)` of the batch's labels.
-fn token_logps(decoder: &Decoder, embedded: &Tensor, batch: &Batch) -> Result<Tensor, TrainError> {
-    let hidden = decoder.hidden_states(embedded, &batch.rows)?;
-    let rows = Tensor::new(batch.predicting_rows.as_slice(), hidden.device())?;
-    Ok(ops::linear_logp(&hidden.index_select(&rows, 0)?, decoder.head(), &batch.labels)?)
 }

@@ -8,17 +8,16 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::llama;
 use orpo_train::data::{Example, Sequence, collate};
 use orpo_train::loss::NllTarget;
-use orpo_train::model::{Decoder, ModelConfig, PackedRows};
+use orpo_train::model::{Decoder, LlamaShape, ModelConfig, PackedRows, Trained};
 use orpo_train::step::{Objective, forward, forward_backward};
 
 fn config(tie_word_embeddings: bool) -> ModelConfig {
-    ModelConfig {
+    ModelConfig::llama(&LlamaShape {
         hidden_size: 32,
         intermediate_size: 48,
         num_hidden_layers: 2,
         num_attention_heads: 4,
         num_key_value_heads: 2,
-        head_dim: 8,
         vocab_size: 40,
         max_position_embeddings: 64,
         rms_norm_eps: 1e-5,
@@ -26,14 +25,14 @@ fn config(tie_word_embeddings: bool) -> ModelConfig {
         tie_word_embeddings,
         // Larger than usual, so that attention is not close to uniform.
         initializer_range: 0.2,
-    }
+    })
 }
 
 /// Logits of the last position by candle-transformers.
 fn oracle(decoder: &Decoder, ids: &[u32]) -> Vec<f32> {
     let config = decoder.config();
     let tensors: HashMap<String, Tensor> =
-        decoder.params().iter().map(|p| (p.name().to_string(), p.weight().clone())).collect();
+        decoder.params().iter().map(|p| (p.name().to_string(), p.weight().unwrap())).collect();
     let theirs = llama::Config {
         hidden_size: config.hidden_size,
         intermediate_size: config.intermediate_size,
@@ -42,8 +41,8 @@ fn oracle(decoder: &Decoder, ids: &[u32]) -> Vec<f32> {
         num_attention_heads: config.num_attention_heads,
         num_key_value_heads: config.num_key_value_heads,
         use_flash_attn: false,
-        rms_norm_eps: config.rms_norm_eps,
-        rope_theta: config.rope_theta as f32,
+        rms_norm_eps: config.norm_eps,
+        rope_theta: 10_000.0,
         bos_token_id: None,
         eos_token_id: None,
         rope_scaling: None,
@@ -114,7 +113,7 @@ fn the_gradient_of_the_loss_equals_difference_quotients() {
     forward_backward(&decoder, &batch, &objective()).unwrap();
     for param in decoder.params() {
         let grad = param.slot().grad.clone();
-        let weight = param.weight().copy().unwrap();
+        let weight = param.weight().unwrap().copy().unwrap();
         let values = weight.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         // Along the gradient itself, where the quotient is largest.
         let norm = grad.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
@@ -171,10 +170,10 @@ fn a_frozen_decoder_scores_the_same() {
     let trainable = Decoder::random(&config(true), 1).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let tensors: HashMap<String, Tensor> =
-        trainable.params().iter().map(|p| (p.name().to_string(), p.weight().clone())).collect();
+        trainable.params().iter().map(|p| (p.name().to_string(), p.weight().unwrap())).collect();
     candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
     let files = orpo_train::model::WeightFiles::open(dir.path()).unwrap();
-    let frozen = Decoder::load(&config(true), &files, false).unwrap();
+    let frozen = Decoder::load(&config(true), &files, Trained::Nothing).unwrap();
     let examples = examples();
     let batch = collate(&examples.iter().collect::<Vec<_>>());
     let score = |decoder: &Decoder| forward(decoder, &batch, &objective()).unwrap();

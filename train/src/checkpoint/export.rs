@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use crate::error::TrainError;
-use crate::ops::{Param, with_slice};
+use crate::ops::Param;
 
 /// Everything of a model directory but the weights.
 #[derive(Debug)]
@@ -118,15 +118,15 @@ impl safetensors::View for Weight {
     }
 
     fn shape(&self) -> &[usize] {
-        self.0.weight().dims()
+        self.0.shape()
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        with_slice(self.0.weight(), |w| Cow::Owned(bytes_of(w))).expect("a parameter is a contiguous f32 tensor")
+        self.0.with_values(|w| Cow::Owned(bytes_of(w))).expect("a parameter is a contiguous f32 tensor")
     }
 
     fn data_len(&self) -> usize {
-        self.0.weight().elem_count() * size_of::<f32>()
+        self.0.elem_count() * size_of::<f32>()
     }
 }
 

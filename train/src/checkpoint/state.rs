@@ -84,7 +84,7 @@ impl CheckpointDir {
         let weights = WeightFiles::open(dir)?;
         let moments = WeightFiles::open_file(&dir.join(OPTIMIZER))?;
         for param in params {
-            let shape = param.weight().dims().to_vec();
+            let shape = param.shape().to_vec();
             param.assign(&weights.tensor(param.name(), &shape)?)?;
             if param.is_trainable() {
                 let moment = |kind: Kind| -> Result<Vec<f32>, TrainError> {
@@ -145,7 +145,7 @@ impl safetensors::View for Moment {
     }
 
     fn shape(&self) -> &[usize] {
-        self.param.weight().dims()
+        self.param.shape()
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
@@ -157,6 +157,6 @@ impl safetensors::View for Moment {
     }
 
     fn data_len(&self) -> usize {
-        self.param.weight().elem_count() * size_of::<f32>()
+        self.param.elem_count() * size_of::<f32>()
     }
 }

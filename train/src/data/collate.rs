@@ -30,7 +30,12 @@ pub fn collate(examples: &[&Example]) -> Batch {
     let mut packer = Packer::default();
     let spans = examples.iter().map(|example| packer.example(example)).collect();
     Batch {
-        rows: PackedRows { ids: packer.ids, positions: Arc::new(packer.positions), groups: Arc::new(packer.groups) },
+        rows: PackedRows {
+            ids: packer.ids,
+            positions: Arc::new(packer.positions),
+            groups: Arc::new(packer.groups),
+            dropout_seed: None,
+        },
         predicting_rows: packer.predicting_rows,
         labels: packer.labels,
         spans,

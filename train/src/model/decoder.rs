@@ -1,13 +1,17 @@
-//! A Llama decoder over packed rows.
+//! A decoder over packed rows.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Result as TensorResult, Tensor, Var};
+use candle_core::{Result as TensorResult, Tensor};
 
-use super::{ModelConfig, WeightSource};
+use super::block::{Block, Context};
+use super::load::{Trained, load};
+use super::lora::{adapter_params, merged, target_names};
+use super::weights::RandomWeights;
+use super::{ModelConfig, Positions, WeightSource};
 use crate::error::TrainError;
-use crate::model::weights::RandomWeights;
-use crate::ops::{self, AttentionSpec, Param, RopeTables, Segment};
+use crate::ops::{self, Head, Linear, LoraWeights, Norm, Param, RopeTables, Segment};
 
 /// Sequences laid one after another without padding.
 #[derive(Debug, Clone)]
@@ -18,6 +22,8 @@ pub struct PackedRows {
     pub positions: Arc<Vec<u32>>,
     /// Which rows see which.
     pub groups: Arc<Vec<Vec<Segment>>>,
+    /// Seed of the dropout in adapters; none for no dropout.
+    pub dropout_seed: Option<u64>,
 }
 
 impl PackedRows {
@@ -25,89 +31,51 @@ impl PackedRows {
     pub fn single(ids: Vec<u32>) -> Self {
         let rows = 0..ids.len();
         let positions = Arc::new(rows.clone().map(|p| p as u32).collect());
-        Self { ids, positions, groups: Arc::new(vec![vec![Segment { rows, prefix: 0..0 }]]) }
+        let groups = Arc::new(vec![vec![Segment { rows, prefix: 0..0 }]]);
+        Self { ids, positions, groups, dropout_seed: None }
     }
 }
 
-const EMBED_TOKENS: &str = "model.embed_tokens.weight";
-const LM_HEAD: &str = "lm_head.weight";
-
-/// One block's weights.
-#[derive(Debug)]
-struct Block {
-    input_layernorm: Arc<Param>,
-    q_proj: Arc<Param>,
-    k_proj: Arc<Param>,
-    v_proj: Arc<Param>,
-    o_proj: Arc<Param>,
-    post_attention_layernorm: Arc<Param>,
-    gate_proj: Arc<Param>,
-    up_proj: Arc<Param>,
-    down_proj: Arc<Param>,
-}
-
-/// A decoder whose weights can be trained.
+/// A decoder whose weights, or an adapter to them, can be trained.
 #[derive(Debug)]
 pub struct Decoder {
-    config: ModelConfig,
-    embed_tokens: Arc<Param>,
-    blocks: Vec<Block>,
-    norm: Arc<Param>,
-    /// The embedding itself where the head is tied to it.
-    lm_head: Arc<Param>,
-    rope: Arc<RopeTables>,
-    params: Vec<Arc<Param>>,
+    pub(super) config: ModelConfig,
+    pub(super) embed_tokens: Arc<Param>,
+    pub(super) embed_positions: Option<Arc<Param>>,
+    pub(super) project_in: Option<Linear>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) final_norm: Option<Norm>,
+    pub(super) project_out: Option<Linear>,
+    /// Its weight is the embedding itself where it is tied.
+    pub(super) head: Head,
+    pub(super) params: Vec<Arc<Param>>,
+    /// Adapters by the names of the weights that they belong to.
+    pub(super) loras: BTreeMap<String, LoraWeights>,
+    pub(super) activation_checkpointing: bool,
 }
 
 impl Decoder {
-    /// A decoder with weights from `source`, trainable or frozen as a whole.
+    /// A decoder with weights from `source`.
     ///
     /// # Errors
-    /// When a weight is missing or has another shape.
-    pub fn load(config: &ModelConfig, source: &impl WeightSource, trainable: bool) -> Result<Self, TrainError> {
-        let mut params = Vec::new();
-        // Some checkpoints store a tied matrix under the head's name only.
-        let only_head = config.tie_word_embeddings && !source.contains(EMBED_TOKENS) && source.contains(LM_HEAD);
-        let mut load = |name: String, shape: &[usize]| -> Result<Arc<Param>, TrainError> {
-            let stored = if only_head && name == EMBED_TOKENS { LM_HEAD } else { &name };
-            let weight = source.tensor(stored, shape)?;
-            let param = if trainable { Param::trainable(name, weight)? } else { Param::frozen(name, weight)? };
-            params.push(param.clone());
-            Ok(param)
-        };
-        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-        let queries = config.num_attention_heads * config.head_dim;
-        let keys = config.num_key_value_heads * config.head_dim;
-        let embed_tokens = load(EMBED_TOKENS.into(), &[vocab, hidden])?;
-        let mut blocks = Vec::with_capacity(config.num_hidden_layers);
-        for i in 0..config.num_hidden_layers {
-            let mut of = |name: &str, shape: &[usize]| load(format!("model.layers.{i}.{name}.weight"), shape);
-            blocks.push(Block {
-                input_layernorm: of("input_layernorm", &[hidden])?,
-                q_proj: of("self_attn.q_proj", &[queries, hidden])?,
-                k_proj: of("self_attn.k_proj", &[keys, hidden])?,
-                v_proj: of("self_attn.v_proj", &[keys, hidden])?,
-                o_proj: of("self_attn.o_proj", &[hidden, queries])?,
-                post_attention_layernorm: of("post_attention_layernorm", &[hidden])?,
-                gate_proj: of("mlp.gate_proj", &[config.intermediate_size, hidden])?,
-                up_proj: of("mlp.up_proj", &[config.intermediate_size, hidden])?,
-                down_proj: of("mlp.down_proj", &[hidden, config.intermediate_size])?,
-            });
-        }
-        let norm = load("model.norm.weight".into(), &[hidden])?;
-        let lm_head =
-            if config.tie_word_embeddings { embed_tokens.clone() } else { load(LM_HEAD.into(), &[vocab, hidden])? };
-        let rope = Arc::new(RopeTables::new(config.max_position_embeddings, config.head_dim, config.rope_theta));
-        Ok(Self { config: config.clone(), embed_tokens, blocks, norm, lm_head, rope, params })
+    /// When a weight is missing, has another shape, or has no place in the model.
+    pub fn load(config: &ModelConfig, source: &impl WeightSource, trained: Trained<'_>) -> Result<Self, TrainError> {
+        load(config, source, trained)
     }
 
-    /// A trainable decoder with random weights (normal with `initializer_range`, norms 1).
+    /// A trainable decoder with random weights (normal with `initializer_range`, norms 1, biases 0).
     ///
     /// # Errors
     /// When the configuration's `initializer_range` is no standard deviation.
     pub fn random(config: &ModelConfig, seed: u64) -> Result<Self, TrainError> {
         let source = RandomWeights { seed, standard_deviation: config.initializer_range };
-        Self::load(config, &source, true)
+        Self::load(config, &source, Trained::Everything)
+    }
+
+    /// Keeps only the inputs of the blocks in the forward pass and computes the rest again in the backward pass.
+    pub fn with_activation_checkpointing(mut self, on: bool) -> Self {
+        self.activation_checkpointing = on;
+        self
     }
 
     /// Its configuration.
@@ -115,76 +83,133 @@ impl Decoder {
         &self.config
     }
 
-    /// Every weight once, in the order of the forward pass.
+    /// Every weight of the model once, in the order of the forward pass, without adapters.
     pub fn params(&self) -> &[Arc<Param>] {
         &self.params
     }
 
-    /// The weight `(vocab, hidden)` of the output layer.
-    pub fn head(&self) -> &Arc<Param> {
-        &self.lm_head
+    /// The weights of the adapters.
+    pub fn adapter_params(&self) -> Vec<Arc<Param>> {
+        // In the order of the forward pass, as the weights are.
+        adapter_params(self.params.iter().filter_map(|param| self.loras.get(param.name())))
     }
 
-    /// Embeds the tokens: a tracked `(rows, hidden)` variable, the input of [`Decoder::hidden_states`].
-    ///
-    /// # Errors
-    /// When a token is not in the vocabulary.
-    pub fn embed(&self, rows: &PackedRows) -> TensorResult<Var> {
-        ops::embedding(&rows.ids, &self.embed_tokens)
+    /// What is trained: the weights, or the adapters.
+    pub fn trainable(&self) -> Vec<Arc<Param>> {
+        let all = self.params.iter().cloned().chain(self.adapter_params());
+        all.filter(|param| param.is_trainable()).collect()
     }
 
-    /// Ends a backward pass: adds the gradient of the embedded rows to the embedding.
-    ///
-    /// # Errors
-    /// When the shapes do not match.
-    pub fn backward_embedding(&self, rows: &PackedRows, grad: &Tensor) -> TensorResult<()> {
-        ops::accumulate_embedding_grad(&rows.ids, grad, &self.embed_tokens)
+    /// The last parts of the names of the layers with an adapter.
+    pub fn adapter_targets(&self) -> Vec<String> {
+        target_names(self.loras.keys().filter_map(|name| name.strip_suffix(".weight")))
     }
 
-    /// The normalised hidden states `(rows, hidden)` before the head.
+    /// A weight in f32, its adapter added.
     ///
     /// # Errors
-    /// When a position is beyond `max_position_embeddings`.
-    pub fn hidden_states(&self, embedded: &Tensor, rows: &PackedRows) -> TensorResult<Tensor> {
-        let mut x = embedded.clone();
-        for block in &self.blocks {
-            x = self.block(block, &x, rows)?;
+    /// From the sum.
+    pub fn merged_weight(&self, param: &Param) -> Result<Tensor, TrainError> {
+        match self.loras.get(param.name()) {
+            Some(lora) => merged(param, lora),
+            None => Ok(param.weight()?),
         }
-        ops::rms_norm(&x, &self.norm, self.config.rms_norm_eps)
+    }
+
+    /// The output layer.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The input of the first block, `(rows, hidden)`, outside any graph.
+    ///
+    /// # Errors
+    /// When a token is not in the vocabulary or a position is beyond `max_position_embeddings`.
+    pub(super) fn embed(&self, rows: &PackedRows) -> TensorResult<Tensor> {
+        let limit = self.config.max_position_embeddings;
+        if let Some(position) = rows.positions.iter().find(|position| **position as usize >= limit) {
+            candle_core::bail!("position {position} is beyond max_position_embeddings = {limit}");
+        }
+        let mut x = ops::embedding(&rows.ids, &self.embed_tokens)?;
+        if self.config.embedding_scale != 1.0 {
+            x = (x * self.config.embedding_scale)?;
+        }
+        if let Some(project_in) = &self.project_in {
+            x = ops::linear(&x, project_in, None)?;
+        }
+        match &self.embed_positions {
+            Some(table) => x + ops::embedding(&self.position_ids(rows), table)?,
+            None => Ok(x),
+        }
+    }
+
+    /// Rows of the table of learnt positions.
+    pub(super) fn position_ids(&self, rows: &PackedRows) -> Vec<u32> {
+        let offset = match self.config.positions {
+            Positions::Learned { offset } => offset as u32,
+            Positions::Rope(_) => 0,
+        };
+        rows.positions.iter().map(|position| position + offset).collect()
+    }
+
+    /// What every block of a pass over `rows` shares.
+    pub(super) fn context<'a>(&'a self, rows: &'a PackedRows) -> Context<'a> {
+        let rope = match &self.config.positions {
+            Positions::Rope(rope) => Some(Arc::new(RopeTables::new(&rows.positions, &rope.frequencies()))),
+            Positions::Learned { .. } => None,
+        };
+        Context { config: &self.config, rows, rope }
+    }
+
+    /// From the last block's output to the head's input `(rows, embedding_size)`.
+    ///
+    /// # Errors
+    /// When the shape does not fit.
+    pub(super) fn head_input(&self, x: &Tensor) -> TensorResult<Tensor> {
+        let x = match &self.final_norm {
+            Some(norm) => ops::norm(x, norm)?,
+            None => x.clone(),
+        };
+        match &self.project_out {
+            Some(project_out) => ops::linear(&x, project_out, None),
+            None => Ok(x),
+        }
+    }
+
+    /// The last block's output `(rows, hidden)`; nothing is kept.
+    ///
+    /// # Errors
+    /// As of a forward pass: a token or position that the model does not have.
+    pub fn hidden_states(&self, rows: &PackedRows) -> TensorResult<Tensor> {
+        let context = self.context(rows);
+        let mut x = self.embed(rows)?;
+        for block in &self.blocks {
+            x = block.forward(&x, &context)?;
+        }
+        Ok(x)
+    }
+
+    /// Log-probabilities `(labels)` of `labels`, each predicted by a row of the last block's output `hidden`.
+    ///
+    /// # Errors
+    /// When a row or label does not exist.
+    pub fn logps(&self, hidden: &Tensor, predicting_rows: &[u32], labels: &[u32]) -> TensorResult<Tensor> {
+        let rows = Tensor::new(predicting_rows, hidden.device())?;
+        let selected = self.head_input(&hidden.index_select(&rows, 0)?)?;
+        ops::linear_logp(&selected, &self.head, labels)
     }
 
     /// Logits `(rows, vocab)`.
     ///
     /// # Errors
-    /// As [`Decoder::embed`] and [`Decoder::hidden_states`].
+    /// As [`Decoder::hidden_states`].
     pub fn logits(&self, rows: &PackedRows) -> TensorResult<Tensor> {
-        let embedded = self.embed(rows)?.as_detached_tensor();
-        ops::linear(&self.hidden_states(&embedded, rows)?, &self.lm_head)
-    }
-
-    fn block(&self, block: &Block, x: &Tensor, rows: &PackedRows) -> TensorResult<Tensor> {
-        let config = &self.config;
-        let count = x.dim(0)?;
-        let eps = config.rms_norm_eps;
-        let h = ops::rms_norm(x, &block.input_layernorm, eps)?;
-        let queries = (count, config.num_attention_heads, config.head_dim);
-        let keys = (count, config.num_key_value_heads, config.head_dim);
-        let q = ops::linear(&h, &block.q_proj)?.reshape(queries)?;
-        let k = ops::linear(&h, &block.k_proj)?.reshape(keys)?;
-        let v = ops::linear(&h, &block.v_proj)?.reshape(keys)?;
-        let q = ops::rope(&q, &self.rope, &rows.positions)?;
-        let k = ops::rope(&k, &self.rope, &rows.positions)?;
-        let spec = AttentionSpec {
-            heads: config.num_attention_heads,
-            kv_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
-            scale: (config.head_dim as f32).sqrt().recip(),
-            groups: rows.groups.clone(),
-        };
-        let attended = ops::attention(&q, &k, &v, &spec)?.flatten_from(1)?;
-        let x = (x + ops::linear(&attended, &block.o_proj)?)?;
-        let h = ops::rms_norm(&x, &block.post_attention_layernorm, eps)?;
-        let gated = ops::swiglu(&ops::linear(&h, &block.gate_proj)?, &ops::linear(&h, &block.up_proj)?)?;
-        &x + ops::linear(&gated, &block.down_proj)?
+        let hidden = self.head_input(&self.hidden_states(rows)?)?;
+        let output = Linear { weight: self.head.weight.clone(), bias: self.head.bias.clone(), lora: None };
+        let logits = ops::linear(&hidden, &output, None)?;
+        match self.head.softcap {
+            Some(cap) => (logits / f64::from(cap))?.tanh()? * f64::from(cap),
+            None => Ok(logits),
+        }
     }
 }

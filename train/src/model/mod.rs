@@ -1,10 +1,18 @@
 //! The differentiable decoder: [`ModelConfig`] from `config.json`, [`Decoder`] on the operations of [`crate::ops`],
-//! weights by their Hugging Face names.
+//! weights by their Hugging Face names, [`lora`] adapters in PEFT's format.
 
+mod block;
 mod config;
 mod decoder;
+mod load;
+pub mod lora;
+mod names;
+mod tape;
 mod weights;
 
-pub use config::ModelConfig;
+pub use config::{Family, LlamaShape, ModelConfig, NormKind, NormPlacement, Positions, RopeConfig};
 pub use decoder::{Decoder, PackedRows};
+pub use load::Trained;
+pub use tape::Tape;
+pub(crate) use tape::gradient_of;
 pub use weights::{WeightFiles, WeightSource};

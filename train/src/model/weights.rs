@@ -11,14 +11,26 @@ use rand_distr::{Distribution, Normal};
 use safetensors::tensor::Metadata;
 
 use crate::error::TrainError;
+use crate::ops::fnv1a;
 
 /// A named source of weights.
 pub trait WeightSource {
-    /// The tensor `name` of the given shape, in f32.
+    /// The tensor `name` of the given shape, in the type it is stored in: f32, bf16 or f16.
     ///
     /// # Errors
-    /// When it is missing, has another shape, or cannot be read.
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError>;
+    /// When it is missing, has another shape or type, or cannot be read.
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError>;
+
+    /// The tensor in f32.
+    ///
+    /// # Errors
+    /// As [`WeightSource::stored`].
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
+        Ok(self.stored(name, shape)?.to_dtype(DType::F32)?)
+    }
+
+    /// The names of all tensors, where the source has a list.
+    fn names(&self) -> Vec<&str>;
 
     /// Whether there is a tensor of this name.
     fn contains(&self, name: &str) -> bool;
@@ -137,7 +149,11 @@ impl WeightSource for WeightFiles {
         self.index.contains_key(name)
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
+    fn names(&self) -> Vec<&str> {
+        self.index.keys().map(String::as_str).collect()
+    }
+
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
         let Some(file) = self.index.get(name).map(|at| &self.files[*at]) else {
             return Err(TrainError::invalid(&self.origin, format!("the weights have no tensor `{name}`")));
         };
@@ -160,12 +176,11 @@ impl WeightSource for WeightFiles {
         file.file
             .read_exact_at(&mut bytes, file.data_offset + from as u64)
             .map_err(|e| TrainError::read(&file.path, e))?;
-        let tensor = Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu)?;
-        Ok(tensor.to_dtype(DType::F32)?)
+        Ok(Tensor::from_raw_buffer(&bytes, dtype, shape, &Device::Cpu)?)
     }
 }
 
-/// A random initialisation as transformers does it: normal with the given standard deviation, norms 1. Every tensor
+/// A random initialisation as transformers does it: normal with the given standard deviation, norms 1, biases 0. Every tensor
 /// has a generator of its own, seeded by its name, so that it does not depend on the order of loading.
 #[derive(Debug)]
 pub(crate) struct RandomWeights {
@@ -178,14 +193,16 @@ impl WeightSource for RandomWeights {
         true
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
+    fn names(&self) -> Vec<&str> {
+        Vec::new()
+    }
+
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
         if shape.len() == 1 {
-            return Ok(Tensor::ones(shape, DType::F32, &Device::Cpu)?);
+            let value = if name.ends_with(".bias") { 0f32 } else { 1f32 };
+            return Ok(Tensor::full(value, shape, &Device::Cpu)?);
         }
-        // FNV-1a
-        let hash =
-            name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.seed ^ hash);
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.seed ^ fnv1a(name));
         let normal = Normal::new(0.0, self.standard_deviation)
             .map_err(|e| TrainError::Refused(format!("initializer_range = {}: {e}", self.standard_deviation)))?;
         let count = shape.iter().product();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::math::{dot, exp, exp_in_place, max};
+use super::math::{dot, exp, exp_in_place, max, tanh};
 use super::matmul::{Output, Threads, View, ViewMut, matmul};
 use super::{slice, tensor_like, with_slice};
 
@@ -35,6 +35,10 @@ pub struct AttentionSpec {
     pub head_dim: usize,
     /// Factor on the scores, usually `head_dim^-0.5`.
     pub scale: f32,
+    /// A row sees only so many positions, itself included; none for all.
+    pub window: Option<usize>,
+    /// Scores become `cap * tanh(score / cap)` (Gemma 2).
+    pub softcap: Option<f32>,
     /// Groups of segments; a prefix lies in the group of the segment that names it, and groups share no rows.
     pub groups: Arc<Vec<Vec<Segment>>>,
 }
@@ -48,6 +52,9 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Re
     let kv_shape = (rows, spec.kv_heads, spec.head_dim);
     if (heads, head_dim) != (spec.heads, spec.head_dim) || k.dims3()? != kv_shape || v.dims3()? != kv_shape {
         candle_core::bail!("attention: q {:?}, k {:?}, v {:?} do not fit {spec:?}", q.shape(), k.shape(), v.shape());
+    }
+    if spec.window == Some(0) {
+        candle_core::bail!("attention: a window of no positions");
     }
     if spec.kv_heads == 0 || heads % spec.kv_heads != 0 {
         candle_core::bail!("attention: {heads} heads cannot share {} key-value heads", spec.kv_heads);
@@ -118,8 +125,7 @@ impl<'a> Inputs<'a> {
         View::strided(&array[first..], rows.len(), width, heads * width)
     }
 
-    /// Writes the products of the block's rows of `a` with the keys or values `b` it may see into `(block, keys)`:
-    /// first the prefix, then the segment's own rows up to the end of the block.
+    /// Writes the products of the block's rows of `a` with the keys or values `b` it may see into `(block, keys)`.
     fn products(&self, out: &mut [f32], block: &Block<'_>, a: &'a [f32], b: &'a [f32], scale: f32) {
         let keys = block.keys();
         let a = self.query_head(a, block.rows.clone(), block.head);
@@ -135,37 +141,63 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Some consecutive rows of a segment, as queries of one head.
+/// Some consecutive rows of a segment, as queries of one head. The keys that any of them sees are the columns of its
+/// score matrix, in the order of their positions: rows of the prefix, then the segment's own.
 struct Block<'a> {
     segment: &'a Segment,
     rows: Range<usize>,
     head: usize,
+    window: Option<usize>,
 }
 
 impl Block<'_> {
-    /// How many keys the last row sees.
+    /// Number of columns.
     fn keys(&self) -> usize {
-        self.visible(self.rows.len() - 1)
+        self.end(self.rows.len() - 1) - self.first()
     }
 
-    /// How many keys the i-th row of the block sees.
-    fn visible(&self, i: usize) -> usize {
+    /// How many positions, counted from the prefix' first, the i-th row could see without a window.
+    fn end(&self, i: usize) -> usize {
         self.segment.prefix.len() + self.rows.start + i + 1 - self.segment.rows.start
     }
 
-    /// The keys: column in the score matrix and rows, prefix first.
+    /// The first position that the i-th row sees.
+    fn begin(&self, i: usize) -> usize {
+        self.window.map_or(0, |window| self.end(i).saturating_sub(window))
+    }
+
+    /// The position of the first column.
+    fn first(&self) -> usize {
+        self.begin(0)
+    }
+
+    /// The columns that the i-th row sees.
+    fn visible(&self, i: usize) -> Range<usize> {
+        self.begin(i) - self.first()..self.end(i) - self.first()
+    }
+
+    /// The keys: first column and rows, those of the prefix first.
     fn key_ranges(&self) -> [(usize, Range<usize>); 2] {
-        let prefix = self.segment.prefix.clone();
-        [(0, prefix.clone()), (prefix.len(), self.segment.rows.start..self.rows.end)]
+        let Segment { rows, prefix } = self.segment;
+        let skipped = self.first();
+        let from_prefix = prefix.start + skipped.min(prefix.len())..prefix.end;
+        let own = rows.start + skipped.saturating_sub(prefix.len())..self.rows.end;
+        [(0, from_prefix.clone()), (from_prefix.len(), own)]
     }
 }
 
-fn blocks(segment: &Segment, head: usize) -> impl Iterator<Item = Block<'_>> {
+fn blocks<'a>(segment: &'a Segment, head: usize, spec: &AttentionSpec) -> impl Iterator<Item = Block<'a>> + use<'a> {
+    let window = spec.window;
     segment.rows.clone().step_by(BLOCK).map(move |first| Block {
         segment,
         rows: first..(first + BLOCK).min(segment.rows.end),
         head,
+        window,
     })
+}
+
+fn soft_cap(scores: &mut [f32], cap: f32) {
+    scores.iter_mut().for_each(|score| *score = cap * tanh(*score / cap));
 }
 
 /// Output `(block, head_dim)` and log-sum-exp `(block)` of one block.
@@ -175,8 +207,13 @@ fn forward_block(inputs: Inputs<'_>, block: &Block<'_>, scores: &mut Vec<f32>) -
     inputs.products(scores, block, inputs.q, inputs.k, inputs.spec.scale);
     let mut log_sum_exp = Vec::with_capacity(rows);
     for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
-        let (seen, hidden) = row.split_at_mut(block.visible(i));
-        hidden.fill(0.0);
+        let visible = block.visible(i);
+        row[..visible.start].fill(0.0);
+        row[visible.end..].fill(0.0);
+        let seen = &mut row[visible];
+        if let Some(cap) = inputs.spec.softcap {
+            soft_cap(seen, cap);
+        }
         let largest = max(seen);
         let sum = exp_in_place(seen, largest);
         seen.iter_mut().for_each(|p| *p /= sum);
@@ -220,7 +257,7 @@ fn backward_group(
     let (mut p, mut ds) = (Vec::new(), Vec::new());
     for segment in group {
         for head in kv_head * shared..(kv_head + 1) * shared {
-            for block in blocks(segment, head) {
+            for block in blocks(segment, head, spec) {
                 let (rows, keys) = (block.rows.len(), block.keys());
                 p.resize(rows * keys, 0.0);
                 ds.resize(rows * keys, 0.0);
@@ -230,12 +267,22 @@ fn backward_group(
                     let at = (block.rows.start + i) * spec.heads + head;
                     let element = at * width..(at + 1) * width;
                     let mean = dot(&out[element.clone()], &dout[element]);
-                    let seen = block.visible(i);
-                    p[seen..].fill(0.0);
-                    ds[seen..].fill(0.0);
-                    for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
-                        *p = exp(*p - log_sum_exp[at]);
-                        *ds = *p * (*ds - mean) * spec.scale;
+                    let visible = block.visible(i);
+                    for array in [&mut *p, &mut *ds] {
+                        array[..visible.start].fill(0.0);
+                        array[visible.end..].fill(0.0);
+                    }
+                    let seen = p[visible.clone()].iter_mut().zip(&mut ds[visible]);
+                    match spec.softcap {
+                        None => seen.for_each(|(p, ds)| {
+                            *p = exp(*p - log_sum_exp[at]);
+                            *ds = *p * (*ds - mean) * spec.scale;
+                        }),
+                        Some(cap) => seen.for_each(|(p, ds)| {
+                            let t = tanh(*p / cap);
+                            *p = exp(cap * t - log_sum_exp[at]);
+                            *ds = *p * (*ds - mean) * spec.scale * (1.0 - t * t);
+                        }),
                     }
                 }
                 let query = inputs.query_head(inputs.q, block.rows.clone(), head);
@@ -279,7 +326,7 @@ impl CustomOp3 for Attention {
         let inputs = Inputs { q: slice(q, q_layout)?, k: slice(k, k_layout)?, v: slice(v, v_layout)?, spec };
         let segments = spec.groups.iter().flatten();
         let mut jobs: Vec<Block<'_>> =
-            segments.flat_map(|segment| (0..spec.heads).flat_map(|head| blocks(segment, head))).collect();
+            segments.flat_map(|segment| (0..spec.heads).flat_map(|head| blocks(segment, head, spec))).collect();
         // The longest first, so that no thread is left with one at the end.
         jobs.sort_by_key(|block| std::cmp::Reverse(block.keys()));
         let done: Vec<(Vec<f32>, Vec<f32>)> =
@@ -347,7 +394,15 @@ mod tests {
     use super::*;
 
     fn spec(heads: usize, kv_heads: usize, groups: Vec<Vec<Segment>>) -> AttentionSpec {
-        AttentionSpec { heads, kv_heads, head_dim: 4, scale: 0.5, groups: Arc::new(groups) }
+        AttentionSpec {
+            heads,
+            kv_heads,
+            head_dim: 4,
+            scale: 0.5,
+            window: None,
+            softcap: None,
+            groups: Arc::new(groups),
+        }
     }
 
     fn plain(rows: Range<usize>) -> Segment {
@@ -371,7 +426,14 @@ mod tests {
         let (rows, d) = (q.len() / spec.heads / spec.head_dim, spec.head_dim);
         let sees = |i: usize, j: usize| {
             let segment = spec.groups.iter().flatten().find(|s| s.rows.contains(&i)).unwrap();
-            segment.prefix.contains(&j) || (segment.rows.contains(&j) && j <= i)
+            if !(segment.prefix.contains(&j) || (segment.rows.contains(&j) && j <= i)) {
+                return false;
+            }
+            let position = |row: usize| match segment.rows.contains(&row) {
+                true => segment.prefix.len() + row - segment.rows.start,
+                false => row - segment.prefix.start,
+            };
+            spec.window.is_none_or(|window| position(i) - position(j) < window)
         };
         let mut out = Vec::new();
         for i in 0..rows {
@@ -381,7 +443,8 @@ mod tests {
                     let products = (0..d).map(|c| {
                         q[(i * spec.heads + head) * d + c] as f64 * k[(j * spec.kv_heads + kv) * d + c] as f64
                     });
-                    (products.sum::<f64>() * spec.scale as f64).exp()
+                    let score = products.sum::<f64>() * spec.scale as f64;
+                    spec.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()).exp()
                 };
                 let weights: Vec<f64> = (0..rows).map(|j| if sees(i, j) { score(j) } else { 0.0 }).collect();
                 let sum: f64 = weights.iter().sum();
@@ -414,7 +477,11 @@ mod tests {
             Segment { rows: 70..200, prefix: 0..70 },
             Segment { rows: 200..long + 60, prefix: 0..70 },
         ];
-        assert_equals_slow(long + 60, &spec(2, 1, vec![shared]));
+        for window in [None, Some(1), Some(40), Some(64), Some(100), Some(1000)] {
+            let spec = spec(2, 1, vec![shared.clone()]);
+            assert_equals_slow(long + 60, &AttentionSpec { window, ..spec.clone() });
+            assert_equals_slow(long + 60, &AttentionSpec { window, softcap: Some(0.7), ..spec });
+        }
     }
 
     #[test]
@@ -423,8 +490,12 @@ mod tests {
             let spec = spec(heads, kv_heads, packed());
             check_gradients(&inputs(12, heads, kv_heads), &[], |x, _| attention(&x[0], &x[1], &x[2], &spec).unwrap());
         }
-        let spec = spec(2, 1, vec![vec![plain(0..BLOCK + 9)]]);
-        check_gradients(&inputs(BLOCK + 9, 2, 1), &[], |x, _| attention(&x[0], &x[1], &x[2], &spec).unwrap());
+        for (window, softcap) in [(None, None), (Some(20), None), (None, Some(0.5)), (Some(3), Some(0.5))] {
+            let long = AttentionSpec { window, softcap, ..spec(2, 1, vec![vec![plain(0..BLOCK + 9)]]) };
+            check_gradients(&inputs(BLOCK + 9, 2, 1), &[], |x, _| attention(&x[0], &x[1], &x[2], &long).unwrap());
+            let packed = AttentionSpec { window, softcap, ..spec(4, 2, packed()) };
+            check_gradients(&inputs(12, 4, 2), &[], |x, _| attention(&x[0], &x[1], &x[2], &packed).unwrap());
+        }
     }
 
     #[test]

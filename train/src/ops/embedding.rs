@@ -1,33 +1,34 @@
-//! Token embedding: the start of the forward pass and the end of the backward pass.
+//! Embedding tables: the start of the forward pass and the end of the backward pass.
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::{Param, with_slice};
 
-/// The rows of the embedding `(vocab, hidden)` for `ids`, as a tracked `(rows, hidden)` variable whose gradient
-/// [`accumulate_embedding_grad`] takes after the backward pass.
+/// The rows of the table `(vocab, hidden)` for `ids`, f32, outside any graph; [`accumulate_embedding_grad`] takes their
+/// gradient after the backward pass.
 ///
 /// # Errors
 /// When an id is not below `vocab`.
-pub fn embedding(ids: &[u32], weight: &Param) -> Result<Var> {
-    let (vocab, hidden) = weight.weight().dims2()?;
+pub fn embedding(ids: &[u32], weight: &Param) -> Result<Tensor> {
+    let (vocab, _hidden) = weight.dims2()?;
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocab) {
         candle_core::bail!("token id {id} is not below the model's vocab_size = {vocab}");
     }
-    let mut rows = Vec::with_capacity(ids.len() * hidden);
-    with_slice(weight.weight(), |w| {
-        for id in ids {
-            rows.extend_from_slice(&w[*id as usize * hidden..(*id as usize + 1) * hidden]);
-        }
-    })?;
-    Var::from_vec(rows, (ids.len(), hidden), weight.weight().device())
+    let ids = Tensor::new(ids, &Device::Cpu)?;
+    weight.stored()?.index_select(&ids, 0)?.to_dtype(DType::F32)
 }
 
-/// Adds the gradient `(rows, hidden)` of the embedded rows to the embedding's slot.
+/// Adds `scale` times the gradient `(rows, hidden)` of the embedded rows to the table's slot, but for the id `untrained`.
 ///
 /// # Errors
 /// When the shapes do not match.
-pub fn accumulate_embedding_grad(ids: &[u32], grad: &Tensor, weight: &Param) -> Result<()> {
+pub fn accumulate_embedding_grad(
+    ids: &[u32],
+    grad: &Tensor,
+    scale: f32,
+    untrained: Option<u32>,
+    weight: &Param,
+) -> Result<()> {
     if !weight.is_trainable() {
         return Ok(());
     }
@@ -37,9 +38,9 @@ pub fn accumulate_embedding_grad(ids: &[u32], grad: &Tensor, weight: &Param) -> 
     }
     let mut slot = weight.slot();
     with_slice(grad, |grad| {
-        for (id, grad) in ids.iter().zip(grad.chunks_exact(hidden)) {
+        for (id, grad) in ids.iter().zip(grad.chunks_exact(hidden)).filter(|(id, _)| Some(**id) != untrained) {
             let row = &mut slot.grad[*id as usize * hidden..(*id as usize + 1) * hidden];
-            row.iter_mut().zip(grad).for_each(|(sum, g)| *sum += g);
+            row.iter_mut().zip(grad).for_each(|(sum, g)| *sum += scale * g);
         }
     })
 }
@@ -53,14 +54,15 @@ mod tests {
     fn rows_come_out_and_gradients_add_up_per_token() {
         let weight = random_param(&[5, 3], 1);
         let ids = [4, 0, 4];
-        let rows = embedding(&ids, &weight).unwrap().as_tensor().to_vec2::<f32>().unwrap();
-        let table = weight.weight().to_vec2::<f32>().unwrap();
+        let rows = embedding(&ids, &weight).unwrap().to_vec2::<f32>().unwrap();
+        let table = weight.weight().unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(rows, [table[4].clone(), table[0].clone(), table[4].clone()]);
 
-        let grad = Tensor::new(&[[1f32, 2., 3.], [10., 20., 30.], [4., 5., 6.]], weight.weight().device()).unwrap();
-        accumulate_embedding_grad(&ids, &grad, &weight).unwrap();
+        let grad = Tensor::new(&[[1f32, 2., 3.], [10., 20., 30.], [4., 5., 6.]], &Device::Cpu).unwrap();
+        accumulate_embedding_grad(&ids, &grad, 1.0, None, &weight).unwrap();
+        accumulate_embedding_grad(&ids, &grad, 2.0, Some(0), &weight).unwrap();
         let slot = weight.slot();
-        assert_eq!(slot.grad[12..], [5., 7., 9.]);
+        assert_eq!(slot.grad[12..], [15., 21., 27.]);
         assert_eq!(slot.grad[..3], [10., 20., 30.]);
         assert_eq!(slot.grad[3..12], [0.0; 9]);
     }

@@ -5,27 +5,38 @@ use std::sync::{Arc, Mutex};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::math::{exp, max, sum_exp};
+use super::math::{exp, max, sum_exp, tanh};
 use super::matmul::{Output, Threads, View, ViewMut, matmul};
-use super::{Param, slice, tensor_like, with_slice};
+use super::{Param, column_sums, slice, tensor_like, with_slice};
 
 /// Rows of the head that are multiplied at a time; the logits of one tile live at once.
 const TILE: usize = 1024;
 
-/// `log softmax(h W^T)[labels]`: hidden states `(rows, hidden)`, the head's weight `(vocab, hidden)`, one label a row;
+/// The output layer.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// `(vocab, hidden)`.
+    pub weight: Arc<Param>,
+    /// `(vocab)`.
+    pub bias: Option<Arc<Param>>,
+    /// Logits become `cap * tanh(logit / cap)` (Gemma 2).
+    pub softcap: Option<f32>,
+}
+
+/// `log softmax(logits)[labels]` with `logits = softcap(h W^T + b)`: hidden states `(rows, hidden)`, one label a row;
 /// returns `(rows)` natural logarithms. Only the log-sum-exp of each row is kept for the backward pass, which computes
 /// the logits again tile by tile.
 ///
 /// # Errors
 /// When the shapes do not match or a label is not below `vocab`.
-pub fn linear_logp(hidden: &Tensor, head: &Arc<Param>, labels: &[u32]) -> Result<Tensor> {
+pub fn linear_logp(hidden: &Tensor, head: &Head, labels: &[u32]) -> Result<Tensor> {
     let (rows, width) = hidden.dims2()?;
-    let (vocab, expected) = head.weight().dims2()?;
+    let (vocab, expected) = head.weight.dims2()?;
     if width != expected || labels.len() != rows {
         candle_core::bail!(
             "linear_logp: hidden {:?}, head {:?}, {} labels",
             hidden.shape(),
-            head.weight().shape(),
+            head.weight.shape(),
             labels.len()
         );
     }
@@ -37,7 +48,7 @@ pub fn linear_logp(hidden: &Tensor, head: &Arc<Param>, labels: &[u32]) -> Result
 }
 
 struct LinearLogp {
-    head: Arc<Param>,
+    head: Head,
     labels: Vec<u32>,
     log_sum_exp: Mutex<Vec<f32>>,
 }
@@ -50,9 +61,27 @@ struct Row {
     label_logit: f32,
 }
 
-/// Writes `hidden W[tile]^T` to `tile`.
-fn tile_logits(tile: &mut [f32], hidden: View<'_>, rows: usize, weight: View<'_>, count: usize) {
-    matmul(ViewMut::new(tile, rows, count), Output::Overwrite, 1.0, hidden, weight.t(), Threads::All);
+/// Products of one tile to logits, in place.
+#[inline(always)]
+fn finish(logits: &mut [f32], bias: Option<&[f32]>, softcap: Option<f32>) {
+    if let Some(bias) = bias {
+        logits.iter_mut().zip(bias).for_each(|(logit, bias)| *logit += bias);
+    }
+    if let Some(cap) = softcap {
+        logits.iter_mut().for_each(|logit| *logit = cap * tanh(*logit / cap));
+    }
+}
+
+impl LinearLogp {
+    /// First rows of the head's tiles and their numbers.
+    fn tiles(&self) -> Result<impl Iterator<Item = (usize, usize)> + use<>> {
+        let (vocab, _) = self.head.weight.dims2()?;
+        Ok((0..vocab).step_by(TILE).map(move |first| (first, TILE.min(vocab - first))))
+    }
+
+    fn bias(&self) -> Result<Option<Vec<f32>>> {
+        self.head.bias.as_ref().map(|bias| bias.with_values(<[f32]>::to_vec)).transpose()
+    }
 }
 
 impl CustomOp1 for LinearLogp {
@@ -62,26 +91,29 @@ impl CustomOp1 for LinearLogp {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = layout.shape().dims2()?;
-        let vocab = self.head.weight().dim(0)?;
+        let (vocab, _) = self.head.weight.dims2()?;
+        let bias = self.bias()?;
         let hidden = View::new(slice(storage, layout)?, rows, width);
         let mut tile = vec![0f32; rows * TILE.min(vocab)];
         let mut state = vec![Row { max: f32::NEG_INFINITY, sum: 0.0, label_logit: 0.0 }; rows];
-        with_slice(self.head.weight(), |w| {
-            for first in (0..vocab).step_by(TILE) {
-                let count = TILE.min(vocab - first);
-                let tile = &mut tile[..rows * count];
-                tile_logits(tile, hidden, rows, View::new(&w[first * width..], count, width), count);
-                let rows = tile.par_chunks_exact(count).zip(state.par_iter_mut()).zip(self.labels.par_iter());
-                rows.with_min_len(32).for_each(|((logits, row), label)| {
-                    if let Some(logit) = (*label as usize).checked_sub(first).and_then(|at| logits.get(at)) {
-                        row.label_logit = *logit;
-                    }
-                    let new_max = max(logits).max(row.max);
-                    row.sum = row.sum * exp(row.max - new_max) + sum_exp(logits, new_max);
-                    row.max = new_max;
-                });
-            }
-        })?;
+        for (first, count) in self.tiles()? {
+            let tile = &mut tile[..rows * count];
+            let bias = bias.as_ref().map(|bias| &bias[first..first + count]);
+            self.head.weight.with_rows(first..first + count, |w| {
+                let w = View::new(w, count, width);
+                matmul(ViewMut::new(tile, rows, count), Output::Overwrite, 1.0, hidden, w.t(), Threads::All);
+            })?;
+            let rows = tile.par_chunks_exact_mut(count).zip(state.par_iter_mut()).zip(self.labels.par_iter());
+            rows.with_min_len(32).for_each(|((logits, row), label)| {
+                finish(logits, bias, self.head.softcap);
+                if let Some(logit) = (*label as usize).checked_sub(first).and_then(|at| logits.get(at)) {
+                    row.label_logit = *logit;
+                }
+                let new_max = max(logits).max(row.max);
+                row.sum = row.sum * exp(row.max - new_max) + sum_exp(logits, new_max);
+                row.max = new_max;
+            });
+        }
         let log_sum_exp: Vec<f32> = state.iter().map(|row| row.max + row.sum.ln()).collect();
         let logps = state.iter().zip(&log_sum_exp).map(|(row, lse)| row.label_logit - lse).collect();
         *self.log_sum_exp.lock().expect("nothing panics while it is held") = log_sum_exp;
@@ -90,41 +122,54 @@ impl CustomOp1 for LinearLogp {
 
     fn bwd(&self, hidden: &Tensor, _logps: &Tensor, dlogps: &Tensor) -> Result<Option<Tensor>> {
         let (rows, width) = hidden.dims2()?;
-        let vocab = self.head.weight().dim(0)?;
+        let (vocab, _) = self.head.weight.dims2()?;
+        let bias = self.bias()?;
         let log_sum_exp = self.log_sum_exp.lock().expect("nothing panics while it is held");
         let mut tile = vec![0f32; rows * TILE.min(vocab)];
         let mut dhidden = vec![0f32; rows * width];
-        let mut slot = self.head.slot();
-        let mut backward = |hidden: &[f32], w: &[f32], dlogps: &[f32]| {
+        let mut backward = |hidden: &[f32], dlogps: &[f32]| -> Result<()> {
             let hidden = View::new(hidden, rows, width);
-            for first in (0..vocab).step_by(TILE) {
-                let count = TILE.min(vocab - first);
+            for (first, count) in self.tiles()? {
                 let tile = &mut tile[..rows * count];
-                let weight = View::new(&w[first * width..], count, width);
-                tile_logits(tile, hidden, rows, weight, count);
-                // d logp / d logit = [label] - softmax
-                let each = tile.par_chunks_exact_mut(count).zip(log_sum_exp.par_iter());
-                let each = each.zip(dlogps.par_iter()).zip(self.labels.par_iter());
-                each.with_min_len(32).for_each(|(((logits, lse), dlogp), label)| {
-                    for logit in logits.iter_mut() {
-                        *logit = -dlogp * exp(*logit - lse);
-                    }
-                    if let Some(at) = (*label as usize).checked_sub(first)
-                        && at < count
-                    {
-                        logits[at] += dlogp;
-                    }
-                });
-                let dlogits = View::new(tile, rows, count);
-                let output = if first == 0 { Output::Overwrite } else { Output::Add };
-                matmul(ViewMut::new(&mut dhidden, rows, width), output, 1.0, dlogits, weight, Threads::All);
-                if self.head.is_trainable() {
+                let bias = bias.as_ref().map(|bias| &bias[first..first + count]);
+                self.head.weight.with_rows(first..first + count, |w| {
+                    let w = View::new(w, count, width);
+                    matmul(ViewMut::new(tile, rows, count), Output::Overwrite, 1.0, hidden, w.t(), Threads::All);
+                    // d logp / d logit = [label] - softmax
+                    let each = tile.par_chunks_exact_mut(count).zip(log_sum_exp.par_iter());
+                    let each = each.zip(dlogps.par_iter()).zip(self.labels.par_iter());
+                    each.with_min_len(32).for_each(|(((logits, lse), dlogp), label)| {
+                        finish(logits, bias, self.head.softcap);
+                        let label = (*label as usize).checked_sub(first).filter(|at| *at < count);
+                        let label_logit = label.map(|at| logits[at]);
+                        match self.head.softcap {
+                            None => logits.iter_mut().for_each(|logit| *logit = -dlogp * exp(*logit - lse)),
+                            Some(cap) => logits.iter_mut().for_each(|logit| {
+                                let t = *logit / cap;
+                                *logit = -dlogp * exp(*logit - lse) * (1.0 - t * t);
+                            }),
+                        }
+                        if let (Some(at), Some(logit)) = (label, label_logit) {
+                            let slope = self.head.softcap.map_or(1.0, |cap| 1.0 - (logit / cap) * (logit / cap));
+                            logits[at] += dlogp * slope;
+                        }
+                    });
+                    let dlogits = View::new(tile, rows, count);
+                    let output = if first == 0 { Output::Overwrite } else { Output::Add };
+                    matmul(ViewMut::new(&mut dhidden, rows, width), output, 1.0, dlogits, w, Threads::All);
+                })?;
+                if self.head.weight.is_trainable() {
+                    let mut slot = self.head.weight.slot();
                     let dw = ViewMut::new(&mut slot.grad[first * width..], count, width);
-                    matmul(dw, Output::Add, 1.0, dlogits.t(), hidden, Threads::All);
+                    matmul(dw, Output::Add, 1.0, View::new(tile, rows, count).t(), hidden, Threads::All);
+                }
+                if let Some(bias) = self.head.bias.as_ref().filter(|bias| bias.is_trainable()) {
+                    column_sums(tile, &mut bias.slot().grad[first..first + count]);
                 }
             }
+            Ok(())
         };
-        with_slice(hidden, |h| with_slice(self.head.weight(), |w| with_slice(dlogps, |d| backward(h, w, d))))???;
+        with_slice(hidden, |h| with_slice(dlogps, |d| backward(h, d)))???;
         Ok(Some(tensor_like(dhidden, hidden)?))
     }
 }
@@ -134,13 +179,24 @@ mod tests {
     use super::super::testing::*;
     use super::*;
 
+    fn plain(weight: &Arc<Param>) -> Head {
+        Head { weight: weight.clone(), bias: None, softcap: None }
+    }
+
     #[test]
     fn gradients_within_one_tile_and_across_tiles() {
         for vocab in [11, 2 * TILE + 3] {
             let last = vocab as u32 - 1;
             let labels = [0, last, 5, 5];
             let head = random_param(&[vocab, 3], 2);
-            check_gradients(&[random_var(&[4, 3], 1)], &[head], |x, p| linear_logp(&x[0], &p[0], &labels).unwrap());
+            check_gradients(&[random_var(&[4, 3], 1)], &[head], |x, p| {
+                linear_logp(&x[0], &plain(&p[0]), &labels).unwrap()
+            });
+            let params = [random_param(&[vocab, 3], 2), random_param(&[vocab], 3)];
+            check_gradients(&[random_var(&[4, 3], 1)], &params, |x, p| {
+                let head = Head { weight: p[0].clone(), bias: Some(p[1].clone()), softcap: Some(1.5) };
+                linear_logp(&x[0], &head, &labels).unwrap()
+            });
         }
     }
 
@@ -149,8 +205,8 @@ mod tests {
         let hidden = random_var(&[3, 4], 1);
         let head = random_param(&[TILE + 7, 4], 2);
         let labels = [0, TILE as u32 + 6, 17];
-        let ours = linear_logp(hidden.as_tensor(), &head, &labels).unwrap().to_vec1::<f32>().unwrap();
-        let logits = hidden.matmul(&head.weight().t().unwrap()).unwrap();
+        let ours = linear_logp(hidden.as_tensor(), &plain(&head), &labels).unwrap().to_vec1::<f32>().unwrap();
+        let logits = hidden.matmul(&head.weight().unwrap().t().unwrap()).unwrap();
         let theirs = candle_nn::ops::log_softmax(&logits, 1).unwrap().to_vec2::<f32>().unwrap();
         for (row, label) in labels.iter().enumerate() {
             assert!((ours[row] - theirs[row][*label as usize]).abs() < 2e-6);
@@ -159,7 +215,8 @@ mod tests {
 
     #[test]
     fn a_label_outside_the_vocabulary_is_refused() {
-        let error = linear_logp(random_var(&[1, 3], 1).as_tensor(), &random_param(&[5, 3], 2), &[5]).unwrap_err();
+        let error =
+            linear_logp(random_var(&[1, 3], 1).as_tensor(), &plain(&random_param(&[5, 3], 2)), &[5]).unwrap_err();
         assert!(error.to_string().contains("vocab_size = 5"), "{error}");
     }
 }

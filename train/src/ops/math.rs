@@ -30,6 +30,35 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// Hyperbolic tangent, to within a few units in the last place.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    // Near 0 the quotient below would lose the small part; there an odd polynomial (Cephes).
+    let z = x * x;
+    let mut p = -5.704_988_7e-3f32;
+    p = p.mul_add(z, 2.063_908_9e-2);
+    p = p.mul_add(z, -5.373_971_6e-2);
+    p = p.mul_add(z, 1.333_144_2e-1);
+    p = p.mul_add(z, -3.333_328e-1);
+    let small = (p * z).mul_add(x, x);
+    let large = 1.0 - 2.0 / (1.0 + exp(2.0 * x));
+    if x.abs() < 0.625 { small } else { large }
+}
+
+/// Sum.
+#[inline(always)]
+pub fn sum(x: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += chunk[i];
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
 /// Inner product.
 #[inline(always)]
 pub fn dot(x: &[f32], y: &[f32]) -> f32 {
@@ -107,11 +136,23 @@ mod tests {
     }
 
     #[test]
+    fn tanh_is_exact_to_a_few_units() {
+        for i in -200_000..200_000 {
+            let x = i as f32 * 1e-4 + 3e-5;
+            let (got, want) = (tanh(x) as f64, (x as f64).tanh());
+            assert!(((got - want) / want).abs() < 3e-7, "tanh({x}) = {got}, not {want}");
+        }
+        assert_eq!((tanh(0.0), tanh(100.0), tanh(-100.0)), (0.0, 1.0, -1.0));
+    }
+
+    #[test]
     fn reductions_equal_the_slow_ones_at_every_length() {
         for n in [0, 1, 31, 32, 33, 100] {
             let (x, y) = (random(n, 1), random(n, 2));
             let slow: f64 = x.iter().zip(&y).map(|(x, y)| *x as f64 * *y as f64).sum();
             assert!((dot(&x, &y) as f64 - slow).abs() < 1e-5);
+            let slow: f64 = x.iter().map(|x| *x as f64).sum();
+            assert!((sum(&x) as f64 - slow).abs() < 1e-5);
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
             let slow: f64 = x.iter().map(|x| (*x as f64 - 0.5).exp()).sum();
             assert!((sum_exp(&x, 0.5) as f64 - slow).abs() < 1e-4);

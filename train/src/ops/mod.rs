@@ -10,29 +10,31 @@
 //! Activations are *packed rows*, `(rows, hidden)`: sequences follow one another without padding, and
 //! [`attention`] is told by [`Segment`]s which rows belong together.
 
+mod activation;
 mod attention;
+mod dropout;
 mod embedding;
 mod linear;
 mod linear_logp;
 mod math;
 mod matmul;
+mod norm;
 mod param;
-mod rms_norm;
 mod rope;
 mod seed;
-mod swiglu;
 
+pub use activation::{Activation, activate, gated};
 pub use attention::{AttentionSpec, Segment, attention};
 pub use embedding::{accumulate_embedding_grad, embedding};
-pub use linear::linear;
-pub use linear_logp::linear_logp;
+pub use linear::{Linear, LoraWeights, linear};
+pub use linear_logp::{Head, linear_logp};
+pub use norm::{Norm, norm};
 pub use param::{AdamWStep, Param, Slot};
-pub use rms_norm::rms_norm;
 pub use rope::{RopeTables, rope};
 pub use seed::backward_from;
-pub use swiglu::swiglu;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
+use rayon::prelude::*;
 
 /// The elements of a contiguous f32 tensor on the CPU.
 fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
@@ -55,6 +57,30 @@ pub(crate) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Res
 /// A tensor with the shape and device of `like`.
 fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, like.shape().clone(), like.device())
+}
+
+/// Adds the sum of the rows of `(rows, sums.len())` to `sums`, in an order that does not depend on the threads.
+fn column_sums(rows: &[f32], sums: &mut [f32]) {
+    const TASK_ROWS: usize = 256;
+    let width = sums.len();
+    let partial: Vec<Vec<f32>> = rows
+        .par_chunks(width * TASK_ROWS)
+        .map(|rows| {
+            let mut sums = vec![0f32; width];
+            for row in rows.chunks_exact(width) {
+                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+            sums
+        })
+        .collect();
+    for part in partial {
+        sums.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+    }
+}
+
+/// A hash of a name (FNV-1a), for seeds.
+pub(crate) fn fnv1a(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -136,7 +162,7 @@ pub(crate) mod testing {
             let grad = param.slot().grad.clone();
             compare(&format!("parameter {k}"), &grad, &|i, by| {
                 let mut nudged = params.to_vec();
-                nudged[k] = Param::frozen("nudged", nudge(param.weight(), i, by)).unwrap();
+                nudged[k] = Param::frozen(param.name(), nudge(&param.weight().unwrap(), i, by)).unwrap();
                 probe(&f(&detached, &nudged))
             });
         }

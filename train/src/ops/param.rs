@@ -1,9 +1,13 @@
 //! A weight with its gradient and optimiser moments.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor};
 use rayon::prelude::*;
+
+use super::with_slice;
 
 /// What training keeps beside a weight; all three are empty for a frozen weight.
 #[derive(Debug, Default)]
@@ -16,11 +20,22 @@ pub struct Slot {
     pub second_moment: Vec<f32>,
 }
 
-/// A named weight (the name is the checkpoint's), f32, contiguous, on the CPU.
+/// How a weight is stored. What is not f32 is widened where it is used, for as long as it is used.
+#[derive(Debug)]
+enum Storage {
+    F32(Tensor),
+    /// bf16 or f16, frozen.
+    Half(Tensor),
+    /// Blocks of integers with their scales, frozen.
+    Quantised(QTensor),
+}
+
+/// A named weight (the name is the checkpoint's), contiguous, on the CPU.
 #[derive(Debug)]
 pub struct Param {
     name: String,
-    weight: Tensor,
+    shape: Vec<usize>,
+    storage: Storage,
     trainable: bool,
     slot: Mutex<Slot>,
 }
@@ -31,25 +46,44 @@ impl Param {
     /// # Errors
     /// When `weight` is not f32.
     pub fn trainable(name: impl Into<String>, weight: Tensor) -> Result<Arc<Self>> {
+        let name = name.into();
+        if weight.dtype() != DType::F32 {
+            candle_core::bail!("`{name}` must be f32 to be trained, got {:?}", weight.dtype());
+        }
         let zeros = || vec![0f32; weight.elem_count()];
         let slot = Slot { grad: zeros(), first_moment: zeros(), second_moment: zeros() };
-        Self::new(name.into(), weight, true, slot)
+        let shape = weight.dims().to_vec();
+        let storage = Storage::F32(weight.contiguous()?.detach());
+        Ok(Arc::new(Self { name, shape, storage, trainable: true, slot: Mutex::new(slot) }))
     }
 
-    /// A weight that is only read.
+    /// A weight that is only read, kept in its own type: f32, bf16 or f16.
     ///
     /// # Errors
-    /// When `weight` is not f32.
+    /// When `weight` has another type.
     pub fn frozen(name: impl Into<String>, weight: Tensor) -> Result<Arc<Self>> {
-        Self::new(name.into(), weight, false, Slot::default())
+        let (name, shape) = (name.into(), weight.dims().to_vec());
+        let weight = weight.contiguous()?.detach();
+        let storage = match weight.dtype() {
+            DType::F32 => Storage::F32(weight),
+            DType::BF16 | DType::F16 => Storage::Half(weight),
+            other => candle_core::bail!("`{name}` has type {other:?}; supported: f32, bf16, f16"),
+        };
+        Ok(Arc::new(Self { name, shape, storage, trainable: false, slot: Mutex::default() }))
     }
 
-    fn new(name: String, weight: Tensor, trainable: bool, slot: Slot) -> Result<Arc<Self>> {
-        if weight.dtype() != DType::F32 {
-            candle_core::bail!("`{name}` must be f32, got {:?}", weight.dtype());
+    /// A weight that is only read, quantised. Its rows must be a multiple of the type's block size.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn quantised(name: impl Into<String>, weight: &Tensor, dtype: GgmlDType) -> Result<Arc<Self>> {
+        let (name, shape) = (name.into(), weight.dims().to_vec());
+        let block = dtype.block_size();
+        if !shape.last().is_some_and(|width| width.is_multiple_of(block)) {
+            candle_core::bail!("`{name}` of shape {shape:?} cannot be {dtype:?}: its rows are no multiple of {block}");
         }
-        let weight = weight.contiguous()?.detach();
-        Ok(Arc::new(Self { name, weight, trainable, slot: Mutex::new(slot) }))
+        let storage = Storage::Quantised(QTensor::quantize(&weight.to_dtype(DType::F32)?, dtype)?);
+        Ok(Arc::new(Self { name, shape, storage, trainable: false, slot: Mutex::default() }))
     }
 
     /// The weight's name in the checkpoint.
@@ -57,9 +91,79 @@ impl Param {
         &self.name
     }
 
-    /// The weight.
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
+    /// Its shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// How many numbers it has.
+    pub fn elem_count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes of its values as they are stored, without gradient and moments.
+    pub fn stored_bytes(&self) -> usize {
+        match &self.storage {
+            Storage::F32(weight) | Storage::Half(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
+            Storage::Quantised(weight) => weight.storage_size_in_bytes(),
+        }
+    }
+
+    /// Rows and columns of a matrix.
+    ///
+    /// # Errors
+    /// When it has another number of axes.
+    pub fn dims2(&self) -> Result<(usize, usize)> {
+        match self.shape[..] {
+            [rows, cols] => Ok((rows, cols)),
+            _ => candle_core::bail!("`{}` is no matrix: {:?}", self.name, self.shape),
+        }
+    }
+
+    /// Length of a vector.
+    ///
+    /// # Errors
+    /// When it has another number of axes.
+    pub fn dims1(&self) -> Result<usize> {
+        match self.shape[..] {
+            [len] => Ok(len),
+            _ => candle_core::bail!("`{}` is no vector: {:?}", self.name, self.shape),
+        }
+    }
+
+    /// The weight in f32; for an f32 weight not a copy.
+    ///
+    /// # Errors
+    /// When memory for widening it is missing.
+    pub fn weight(&self) -> Result<Tensor> {
+        self.stored()?.to_dtype(DType::F32)
+    }
+
+    /// The weight in the type it is stored in; f32 where it is quantised.
+    ///
+    /// # Errors
+    /// As [`Param::weight`].
+    pub fn stored(&self) -> Result<Tensor> {
+        match &self.storage {
+            Storage::F32(weight) | Storage::Half(weight) => Ok(weight.clone()),
+            Storage::Quantised(weight) => weight.dequantize(&Device::Cpu),
+        }
+    }
+
+    /// Calls `f` with all values.
+    ///
+    /// # Errors
+    /// As [`Param::weight`].
+    pub fn with_values<R>(&self, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        with_slice(&self.weight()?, f)
+    }
+
+    /// Calls `f` with the values of some rows of a matrix.
+    ///
+    /// # Errors
+    /// When there are no such rows.
+    pub fn with_rows<R>(&self, rows: Range<usize>, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+        with_slice(&self.stored()?.narrow(0, rows.start, rows.len())?.to_dtype(DType::F32)?, f)
     }
 
     /// Whether the weight is trained.
@@ -92,17 +196,23 @@ impl Param {
     /// One AdamW update of the weight in place, after which the gradient is zero.
     ///
     /// # Errors
-    /// When the weight's storage is shared with a view.
+    /// When the weight is not f32.
     pub fn adamw(&self, step: &AdamWStep) -> Result<()> {
-        self.weight.inplace_op1(&AdamWUpdate { param: self, step })
+        match &self.storage {
+            Storage::F32(weight) => weight.inplace_op1(&AdamWUpdate { param: self, step }),
+            _ => candle_core::bail!("`{}` is frozen", self.name),
+        }
     }
 
-    /// Replaces the weight's values.
+    /// Replaces the values of an f32 weight.
     ///
     /// # Errors
-    /// When the shapes differ.
+    /// When the shapes differ or the weight is not f32.
     pub fn assign(&self, values: &Tensor) -> Result<()> {
-        self.weight.slice_set(&values.contiguous()?, 0, 0)
+        match &self.storage {
+            Storage::F32(weight) => weight.slice_set(&values.contiguous()?, 0, 0),
+            _ => candle_core::bail!("`{}` is frozen", self.name),
+        }
     }
 }
 
@@ -191,7 +301,7 @@ mod tests {
     fn the_first_step_is_decay_and_a_signed_step() {
         let param = param(&[1.0, -2.0], &[0.5, 4.0]);
         param.adamw(&step(1, 0.5, 1.0)).unwrap();
-        let w = param.weight().to_vec1::<f32>().unwrap();
+        let w = param.weight().unwrap().to_vec1::<f32>().unwrap();
         assert!((w[0] - 0.85).abs() < 1e-6 && (w[1] + 2.0).abs() < 1e-6, "{w:?}");
         assert_eq!(param.slot().grad, [0.0, 0.0]);
     }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::slice;
 
-/// Cosines and sines by position, `(positions, head_dim / 2)` each.
+/// Cosines and sines of a batch's rows, `(rows, rotary_dim / 2)` each; every layer uses the same.
 #[derive(Debug)]
 pub struct RopeTables {
     cos: Vec<f32>,
@@ -16,48 +16,36 @@ pub struct RopeTables {
 }
 
 impl RopeTables {
-    /// Tables for `positions` positions: the angle of pair i at position p is `p * theta^(-2i / head_dim)`.
-    pub fn new(positions: usize, head_dim: usize, theta: f64) -> Self {
-        let half = head_dim / 2;
-        // f32 throughout, as transformers computes them: an angle of a late position is rounded in the same way.
-        let frequencies: Vec<f32> =
-            (0..half).map(|i| (1.0 / theta.powf(2.0 * i as f64 / head_dim as f64)) as f32).collect();
-        let angles: Vec<f32> = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f)).collect();
+    /// Row r is rotated by `positions[r] * frequencies[i]` in its i-th pair of columns.
+    pub fn new(positions: &[u32], frequencies: &[f32]) -> Self {
+        // f32 angles, as transformers computes them: an angle of a late position is rounded in the same way.
+        let angles = || positions.iter().flat_map(|p| frequencies.iter().map(move |f| f64::from(*p as f32 * f)));
         Self {
-            cos: angles.iter().map(|a| (*a as f64).cos() as f32).collect(),
-            sin: angles.iter().map(|a| (*a as f64).sin() as f32).collect(),
-            half,
+            cos: angles().map(|a| a.cos() as f32).collect(),
+            sin: angles().map(|a| a.sin() as f32).collect(),
+            half: frequencies.len(),
         }
-    }
-
-    /// How many positions the tables hold.
-    pub fn positions(&self) -> usize {
-        self.cos.len() / self.half
     }
 }
 
-/// Rotates `(rows, heads, head_dim)`, row r by the angles of `positions[r]`.
+/// Rotates the first `rotary_dim` columns of every head of `(rows, heads, head_dim)`.
 ///
 /// # Errors
-/// When a position is beyond the tables or the shapes do not match.
-pub fn rope(x: &Tensor, tables: &Arc<RopeTables>, positions: &Arc<Vec<u32>>) -> Result<Tensor> {
+/// When the shapes do not match.
+pub fn rope(x: &Tensor, tables: &Arc<RopeTables>) -> Result<Tensor> {
     let (rows, _heads, head_dim) = x.dims3()?;
-    if positions.len() != rows || head_dim != 2 * tables.half {
+    if tables.cos.len() != rows * tables.half || head_dim < 2 * tables.half {
         candle_core::bail!(
-            "rope: {rows} rows of width {head_dim}, {} positions of width {}",
-            positions.len(),
-            2 * tables.half
+            "rope: {rows} rows of width {head_dim}, tables of {} angles of {} pairs",
+            tables.cos.len(),
+            tables.half
         );
     }
-    if let Some(position) = positions.iter().find(|p| **p as usize >= tables.positions()) {
-        candle_core::bail!("rope: position {position} is beyond max_position_embeddings = {}", tables.positions());
-    }
-    x.contiguous()?.apply_op1(Rope { tables: tables.clone(), positions: positions.clone(), direction: 1.0 })
+    x.contiguous()?.apply_op1(Rope { tables: tables.clone(), direction: 1.0 })
 }
 
 struct Rope {
     tables: Arc<RopeTables>,
-    positions: Arc<Vec<u32>>,
     /// 1 rotates, -1 rotates back.
     direction: f32,
 }
@@ -70,13 +58,15 @@ impl CustomOp1 for Rope {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = slice(storage, layout)?;
         let (_rows, heads, head_dim) = layout.shape().dims3()?;
-        let (half, width) = (head_dim / 2, heads * head_dim);
+        let RopeTables { cos, sin, half } = &*self.tables;
+        let (half, width) = (*half, heads * head_dim);
         let mut y = vec![0f32; x.len()];
-        let rows = y.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).zip(self.positions.par_iter());
-        rows.with_min_len(64).for_each(|((y, x), position)| {
-            let at = *position as usize * half..(*position as usize + 1) * half;
-            let (cos, sin) = (&self.tables.cos[at.clone()], &self.tables.sin[at]);
+        let angles = cos.par_chunks_exact(half).zip(sin.par_chunks_exact(half));
+        let rows = y.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).zip(angles);
+        rows.with_min_len(64).for_each(|((y, x), (cos, sin))| {
             for (y, x) in y.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+                let ((x, x_rest), (y, y_rest)) = (x.split_at(2 * half), y.split_at_mut(2 * half));
+                y_rest.copy_from_slice(x_rest);
                 let (x1, x2) = x.split_at(half);
                 let (y1, y2) = y.split_at_mut(half);
                 for i in 0..half {
@@ -90,7 +80,7 @@ impl CustomOp1 for Rope {
     }
 
     fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let back = Rope { tables: self.tables.clone(), positions: self.positions.clone(), direction: -self.direction };
+        let back = Rope { tables: self.tables.clone(), direction: -self.direction };
         Ok(Some(dy.contiguous()?.apply_op1_no_bwd(&back)?))
     }
 }
@@ -102,15 +92,27 @@ mod tests {
 
     #[test]
     fn gradients() {
-        let tables = Arc::new(RopeTables::new(50, 4, 100.0));
-        let positions = Arc::new(vec![0, 49, 3, 3, 7]);
-        check_gradients(&[random_var(&[5, 2, 4], 1)], &[], |x, _| rope(&x[0], &tables, &positions).unwrap());
+        for rotated in [4, 2] {
+            let frequencies: Vec<f32> = (0..rotated / 2).map(|i| 0.1f32.powi(i)).collect();
+            let tables = Arc::new(RopeTables::new(&[0, 49, 3, 3, 7], &frequencies));
+            check_gradients(&[random_var(&[5, 2, 4], 1)], &[], |x, _| rope(&x[0], &tables).unwrap());
+        }
     }
 
     #[test]
-    fn a_position_beyond_the_tables_is_refused() {
-        let tables = Arc::new(RopeTables::new(4, 4, 100.0));
-        let error = rope(random_var(&[1, 1, 4], 1).as_tensor(), &tables, &Arc::new(vec![4])).unwrap_err();
-        assert!(error.to_string().contains("max_position_embeddings = 4"), "{error}");
+    fn columns_beyond_the_rotated_ones_stay() {
+        let tables = Arc::new(RopeTables::new(&[5], &[1.0]));
+        let x = random_var(&[1, 1, 4], 1).as_tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let input = Tensor::from_slice(&x, (1, 1, 4), &candle_core::Device::Cpu).unwrap();
+        let y = rope(&input, &tables).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (sin, cos) = 5f32.sin_cos();
+        assert!((y[0] - (x[0] * cos - x[1] * sin)).abs() < 1e-6 && (y[1] - (x[1] * cos + x[0] * sin)).abs() < 1e-6);
+        assert_eq!(y[2..], x[2..]);
+    }
+
+    #[test]
+    fn tables_of_other_rows_are_refused() {
+        let tables = Arc::new(RopeTables::new(&[0, 1], &[1.0]));
+        assert!(rope(random_var(&[1, 1, 4], 1).as_tensor(), &tables).is_err());
     }
 }

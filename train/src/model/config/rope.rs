@@ -1,0 +1,91 @@
+//! Rotary frequencies and their scaling to longer contexts.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::fields::{count, optional_number};
+
+/// Rotary positions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RopeConfig {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Columns of a head that are rotated.
+    pub rotary_dim: usize,
+    /// How the frequencies are stretched.
+    pub scaling: RopeScaling,
+}
+
+/// A stretch of the frequencies, under transformers' names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum RopeScaling {
+    /// None.
+    Default,
+    /// All divided by a factor.
+    Linear {
+        /// The factor.
+        factor: f64,
+    },
+    /// Low ones divided by a factor, high ones kept, those between interpolated (Llama 3.1).
+    Llama3 {
+        /// The factor.
+        factor: f64,
+        /// Wave lengths above `original_max_position_embeddings` over this are stretched.
+        low_freq_factor: f64,
+        /// Wave lengths below `original_max_position_embeddings` over this are kept.
+        high_freq_factor: f64,
+        /// Positions the model was first trained with.
+        original_max_position_embeddings: usize,
+    },
+}
+
+impl RopeConfig {
+    /// Without scaling.
+    pub fn plain(theta: f64, rotary_dim: usize) -> Self {
+        Self { theta, rotary_dim, scaling: RopeScaling::Default }
+    }
+
+    /// Reads `rope_theta` and `rope_scaling`, or `rope_parameters` of newer files.
+    pub(super) fn from_json(json: &Value, rotary_dim: usize) -> Result<Self, String> {
+        let newer = &json["rope_parameters"];
+        let theta = optional_number(newer, "rope_theta")?.or(optional_number(json, "rope_theta")?).unwrap_or(10_000.0);
+        let (field, scaling) = match &json["rope_scaling"] {
+            Value::Null => ("rope_parameters", newer),
+            older => ("rope_scaling", older),
+        };
+        let kind = scaling.get("rope_type").or(scaling.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let within = |reason: String| format!("`{field}`: {reason}");
+        let number = |name: &str| {
+            optional_number(scaling, name).map_err(within)?.ok_or_else(|| within(format!("`{name}` is missing")))
+        };
+        let scaling = match kind {
+            "default" => RopeScaling::Default,
+            "linear" => RopeScaling::Linear { factor: number("factor")? },
+            "llama3" => RopeScaling::Llama3 {
+                factor: number("factor")?,
+                low_freq_factor: number("low_freq_factor")?,
+                high_freq_factor: number("high_freq_factor")?,
+                original_max_position_embeddings: count(scaling, "original_max_position_embeddings").map_err(within)?,
+            },
+            other => return Err(within(format!("rope type \"{other}\"; supported: default, linear, llama3"))),
+        };
+        Ok(Self { theta, rotary_dim, scaling })
+    }
+
+    /// Radians per position of each pair of columns, `(rotary_dim / 2)`.
+    pub fn frequencies(&self) -> Vec<f32> {
+        let plain = (0..self.rotary_dim / 2).map(|i| 1.0 / self.theta.powf(2.0 * i as f64 / self.rotary_dim as f64));
+        let scaled = plain.map(|frequency| match self.scaling {
+            RopeScaling::Default => frequency,
+            RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                let original = original_max_position_embeddings as f64;
+                // 1 at the high end, which is kept; 0 at the low end, which is divided.
+                let turns = original * frequency / (2.0 * std::f64::consts::PI);
+                let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                kept * frequency + (1.0 - kept) * frequency / factor
+            }
+        });
+        scaled.map(|frequency| frequency as f32).collect()
+    }
+}

@@ -1,0 +1,243 @@
+//! A decoder's weights from their source, by the names of its family.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use super::block::{Attention, Block, Mlp};
+use super::lora::LoraSetup;
+use super::names::{BlockNames, LM_HEAD, Names};
+use super::{Decoder, ModelConfig, NormKind, Positions, WeightSource};
+use crate::error::TrainError;
+use crate::ops::{Head, Linear, LoraWeights, Norm, Param};
+
+/// What is trained.
+#[derive(Debug, Clone, Copy)]
+pub enum Trained<'a> {
+    /// Nothing.
+    Nothing,
+    /// Every weight.
+    Everything,
+    /// An adapter on frozen weights.
+    Adapter(&'a LoraSetup),
+}
+
+struct Loader<'a, S> {
+    config: &'a ModelConfig,
+    names: Names,
+    source: &'a S,
+    trained: Trained<'a>,
+    params: Vec<Arc<Param>>,
+    loras: BTreeMap<String, LoraWeights>,
+    /// Names that were asked for, as the source has them.
+    used: BTreeSet<String>,
+}
+
+/// Loads a decoder.
+pub fn load(config: &ModelConfig, source: &impl WeightSource, trained: Trained<'_>) -> Result<Decoder, TrainError> {
+    let mut loader = Loader {
+        config,
+        names: Names::of(config.family),
+        source,
+        trained,
+        params: Vec::new(),
+        loras: BTreeMap::new(),
+        used: BTreeSet::new(),
+    };
+    let decoder = loader.decoder()?;
+    loader.refuse_unused()?;
+    if let Trained::Adapter(setup) = trained
+        && decoder.loras.is_empty()
+    {
+        return Err(TrainError::Refused(format!(
+            "no linear layer of this model is called {}",
+            setup.config.target_modules.join(" or ")
+        )));
+    }
+    Ok(decoder)
+}
+
+impl<S: WeightSource> Loader<'_, S> {
+    fn decoder(&mut self) -> Result<Decoder, TrainError> {
+        let config = self.config;
+        let prefix = self.names.prefix;
+        let (hidden, narrow) = (config.hidden_size, config.embedding_size);
+        let embed_tokens = self.param(self.names.embed_tokens(), &[config.vocab_size, narrow])?;
+        let embed_positions = match config.positions {
+            Positions::Rope(_) => None,
+            Positions::Learned { offset } => {
+                let shape = [config.max_position_embeddings + offset, hidden];
+                Some(self.param(format!("{prefix}embed_positions.weight"), &shape)?)
+            }
+        };
+        let projected = narrow != hidden;
+        let project_in = projected.then(|| self.plain(format!("{prefix}project_in"), hidden, narrow)).transpose()?;
+        let blocks = (0..config.num_hidden_layers).map(|i| self.block(i)).collect::<Result<_, _>>()?;
+        let final_norm =
+            config.final_norm.then(|| self.norm(format!("{prefix}{}", self.names.final_norm), hidden)).transpose()?;
+        let project_out = projected.then(|| self.plain(format!("{prefix}project_out"), narrow, hidden)).transpose()?;
+        let head = Head {
+            weight: match config.tie_word_embeddings {
+                true => embed_tokens.clone(),
+                false => self.param(format!("{LM_HEAD}.weight"), &[config.vocab_size, narrow])?,
+            },
+            bias: match config.head_bias {
+                true => Some(self.param(format!("{LM_HEAD}.bias"), &[config.vocab_size])?),
+                false => None,
+            },
+            softcap: config.final_softcap.map(|cap| cap as f32),
+        };
+        Ok(Decoder {
+            config: config.clone(),
+            embed_tokens,
+            embed_positions,
+            project_in,
+            blocks,
+            final_norm,
+            project_out,
+            head,
+            params: std::mem::take(&mut self.params),
+            loras: std::mem::take(&mut self.loras),
+            activation_checkpointing: false,
+        })
+    }
+
+    fn block(&mut self, i: usize) -> Result<Block, TrainError> {
+        let config = self.config;
+        let prefix = format!("{}layers.{i}.", self.names.prefix);
+        let hidden = config.hidden_size;
+        let BlockNames { attention_norm, attention_post_norm, mlp_norm, mlp_post_norm, .. } = self.names.block;
+        let BlockNames { attention_output, gate, up, down, .. } = self.names.block;
+        let queries = config.num_attention_heads * config.head_dim;
+        let keys = config.num_key_value_heads * config.head_dim;
+        let inner = config.intermediate_size;
+        let mut norm = |name: &str, width: usize| self.norm(format!("{prefix}{name}"), width);
+        let attention_norm = norm(attention_norm, hidden)?;
+        let attention_post_norm = attention_post_norm.map(|name| norm(name, hidden)).transpose()?;
+        let mlp_norm = mlp_norm.map(|name| norm(name, hidden)).transpose()?;
+        let mlp_post_norm = mlp_post_norm.map(|name| norm(name, hidden)).transpose()?;
+        let mut qk_norm =
+            |name: &str| config.qk_norm.then(|| norm(&format!("self_attn.{name}"), config.head_dim)).transpose();
+        let (q_norm, k_norm) = (qk_norm("q_norm")?, qk_norm("k_norm")?);
+        let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool| {
+            self.linear(format!("{prefix}{name}"), outputs, inputs, bias)
+        };
+        let attention = Attention {
+            q: linear("self_attn.q_proj", queries, hidden, config.qkv_bias)?,
+            k: linear("self_attn.k_proj", keys, hidden, config.qkv_bias)?,
+            v: linear("self_attn.v_proj", keys, hidden, config.qkv_bias)?,
+            output: linear(attention_output, hidden, queries, config.attention_output_bias)?,
+            q_norm,
+            k_norm,
+            window: config.windows[i],
+        };
+        let mlp = Mlp {
+            gate: gate.map(|name| linear(name, inner, hidden, config.mlp_bias)).transpose()?,
+            up: linear(up, inner, hidden, config.mlp_bias)?,
+            down: linear(down, hidden, inner, config.mlp_bias)?,
+            activation: config.activation,
+        };
+        Ok(Block {
+            placement: config.norm_placement,
+            attention_norm,
+            attention_post_norm,
+            mlp_norm,
+            mlp_post_norm,
+            attention,
+            mlp,
+        })
+    }
+
+    /// The name under which the source has what transformers calls `name`.
+    fn stored_name(&self, name: &str) -> String {
+        if self.source.contains(name) {
+            return name.to_string();
+        }
+        // Some checkpoints store a tied matrix under the head's name only, and some OPT leave out the first part.
+        let head = format!("{LM_HEAD}.weight");
+        let without_model = name.strip_prefix("model.").unwrap_or(name);
+        if self.config.tie_word_embeddings && name == self.names.embed_tokens() && self.source.contains(&head) {
+            head
+        } else if self.source.contains(without_model) {
+            without_model.to_string()
+        } else {
+            name.to_string()
+        }
+    }
+
+    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
+        let stored = self.stored_name(name);
+        let tensor = self.source.stored(&stored, shape)?;
+        self.used.insert(stored);
+        Ok(tensor)
+    }
+
+    fn param(&mut self, name: String, shape: &[usize]) -> Result<Arc<Param>, TrainError> {
+        let stored = self.read(&name, shape)?;
+        let param = match self.trained {
+            Trained::Everything => Param::trainable(name, stored.to_dtype(DType::F32)?)?,
+            Trained::Nothing | Trained::Adapter(_) => Param::frozen(name, stored)?,
+        };
+        self.params.push(param.clone());
+        Ok(param)
+    }
+
+    fn norm(&mut self, name: String, width: usize) -> Result<Norm, TrainError> {
+        let weight = self.param(format!("{name}.weight"), &[width])?;
+        let eps = self.config.norm_eps as f32;
+        Ok(match self.config.norm {
+            NormKind::Rms => Norm::Rms { weight, offset: 0.0, eps },
+            NormKind::RmsPlusOne => Norm::Rms { weight, offset: 1.0, eps },
+            NormKind::Layer => Norm::Layer { weight, bias: self.param(format!("{name}.bias"), &[width])?, eps },
+        })
+    }
+
+    fn plain(&mut self, name: String, outputs: usize, inputs: usize) -> Result<Linear, TrainError> {
+        Ok(Linear::plain(self.param(format!("{name}.weight"), &[outputs, inputs])?))
+    }
+
+    /// A linear layer of a block, with its adapter.
+    fn linear(&mut self, name: String, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, TrainError> {
+        let weight_name = format!("{name}.weight");
+        let quantised = match self.trained {
+            Trained::Adapter(setup) => setup.base.quantised(),
+            _ => None,
+        };
+        let weight = match quantised {
+            None => self.param(weight_name.clone(), &[outputs, inputs])?,
+            Some(dtype) => {
+                let stored = self.read(&weight_name, &[outputs, inputs])?;
+                let param = Param::quantised(weight_name.clone(), &stored, dtype)?;
+                self.params.push(param.clone());
+                param
+            }
+        };
+        let bias = bias.then(|| self.param(format!("{name}.bias"), &[outputs])).transpose()?;
+        let lora = match self.trained {
+            Trained::Adapter(setup) if setup.config.targets(&name) => {
+                let lora = setup.adapter(&name, (outputs, inputs))?;
+                self.loras.insert(weight_name, lora.clone());
+                Some(lora)
+            }
+            _ => None,
+        };
+        Ok(Linear { weight, bias, lora })
+    }
+
+    /// A tensor that no part of the model asked for means that `config.json` describes another model.
+    fn refuse_unused(&self) -> Result<(), TrainError> {
+        // The tied head, and tables that older programs stored.
+        let harmless = |name: &str| {
+            name == format!("{LM_HEAD}.weight")
+                || name.ends_with("rotary_emb.inv_freq")
+                || name.ends_with("attn.masked_bias")
+        };
+        match self.source.names().into_iter().find(|name| !self.used.contains(*name) && !harmless(name)) {
+            None => Ok(()),
+            Some(name) => Err(TrainError::Refused(format!(
+                "the weights have a tensor `{name}`, for which the model that config.json describes has no use"
+            ))),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Low-rank adapters (Hu et al. 2021) in PEFT's file format.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device, Tensor};
+use rand::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::weights::{WeightFiles, WeightSource};
+use crate::error::TrainError;
+use crate::ops::{LoraWeights, Param, fnv1a};
+
+/// An adapter's hyper-parameters, under PEFT's names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoraConfig {
+    /// Rank.
+    pub r: usize,
+    /// The product of both matrices is scaled by `lora_alpha / r`.
+    pub lora_alpha: f64,
+    /// Share of a layer's input that is dropped while training.
+    pub lora_dropout: f64,
+    /// Last parts of the names of the linear layers that get an adapter; `all-linear` for every one in the blocks.
+    pub target_modules: Vec<String>,
+    /// Scale by `lora_alpha / sqrt(r)` (Kalajdzievski 2023).
+    pub use_rslora: bool,
+}
+
+/// Every linear layer of the blocks.
+pub const ALL_LINEAR: &str = "all-linear";
+
+/// How the frozen weights of the linear layers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaseStorage {
+    /// In the type of the checkpoint.
+    #[default]
+    Source,
+    /// In 8-bit blocks of 32.
+    Q8_0,
+    /// In 4-bit blocks of 256.
+    Q4K,
+}
+
+impl BaseStorage {
+    /// The quantised type, if it is one.
+    pub(super) fn quantised(self) -> Option<GgmlDType> {
+        match self {
+            Self::Source => None,
+            Self::Q8_0 => Some(GgmlDType::Q8_0),
+            Self::Q4K => Some(GgmlDType::Q4K),
+        }
+    }
+}
+
+/// What an adapter's training starts from.
+#[derive(Debug)]
+pub struct LoraSetup {
+    /// Hyper-parameters.
+    pub config: LoraConfig,
+    /// How the frozen weights are kept.
+    pub base: BaseStorage,
+    /// Seed of a new adapter.
+    pub seed: u64,
+    /// The weights of an adapter to go on from.
+    pub initial: Option<WeightFiles>,
+}
+
+/// The file of an adapter's weights.
+pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
+/// The file of its hyper-parameters.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+
+impl LoraConfig {
+    /// Factor on the product of both matrices.
+    pub fn scale(&self) -> f32 {
+        let rank = self.r as f64;
+        (self.lora_alpha / if self.use_rslora { rank.sqrt() } else { rank }) as f32
+    }
+
+    /// Whether the linear layer `module` gets an adapter.
+    pub fn targets(&self, module: &str) -> bool {
+        let last = module.rsplit('.').next().unwrap_or(module);
+        self.target_modules
+            .iter()
+            .any(|target| target == ALL_LINEAR || target == last || module.ends_with(&format!(".{target}")))
+    }
+
+    /// Reads `adapter_config.json` of a PEFT directory.
+    ///
+    /// # Errors
+    /// When it is missing, or asks for what is not computed here, by name.
+    pub fn from_dir(dir: &Path) -> Result<Self, TrainError> {
+        let path = dir.join(ADAPTER_CONFIG);
+        let text = std::fs::read_to_string(&path).map_err(|e| TrainError::read(&path, e))?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| TrainError::invalid(&path, e))?;
+        Self::from_json(&json).map_err(|reason| TrainError::invalid(&path, reason))
+    }
+
+    fn from_json(json: &Value) -> Result<Self, String> {
+        let empty = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => true,
+            Value::Object(map) => map.is_empty(),
+            Value::Array(list) => list.is_empty(),
+            _ => false,
+        };
+        if json["peft_type"] != "LORA" {
+            return Err(format!("`peft_type` is {}; supported: \"LORA\"", json["peft_type"]));
+        }
+        for field in [
+            "use_dora",
+            "fan_in_fan_out",
+            "lora_bias",
+            "modules_to_save",
+            "rank_pattern",
+            "alpha_pattern",
+            "layers_to_transform",
+            "layer_replication",
+            "trainable_token_indices",
+            "target_parameters",
+        ] {
+            if !empty(&json[field]) {
+                return Err(format!("`{field}` = {} is not supported", json[field]));
+            }
+        }
+        if !matches!(json["bias"].as_str(), None | Some("none")) {
+            return Err(format!("`bias` is {}; supported: \"none\"", json["bias"]));
+        }
+        let r = json["r"].as_u64().filter(|r| *r > 0).ok_or("`r` must be a positive whole number")? as usize;
+        let target_modules = match &json["target_modules"] {
+            Value::String(one) => vec![one.clone()],
+            Value::Array(list) => list.iter().filter_map(|name| name.as_str().map(str::to_string)).collect(),
+            _ => Vec::new(),
+        };
+        if target_modules.is_empty() {
+            return Err("`target_modules` names no module".into());
+        }
+        Ok(Self {
+            r,
+            lora_alpha: json["lora_alpha"].as_f64().ok_or("`lora_alpha` must be a number")?,
+            lora_dropout: json["lora_dropout"].as_f64().unwrap_or(0.0),
+            target_modules,
+            use_rslora: json["use_rslora"].as_bool().unwrap_or(false),
+        })
+    }
+
+    /// `adapter_config.json` as PEFT reads it; `targets` are the names that got an adapter.
+    pub fn to_json(&self, base_model: &str, targets: &[String]) -> Value {
+        json!({
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base_model,
+            "r": self.r,
+            "lora_alpha": self.lora_alpha,
+            "lora_dropout": self.lora_dropout,
+            "target_modules": targets,
+            "use_rslora": self.use_rslora,
+            "use_dora": false,
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "inference_mode": true,
+            "init_lora_weights": true,
+            "modules_to_save": null,
+            "rank_pattern": {},
+            "alpha_pattern": {},
+        })
+    }
+}
+
+impl LoraSetup {
+    /// The trainable adapter of the layer `module` with a weight of `shape` (out, in): A uniform as PEFT draws it, B
+    /// zero, or both from the initial adapter.
+    pub(super) fn adapter(&self, module: &str, shape: (usize, usize)) -> Result<LoraWeights, TrainError> {
+        let (outputs, inputs) = shape;
+        let LoraConfig { r, lora_dropout, .. } = self.config;
+        let name = |side: char| format!("base_model.model.{module}.lora_{side}.weight");
+        let tensor = |side: char, shape: &[usize]| -> Result<Tensor, TrainError> {
+            match &self.initial {
+                Some(files) => files.tensor(&stored_name(files, module, side), shape),
+                None if side == 'A' => {
+                    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.seed ^ fnv1a(&name('A')));
+                    // torch's kaiming_uniform_ with a = sqrt(5)
+                    let bound = (inputs as f64).sqrt().recip() as f32;
+                    let values: Vec<f32> = (0..r * inputs).map(|_| rng.random_range(-bound..bound)).collect();
+                    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+                }
+                None => Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?),
+            }
+        };
+        Ok(LoraWeights {
+            a: Param::trainable(name('A'), tensor('A', &[r, inputs])?)?,
+            b: Param::trainable(name('B'), tensor('B', &[outputs, r])?)?,
+            scale: self.config.scale(),
+            dropout: lora_dropout as f32,
+        })
+    }
+}
+
+/// PEFT's name, or a spelling that other programs write: the adapter's name before `.weight`, or a doubled prefix.
+fn stored_name(files: &WeightFiles, module: &str, side: char) -> String {
+    let usual = format!("base_model.model.{module}.lora_{side}.weight");
+    let others = [
+        format!("base_model.model.{module}.lora_{side}.default.weight"),
+        format!("base_model.model.base_model.model.{module}.lora_{side}.weight"),
+        format!("{module}.lora_{side}.weight"),
+    ];
+    others.into_iter().find(|name| !files.contains(&usual) && files.contains(name)).unwrap_or(usual)
+}
+
+/// `W + scale B A` in f32.
+///
+/// # Errors
+/// From the product.
+pub fn merged(weight: &Param, lora: &LoraWeights) -> Result<Tensor, TrainError> {
+    let product = lora.b.weight()?.matmul(&lora.a.weight()?)?;
+    Ok((weight.weight()? + (product * f64::from(lora.scale))?)?)
+}
+
+/// The last parts of the names of the layers that have an adapter, sorted.
+pub fn target_names<'a>(modules: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut names: Vec<String> =
+        modules.map(|module| module.rsplit('.').next().unwrap_or(module).to_string()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The adapter's parameters in the order of the layers.
+pub fn adapter_params<'a>(loras: impl Iterator<Item = &'a LoraWeights>) -> Vec<Arc<Param>> {
+    loras.flat_map(|lora| [lora.a.clone(), lora.b.clone()]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> LoraConfig {
+        LoraConfig {
+            r: 4,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            target_modules: vec!["q_proj".into(), "mlp.up_proj".into()],
+            use_rslora: false,
+        }
+    }
+
+    #[test]
+    fn modules_are_chosen_by_the_end_of_their_names() {
+        let config = config();
+        assert!(config.targets("model.layers.0.self_attn.q_proj") && config.targets("model.layers.1.mlp.up_proj"));
+        assert!(!config.targets("model.layers.0.self_attn.k_proj") && !config.targets("model.layers.0.xq_proj"));
+        let all = LoraConfig { target_modules: vec![ALL_LINEAR.into()], ..config };
+        assert!(all.targets("model.layers.0.self_attn.k_proj"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_scales() {
+        let config = config();
+        assert_eq!(LoraConfig::from_json(&config.to_json("base", &config.target_modules)).unwrap(), config);
+        assert_eq!(config.scale(), 2.0);
+        assert_eq!(LoraConfig { use_rslora: true, ..config }.scale(), 4.0);
+    }
+
+    #[test]
+    fn what_is_not_computed_is_refused_by_name() {
+        for (field, value) in [
+            ("peft_type", json!("IA3")),
+            ("use_dora", json!(true)),
+            ("modules_to_save", json!(["lm_head"])),
+            ("bias", json!("all")),
+            ("r", json!(0)),
+            ("target_modules", json!([])),
+        ] {
+            let mut json = config().to_json("base", &config().target_modules);
+            json[field] = value;
+            let error = LoraConfig::from_json(&json).unwrap_err();
+            assert!(error.contains(&format!("`{field}`")), "{field}: {error}");
+        }
+    }
+}
