@@ -48,13 +48,27 @@ pub fn forward_backward(
     batch: &Batch,
     objective: &Objective,
 ) -> Result<PreferenceMetrics, TrainError> {
+    weighted_forward_backward(decoder, batch, objective, 1.0)
+}
+
+/// [`forward_backward`] with the gradient times `weight`; the metrics are the same.
+///
+/// # Errors
+/// From the model's operations.
+pub fn weighted_forward_backward(
+    decoder: &Decoder,
+    batch: &Batch,
+    objective: &Objective,
+    weight: f64,
+) -> Result<PreferenceMetrics, TrainError> {
     let embedded = decoder.embed(&batch.rows)?;
     let logps = token_logps(decoder, embedded.as_tensor(), batch)?;
     let output = objective.loss(&logps.to_vec1::<f32>()?, batch);
     if !output.metrics.loss.is_finite() {
         return Ok(output.metrics);
     }
-    let grad = Tensor::from_vec(output.grad, logps.dims(), logps.device())?;
+    let grad: Vec<f32> = output.grad.iter().map(|g| g * weight as f32).collect();
+    let grad = Tensor::from_vec(grad, logps.dims(), logps.device())?;
     let mut grads = ops::backward_from(&logps, &grad)?;
     let embedded_grad = grads.remove(&embedded).expect("every scored token depends on an embedded row");
     decoder.backward_embedding(&batch.rows, &embedded_grad)?;

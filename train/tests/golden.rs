@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use orpo_chat::ChatTokenizer;
 use orpo_train::data::{Boundary, Example, Sequence, Tokeniser, collate, read_preferences};
+use orpo_train::generate::greedy;
 use orpo_train::loss::{NllTarget, PreferenceMetrics, odds_ratio};
 use orpo_train::model::{Decoder, ModelConfig, PackedRows, WeightFiles};
 use orpo_train::optim::{AdamW, AdamWConfig, Schedule, ScheduleKind};
@@ -324,4 +325,36 @@ fn schedules() {
         compared += 1;
     }
     assert!(compared >= 4, "only {compared} schedules compared");
+}
+
+/// Greedy continuations, for every family whose configuration this program accepts. Where the reference's own best two
+/// logits are closer than f32 can tell apart, the comparison of that continuation ends.
+#[test]
+fn greedy_generation() {
+    const MARGIN: f64 = 1e-4;
+    let mut compared = 0;
+    for family in ["llama", "mistral", "phi", "opt", "opt350", "qwen2", "gemma2"] {
+        let Some(dir) = shared(&format!("train/golden/{family}")) else { return };
+        let model = dir.join("model");
+        let config = match ModelConfig::from_dir(&model) {
+            Ok((config, _)) => config,
+            Err(error) => {
+                println!("skipped: {error}");
+                continue;
+            }
+        };
+        let decoder = Decoder::load(&config, &WeightFiles::open(&model).unwrap(), false).unwrap();
+        let reference = json(&dir.join("generation.json"));
+        let tokens = |value: &Value| -> Vec<u32> { ids(value).into_iter().map(|id| id as u32).collect() };
+        let eos = reference["eos_token_id"].as_u64().unwrap() as u32;
+        for case in reference["runs"]["base"].as_array().unwrap() {
+            let ours = greedy(&decoder, &tokens(&case["prompt_input_ids"]), &[eos], 24).unwrap();
+            let sure = numbers(&case["margin"]).iter().take_while(|margin| **margin >= MARGIN).count();
+            let theirs = tokens(&case["output_ids"]);
+            assert_eq!(ours[..sure.min(ours.len())], theirs[..sure], "{family}");
+            assert!(sure < theirs.len() || ours.len() == theirs.len(), "{family}: it ends elsewhere");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 4, "only {compared} continuations compared");
 }
