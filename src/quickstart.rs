@@ -146,7 +146,7 @@ fn orpo_pipeline(out: &Path, seed: u64) -> Pipeline {
             learning_rate: 2e-3,
             lr_scheduler: ScheduleKind::Cosine,
             warmup_steps: 20,
-            eval_steps: 100,
+            eval_steps: 100.into(),
             ..Default::default()
         },
         ifeval: Some(Ifeval { data: Some(out.join("data/ifeval_prompts.jsonl")), max_tokens: MAX_TOKENS, limit: None }),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
-use crate::data::Boundary;
+use crate::data::{BatchSize, Boundary};
 use crate::error::TrainError;
 use crate::loss::NllTarget;
 use crate::model::{Decoder, ModelConfig, Trained, WeightFiles};
@@ -126,7 +126,8 @@ fn execute(command: Command) -> Result<ExitCode, TrainError> {
             )?;
             let decoder = Decoder::load(&config, &WeightFiles::open(&model)?, Trained::Nothing)?;
             let objective = Objective::Orpo { beta, nll: NllTarget::Full };
-            let metrics = evaluate::evaluate(&decoder, &examples.used, &objective, batch_size.max(1))?;
+            let metrics =
+                evaluate::evaluate(&decoder, &examples.used, &objective, BatchSize::Examples(batch_size.max(1)))?;
             let mut fields = telemetry::metric_fields(&metrics, &objective, "");
             fields.insert("n".into(), examples.used.len().into());
             println!("{}", serde_json::to_string_pretty(&fields).expect("plain data"));

@@ -46,19 +46,13 @@ pub enum TrainError {
     /// A tensor operation.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-    /// The loss or the gradient is no number any more.
-    #[error(
-        "step {step}: {what} is {value}; rows {rows}; the weights are those of the step before. Lower the learning rate or look at these rows"
-    )]
+    /// The loss or the gradient is no number any more; the weights are those of the step before.
+    #[error("step {step}: {reason}; the last checkpoint is kept as it was")]
     NotFinite {
         /// The optimiser step, counted from 1.
         step: usize,
-        /// Loss or gradient norm.
-        what: &'static str,
-        /// Its value.
-        value: f64,
-        /// The data rows of the step.
-        rows: String,
+        /// What is not finite, the rows it comes from, and what to do.
+        reason: String,
     },
     /// A request that cannot be met, said in full.
     #[error("{0}")]

@@ -1,14 +1,18 @@
 //! The recipe: one TOML file per run, read into types that refuse what they do not know.
 
+mod interval;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::Boundary;
+use crate::data::{BatchSize, Boundary};
 use crate::error::TrainError;
 use crate::loss::NllTarget;
 use crate::optim::{AdamWConfig, ScheduleKind};
 use crate::step::Objective;
+
+pub use interval::Interval;
 
 /// Everything that determines a run. Relative paths are relative to the recipe's directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -139,12 +143,54 @@ pub struct TrainingSection {
     pub adam_epsilon: f64,
     /// The gradient is scaled down to this norm; 0 for no limit. Default 1.
     pub max_grad_norm: f64,
-    /// Steps between lines of `metrics.jsonl`. Default 1.
+    /// Most tokens of a micro-batch, a pair's shared prompt counted once: micro-batches then hold as many pairs as fit,
+    /// whatever `batch_size` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens_per_batch: Option<usize>,
+    /// Whether micro-batches are made of examples of similar length, in random order. Default false.
+    pub group_by_length: bool,
+    /// What the mean over a step's micro-batches weights each by: `"batches"`, all the same as TRL does it, or
+    /// `"examples"`, so that a pair counts the same wherever it lands. Default `"batches"`, with
+    /// `max_tokens_per_batch` `"examples"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_weighting: Option<LossWeighting>,
+    /// Steps between lines of `metrics.jsonl`; each has the means over these steps. Default 1.
     pub logging_steps: usize,
-    /// Steps between evaluations; 0 for one at the end only. Default 0.
-    pub eval_steps: usize,
-    /// Steps between checkpoints; 0 for none before the end. Default 100.
-    pub save_steps: usize,
+    /// Whether TensorBoard event files are written to `tensorboard` in the run directory. Default true.
+    pub tensorboard: bool,
+    /// Steps between evaluations, or `"epoch"`; 0 for one at the end only. Default 0.
+    pub eval_steps: Interval,
+    /// Validation prompts that each evaluation continues greedily, into `samples.jsonl`. Default 0.
+    pub sample_prompts: usize,
+    /// Longest of these continuations in tokens. Default 64.
+    pub sample_max_new_tokens: usize,
+    /// Steps between checkpoints, or `"epoch"`; 0 for none at intervals. The last step and an evaluation that is the
+    /// best so far are saved in any case. Default 100.
+    pub save_steps: Interval,
+    /// Checkpoints that are kept, the latest ones; the best one is kept besides. Default 1.
+    pub save_total_limit: usize,
+    /// The metric of an evaluation that tells the best checkpoint. Default `"eval_loss"`.
+    pub metric_for_best_model: String,
+    /// Whether more of it is better. By default true unless its name ends in `loss`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub greater_is_better: Option<bool>,
+    /// Whether the final model is the best checkpoint and not the last. Default false.
+    pub load_best_model_at_end: bool,
+    /// Evaluations without improvement after which the run ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping_patience: Option<usize>,
+    /// What counts as an improvement there: more than this. Default 0.
+    pub early_stopping_threshold: f64,
+}
+
+/// How the micro-batches of a step are averaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossWeighting {
+    /// Every micro-batch the same.
+    Batches,
+    /// Each by its number of examples.
+    Examples,
 }
 
 impl Default for TrainingSection {
@@ -165,9 +211,21 @@ impl Default for TrainingSection {
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
+            max_tokens_per_batch: None,
+            group_by_length: false,
+            loss_weighting: None,
             logging_steps: 1,
-            eval_steps: 0,
-            save_steps: 100,
+            tensorboard: true,
+            eval_steps: Interval::Steps(0),
+            sample_prompts: 0,
+            sample_max_new_tokens: 64,
+            save_steps: Interval::Steps(100),
+            save_total_limit: 1,
+            metric_for_best_model: "eval_loss".into(),
+            greater_is_better: None,
+            load_best_model_at_end: false,
+            early_stopping_patience: None,
+            early_stopping_threshold: 0.0,
         }
     }
 }
@@ -237,6 +295,10 @@ impl Recipe {
             ("training.epochs", t.epochs),
             ("training.max_steps", t.max_steps.unwrap_or(1)),
             ("training.logging_steps", t.logging_steps),
+            ("training.max_tokens_per_batch", t.max_tokens_per_batch.unwrap_or(1)),
+            ("training.sample_max_new_tokens", t.sample_max_new_tokens),
+            ("training.save_total_limit", t.save_total_limit),
+            ("training.early_stopping_patience", t.early_stopping_patience.unwrap_or(1)),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(format!("`{key}` must be at least 1"));
@@ -244,7 +306,18 @@ impl Recipe {
         if self.data.max_length < 2 {
             return Err("`data.max_length` must be at least 2".into());
         }
+        let need_validation = [
+            ("load_best_model_at_end", t.load_best_model_at_end),
+            ("early_stopping_patience", t.early_stopping_patience.is_some()),
+            ("sample_prompts", t.sample_prompts > 0),
+        ];
+        if self.data.validation.is_none()
+            && let Some((key, _)) = need_validation.iter().find(|(_, asked)| *asked)
+        {
+            return Err(format!("`training.{key}` needs `data.validation`"));
+        }
         let ranges = [
+            ("training.early_stopping_threshold", t.early_stopping_threshold, 0.0..f64::INFINITY),
             ("training.beta", t.beta, 0.0..f64::INFINITY),
             ("training.learning_rate", t.learning_rate, f64::MIN_POSITIVE..f64::INFINITY),
             ("training.weight_decay", t.weight_decay, 0.0..f64::INFINITY),
@@ -266,6 +339,19 @@ impl Recipe {
             ObjectiveKind::Orpo => Objective::Orpo { beta, nll },
             ObjectiveKind::Sft => Objective::Sft { nll },
         }
+    }
+
+    /// How many examples make a micro-batch.
+    pub fn batch_size(&self) -> BatchSize {
+        let t = &self.training;
+        t.max_tokens_per_batch.map_or(BatchSize::Examples(t.batch_size), BatchSize::Tokens)
+    }
+
+    /// How the micro-batches of a step are averaged.
+    pub fn loss_weighting(&self) -> LossWeighting {
+        let t = &self.training;
+        let default = if t.max_tokens_per_batch.is_some() { LossWeighting::Examples } else { LossWeighting::Batches };
+        t.loss_weighting.unwrap_or(default)
     }
 
     /// The optimiser.
@@ -333,6 +419,16 @@ mod tests {
     }
 
     #[test]
+    fn a_token_budget_takes_the_place_of_the_batch_size() {
+        let recipe = load(MINIMAL, &["training.batch_size=4"]).unwrap();
+        assert_eq!((recipe.batch_size(), recipe.loss_weighting()), (BatchSize::Examples(4), LossWeighting::Batches));
+        let recipe = load(MINIMAL, &["training.max_tokens_per_batch=512"]).unwrap();
+        assert_eq!((recipe.batch_size(), recipe.loss_weighting()), (BatchSize::Tokens(512), LossWeighting::Examples));
+        let recipe = load(MINIMAL, &["training.max_tokens_per_batch=512", "training.loss_weighting=batches"]).unwrap();
+        assert_eq!(recipe.loss_weighting(), LossWeighting::Batches);
+    }
+
+    #[test]
     fn a_misspelt_key_is_shown_with_its_line() {
         let error = load(&format!("{MINIMAL}[training]\nlearning_rat = 1e-3\n"), &[]).unwrap_err();
         assert!(error.contains("learning_rat") && error.contains("line 7"), "{error}");
@@ -346,6 +442,9 @@ mod tests {
             ("training.adam_beta2=1.0", "training.adam_beta2"),
             ("training.learning_rate=0", "training.learning_rate"),
             ("data.max_length=1", "data.max_length"),
+            ("training.save_total_limit=0", "training.save_total_limit"),
+            ("training.eval_steps=\"day\"", "a number of steps or"),
+            ("training.early_stopping_patience=2", "needs `data.validation`"),
         ] {
             let error = load(MINIMAL, &[entry]).unwrap_err();
             assert!(error.contains(key), "{error}");

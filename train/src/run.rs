@@ -1,26 +1,38 @@
 //! A run, top-down: recipe, data, model, optimiser, loop, export.
 
+mod dir;
+mod examples;
+mod failure;
+mod fingerprint;
+mod lock;
+mod plan;
+mod source;
+
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use orpo_chat::ChatTokenizer;
-use serde_json::{Value, json};
-
-use crate::checkpoint::{
-    CheckpointDir, DataLineage, Manifest, ModelFiles, TrainerState, replace_dir, sha256_file, write_model,
-};
-use crate::data::{Boundary, Dropped, Example, Tokeniser, collate, epoch_order, read_documents, read_preferences};
+use crate::checkpoint::{CheckpointDir, Manifest, TrainerState, replace_dir, write_model};
+use crate::data::{Example, collate};
 use crate::error::TrainError;
-use crate::evaluate::evaluate;
+use crate::evaluate::{evaluate, sample};
 use crate::loss::PreferenceMetrics;
-use crate::model::{Decoder, LlamaShape, ModelConfig, Trained, WeightFiles};
-use crate::optim::{AdamW, Schedule};
-use crate::recipe::{ObjectiveKind, Recipe};
-use crate::step::forward_backward;
-use crate::telemetry::{MetricsLog, Progress, StepRecord, metric_fields, resident_bytes};
+use crate::model::Decoder;
+use crate::optim::AdamW;
+use crate::recipe::{LossWeighting, Recipe};
+use crate::selection::Selection;
+use crate::step::{Objective, weighted_forward_backward};
+use crate::telemetry::{Reports, StepRecord, Telemetry, memory, metric_fields};
+
+pub use dir::{MODEL_DIR, RunDir};
+pub use examples::{Examples, read_examples};
+pub use lock::RunLock;
+pub use plan::{Plan, PlannedStep};
+pub use source::{ModelSource, load_chat};
+
+use examples::Data;
+use failure::Suspects;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,368 +46,213 @@ pub enum Outcome {
     },
 }
 
-/// Name of the final model's directory in the run directory.
-pub const MODEL_DIR: &str = "model";
-
 /// Runs `recipe`. With `resume` it goes on from the last complete checkpoint, if there is one. It stops after the step
 /// during which `stop` becomes true, and saves.
 ///
 /// # Errors
 /// When anything named in the recipe is missing or wrong, or the loss is not finite any more.
 pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-    let run_dir = &recipe.output_dir;
-    let model_dir = run_dir.join(MODEL_DIR);
-    let checkpoints = CheckpointDir::of_run(run_dir);
-    let latest = checkpoints.latest()?;
-    if !resume && (latest.is_some() || model_dir.exists()) {
-        let reason = "it holds a run already; use --resume to go on with it, or another `output_dir`";
-        return Err(TrainError::invalid(run_dir, reason));
-    }
+    let mut dir = RunDir::open(&recipe.output_dir)?;
+    let latest = dir.latest(resume)?;
 
     let source = ModelSource::open(recipe)?;
-    let (train, train_lineage) = load_examples(&recipe.data.train, recipe, &source.files.chat)?;
-    let validation = recipe.data.validation.as_deref().map(|path| load_examples(path, recipe, &source.files.chat));
-    let (validation, validation_lineage) = validation.transpose()?.unzip();
-    let data: Vec<DataLineage> = std::iter::once(train_lineage).chain(validation_lineage).collect();
-    source.check_lengths(train.iter().chain(validation.iter().flatten()))?;
-    let fingerprint = fingerprint(recipe, &source.base, &data);
-
-    let decoder = source.load(recipe.seed)?;
-    let mut step = 0;
-    if let Some((dir, state)) = &latest {
-        if state.fingerprint != fingerprint {
-            let reason = "it was trained with another recipe, base model or data; use another `output_dir`";
-            return Err(TrainError::invalid(dir, reason));
-        }
-        if model_dir.exists() {
-            return Ok(Outcome::Finished(model_dir));
-        }
-        CheckpointDir::restore(dir, decoder.params())?;
-        step = state.step;
-    }
-
-    fs::create_dir_all(run_dir).map_err(|e| TrainError::write(run_dir, e))?;
+    let data = Data::load(recipe, &source)?;
     let objective = recipe.objective();
-    let plan = Plan::new(recipe, train.len());
-    let mut optimizer = AdamW::new(decoder.params(), recipe.adamw(), step);
-    let mut log = MetricsLog::open(run_dir, step)?;
-    let progress = Progress::new(objective, step, plan.schedule.total_steps);
-    progress.say(&describe(&decoder, &train, &plan, step));
+    let names = metric_fields(&PreferenceMetrics::default(), &objective, "eval_");
+    let selection = Selection::new(recipe, names.keys())?;
+    let plan = Plan::new(recipe, &data.train)?;
 
-    let save = |step: usize| {
-        let state = TrainerState { step, fingerprint: fingerprint.clone() };
-        checkpoints.save(decoder.params(), &source.files, &state)
-    };
-    let mut last = (step, Value::Null);
-    let mut since_record = (Instant::now(), 0usize);
-    while step < plan.schedule.total_steps {
-        let mut parts = Vec::new();
-        let mut lines = Vec::new();
-        for indices in plan.micro_batches(step) {
-            let batch = collate(&indices.iter().map(|i| &train[*i]).collect::<Vec<_>>());
-            let metrics = forward_backward(&decoder, &batch, &objective)?;
-            check_finite(step + 1, "the loss", metrics.loss, &batch.lines)?;
-            since_record.1 += batch.tokens;
-            parts.push((metrics, 1.0));
-            lines.extend(batch.lines);
+    let mut state = TrainerState::new(fingerprint::fingerprint(recipe, &source.base, &data.lineage));
+    let decoder = source.load(recipe.seed)?;
+    if let Some((checkpoint, saved)) = latest {
+        fingerprint::check(&checkpoint, &saved.fingerprint, &state.fingerprint)?;
+        if dir.model().exists() {
+            return Ok(Outcome::Finished(dir.model()));
         }
-        let learning_rate = plan.schedule.rate(step);
-        check_finite(step + 1, "the gradient norm", optimizer.grad_norm(), &lines)?;
-        let grad_norm = optimizer.step(learning_rate, 1.0 / parts.len() as f64)?;
-        step += 1;
-
-        let metrics = PreferenceMetrics::weighted_mean(&parts);
-        if step % recipe.training.logging_steps == 0 || step == plan.schedule.total_steps {
-            let (since, tokens) = std::mem::replace(&mut since_record, (Instant::now(), 0));
-            let record = StepRecord {
-                step,
-                epoch: step as f64 / plan.steps_per_epoch as f64,
-                metrics,
-                learning_rate,
-                grad_norm,
-                tokens_per_sec: tokens as f64 / since.elapsed().as_secs_f64(),
-                rss_bytes: resident_bytes(),
-            };
-            log.step(&record, &objective)?;
-            progress.step(&record);
-            last = (step, Value::Object(metric_fields(&metrics, &objective, "")));
-        }
-        let every = |interval: usize| interval > 0 && step % interval == 0;
-        if let Some(validation) = &validation
-            && (every(recipe.training.eval_steps) || step == plan.schedule.total_steps)
-        {
-            let metrics = evaluate(&decoder, validation, &objective, recipe.training.batch_size)?;
-            log.evaluation(step, &metrics, &objective)?;
-            progress.evaluation(step, &metrics);
-            last = (step, Value::Object(metric_fields(&metrics, &objective, "eval_")));
-        }
-        let interrupted = stop.load(Ordering::Relaxed) && step < plan.schedule.total_steps;
-        if every(recipe.training.save_steps) || step == plan.schedule.total_steps || interrupted {
-            save(step)?;
-        }
-        if interrupted {
-            progress.finish();
-            return Ok(Outcome::Interrupted { step });
-        }
+        CheckpointDir::restore(&checkpoint, decoder.params())?;
+        state = saved;
     }
-    progress.finish();
 
-    replace_dir(&model_dir, |dir| {
-        write_model(dir, decoder.params(), &source.files)?;
+    dir.create()?;
+    let optimizer = AdamW::new(decoder.params(), recipe.adamw(), state.step);
+    let reports = Reports { tensorboard: recipe.training.tensorboard, samples: recipe.training.sample_prompts > 0 };
+    let telemetry = Telemetry::open(&recipe.output_dir, objective, state.step, plan.total_steps(), reports)?;
+    telemetry.say(&plan.describe(&decoder, state.step));
+    let pace = Pace::default();
+    Run { recipe, objective, dir, source, data, selection, plan, state, decoder, optimizer, telemetry, pace }.go(stop)
+}
+
+/// Training time and tokens since the last record.
+#[derive(Default)]
+struct Pace {
+    seconds: f64,
+    tokens: usize,
+}
+
+/// A run under way. What a resumed run must know of it is in `state`, the parameters and their moments.
+struct Run<'a> {
+    recipe: &'a Recipe,
+    objective: Objective,
+    dir: RunDir,
+    source: ModelSource,
+    data: Data,
+    selection: Selection,
+    plan: Plan,
+    state: TrainerState,
+    decoder: Decoder,
+    optimizer: AdamW,
+    telemetry: Telemetry,
+    pace: Pace,
+}
+
+impl Run<'_> {
+    /// Every step: train, log, evaluate, save; at the end the model.
+    fn go(mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        let t = &self.recipe.training;
+        while self.state.step < self.plan.total_steps() && !self.state.selection.stopped_early {
+            let planned = self.plan.step(self.state.step);
+            let (learning_rate, grad_norm) = self.train(&planned)?;
+            let step = self.state.step;
+            let is_last = step == self.plan.total_steps();
+            if step.is_multiple_of(t.logging_steps) || is_last {
+                self.log(planned.epoch, learning_rate, grad_norm)?;
+            }
+            let is_best = if t.eval_steps.is_due(step, planned.ends_epoch) || is_last {
+                self.evaluate(planned.epoch)?
+            } else {
+                false
+            };
+            let is_over = is_last || self.state.selection.stopped_early;
+            let is_interrupted = stop.load(Ordering::Relaxed) && !is_over;
+            if t.save_steps.is_due(step, planned.ends_epoch) || is_best || is_over || is_interrupted {
+                self.save()?;
+            }
+            if is_interrupted {
+                self.telemetry.finish();
+                return Ok(Outcome::Interrupted { step });
+            }
+        }
+        self.telemetry.finish();
+        if self.state.selection.stopped_early {
+            let reason = self.selection.reason(&self.state.selection);
+            self.telemetry.say(&format!("stopped after step {}: {reason}", self.state.step));
+        }
+        self.export()
+    }
+
+    /// One optimiser step; returns its learning rate and the norm of its gradient.
+    fn train(&mut self, planned: &PlannedStep) -> Result<(f64, f64), TrainError> {
+        let started = Instant::now();
+        let (step, file) = (self.state.step + 1, &self.recipe.data.train);
+        let mut parts = Vec::new();
+        let mut tokens = 0;
+        for indices in &planned.micro_batches {
+            let examples = self.data.train_at(indices);
+            let batch = collate(&examples);
+            let weight = match self.recipe.loss_weighting() {
+                LossWeighting::Batches => 1.0,
+                LossWeighting::Examples => examples.len() as f64,
+            };
+            let metrics = weighted_forward_backward(&self.decoder, &batch, &self.objective, weight)?;
+            if !metrics.loss.is_finite() {
+                let suspects = Suspects { step, file, examples: &examples };
+                return Err(failure::of_loss(suspects, &self.decoder, &self.objective, &metrics));
+            }
+            tokens += batch.tokens;
+            parts.push((metrics, weight));
+        }
+        let learning_rate = self.plan.schedule.rate(self.state.step);
+        let total_weight: f64 = parts.iter().map(|(_, weight)| weight).sum();
+        let grad_norm = match self.optimizer.step(learning_rate, 1.0 / total_weight) {
+            Ok(norm) => norm,
+            Err(error) => {
+                let examples = self.data.train_at(&planned.micro_batches.concat());
+                let suspects = Suspects { step, file, examples: &examples };
+                let not_finite = failure::of_gradient(suspects, &self.decoder, &self.objective);
+                return Err(not_finite.unwrap_or(error.into()));
+            }
+        };
+        self.state.step = step;
+        self.state.num_input_tokens_seen += tokens as u64;
+        self.state.unlogged.push(PreferenceMetrics::weighted_mean(&parts));
+        self.pace.tokens += tokens;
+        self.pace.seconds += started.elapsed().as_secs_f64();
+        Ok((learning_rate, grad_norm))
+    }
+
+    fn log(&mut self, epoch: f64, learning_rate: f64, grad_norm: f64) -> Result<(), TrainError> {
+        let steps: Vec<_> = self.state.unlogged.drain(..).map(|metrics| (metrics, 1.0)).collect();
+        let pace = std::mem::take(&mut self.pace);
+        let memory = memory();
+        let record = StepRecord {
+            step: self.state.step,
+            epoch,
+            metrics: PreferenceMetrics::weighted_mean(&steps),
+            learning_rate,
+            grad_norm,
+            num_input_tokens_seen: self.state.num_input_tokens_seen,
+            tokens_per_sec: pace.tokens as f64 / pace.seconds,
+            rss_bytes: memory.resident,
+            peak_rss_bytes: memory.peak,
+        };
+        self.state.last_metrics = metric_fields(&record.metrics, &self.objective, "");
+        self.telemetry.step(&record)
+    }
+
+    /// Evaluates where there is something to evaluate on; returns whether the model is the best so far.
+    fn evaluate(&mut self, epoch: f64) -> Result<bool, TrainError> {
+        let Some(validation) = &self.data.validation else { return Ok(false) };
+        let (step, t) = (self.state.step, &self.recipe.training);
+        let metrics = evaluate(&self.decoder, validation, &self.objective, self.recipe.batch_size())?;
+        if !metrics.loss.is_finite() {
+            let file = self.recipe.data.validation.as_deref().expect("the examples come from it");
+            let examples: Vec<&Example> = validation.iter().collect();
+            let suspects = Suspects { step, file, examples: &examples };
+            return Err(failure::of_loss(suspects, &self.decoder, &self.objective, &metrics));
+        }
+        self.telemetry.evaluation(step, epoch, &metrics)?;
+        for example in validation.iter().take(t.sample_prompts) {
+            let sample = sample(&self.decoder, &self.source.files.chat, example, t.sample_max_new_tokens)?;
+            self.telemetry.sample(step, &sample)?;
+        }
+        self.state.last_metrics = metric_fields(&metrics, &self.objective, "eval_");
+        Ok(self.selection.evaluate(&mut self.state.selection, step, &self.state.last_metrics))
+    }
+
+    fn save(&self) -> Result<(), TrainError> {
+        if let Some(error) = failure::of_weights(self.state.step, &self.decoder)? {
+            return Err(error);
+        }
+        self.telemetry.sync()?;
+        let keep = self.recipe.training.save_total_limit;
+        self.dir.checkpoints.save(self.decoder.params(), &self.source.files, &self.state, keep)
+    }
+
+    /// Writes the final model: the last one, or the best one where the recipe asks for it.
+    fn export(self) -> Result<Outcome, TrainError> {
+        let (mut step, mut metrics) = (self.state.step, self.state.last_metrics);
+        if self.recipe.training.load_best_model_at_end
+            && let Some(best) = self.state.selection.best
+            && best.step != step
+        {
+            self.telemetry.say(&format!("the model is that of step {}", best.step));
+            CheckpointDir::restore(&self.dir.checkpoints.path(best.step), self.decoder.params())?;
+            (step, metrics) = (best.step, best.metrics);
+        }
         let manifest = Manifest {
-            recipe: recipe.clone(),
-            base: source.base.clone(),
-            data: data.clone(),
-            step: last.0,
-            metrics: last.1.clone(),
+            recipe: self.recipe.clone(),
+            base: self.source.base,
+            data: self.data.lineage,
+            step,
+            metrics: metrics.into(),
             orpo_version: env!("CARGO_PKG_VERSION").into(),
             files: BTreeMap::new(),
         };
-        manifest.write(dir)
-    })?;
-    Ok(Outcome::Finished(model_dir))
-}
-
-/// The model to start from, not yet loaded.
-struct ModelSource {
-    config: ModelConfig,
-    files: ModelFiles,
-    weights: Option<WeightFiles>,
-    /// SHA-256 of the weight files.
-    base: BTreeMap<String, String>,
-}
-
-impl ModelSource {
-    fn open(recipe: &Recipe) -> Result<Self, TrainError> {
-        let chat = |dir: &Path| load_chat(dir, recipe.data.chat_template.as_deref());
-        if let Some(dir) = &recipe.model.path {
-            let (config, json) = ModelConfig::from_dir(dir)?;
-            let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat: chat(dir)? };
-            let weights = WeightFiles::open(dir)?;
-            let mut base = BTreeMap::new();
-            for path in weights.paths() {
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                base.insert(name, sha256_file(path)?);
-            }
-            return Ok(Self { config, files, weights: Some(weights), base });
-        }
-        let (Some(dir), Some(init)) = (&recipe.model.tokenizer, &recipe.model.init) else {
-            unreachable!("the recipe was checked to have `path`, or `tokenizer` and `init`")
-        };
-        let chat = chat(dir)?;
-        let shape = LlamaShape {
-            hidden_size: init.hidden_size,
-            intermediate_size: init.intermediate_size,
-            num_hidden_layers: init.num_hidden_layers,
-            num_attention_heads: init.num_attention_heads,
-            num_key_value_heads: init.num_key_value_heads,
-            vocab_size: chat.tokenizer().get_vocab_size(true),
-            max_position_embeddings: init.max_position_embeddings,
-            rms_norm_eps: init.rms_norm_eps,
-            rope_theta: init.rope_theta,
-            tie_word_embeddings: init.tie_word_embeddings,
-            initializer_range: init.initializer_range,
-        };
-        let json = shape.to_json();
-        // The same checks as for a file.
-        let config = ModelConfig::from_json(&json)
-            .map_err(|reason| TrainError::Refused(format!("recipe [model.init]: {reason}")))?;
-        let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat };
-        Ok(Self { config, files, weights: None, base: BTreeMap::new() })
-    }
-
-    fn check_lengths<'a>(&self, examples: impl Iterator<Item = &'a Example>) -> Result<(), TrainError> {
-        let limit = self.config.max_position_embeddings;
-        for example in examples {
-            let longest = example.chosen.ids.len().max(example.rejected.as_ref().map_or(0, |s| s.ids.len()));
-            if longest > limit {
-                return Err(TrainError::Refused(format!(
-                    "data line {}: {longest} tokens, but the model has max_position_embeddings = {limit}; \
-                     set data.max_length to at most {limit}, or drop prompts that are longer",
-                    example.line
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn load(&self, seed: u64) -> Result<Decoder, TrainError> {
-        match &self.weights {
-            Some(weights) => Decoder::load(&self.config, weights, Trained::Everything),
-            None => Decoder::random(&self.config, seed),
-        }
-    }
-}
-
-/// The tokenizer of `dir`, with the template file in place of its own where one is given.
-///
-/// # Errors
-/// When a file is missing or wrong.
-pub fn load_chat(dir: &Path, template: Option<&Path>) -> Result<ChatTokenizer, TrainError> {
-    let chat = ChatTokenizer::from_dir(dir)?;
-    match template {
-        None => Ok(chat),
-        Some(path) => Ok(chat.with_template(fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?)?),
-    }
-}
-
-fn load_examples(
-    path: &Path,
-    recipe: &Recipe,
-    chat: &ChatTokenizer,
-) -> Result<(Vec<Example>, DataLineage), TrainError> {
-    let documents = recipe.training.objective == ObjectiveKind::Sft;
-    let examples = read_examples(path, chat, recipe.data.max_length, recipe.data.boundary, documents)?;
-    let lineage = DataLineage {
-        path: path.to_path_buf(),
-        sha256: sha256_file(path)?,
-        rows_used: examples.used.len(),
-        rows_dropped: examples.dropped.iter().map(|(why, lines)| (why.to_string(), lines.len())).collect(),
-    };
-    Ok((examples.used, lineage))
-}
-
-/// A data file's examples, and the lines that cannot be used, by reason.
-#[derive(Debug)]
-pub struct Examples {
-    /// What can be used.
-    pub used: Vec<Example>,
-    /// Lines that cannot.
-    pub dropped: BTreeMap<Dropped, Vec<usize>>,
-}
-
-/// Reads and tokenises a file of pairs or of documents; rows that cannot be used are listed on stderr.
-///
-/// # Errors
-/// When a row is not what it should be, or none can be used.
-pub fn read_examples(
-    path: &Path,
-    chat: &ChatTokenizer,
-    max_length: usize,
-    boundary: Boundary,
-    documents: bool,
-) -> Result<Examples, TrainError> {
-    let tokeniser = Tokeniser::new(chat, max_length, boundary);
-    let results: Vec<(usize, Result<Example, Dropped>)> = if documents {
-        let rows = read_documents(path)?;
-        let examples = rows.iter().map(|(line, row)| Ok((*line, tokeniser.document(*line, row)?)));
-        examples.collect::<Result<_, TrainError>>()?
-    } else {
-        let rows = read_preferences(path)?;
-        let examples = rows.iter().map(|(line, row)| Ok((*line, tokeniser.pair(*line, row)?)));
-        examples.collect::<Result<_, TrainError>>()?
-    };
-    let mut used = Vec::new();
-    let mut dropped: BTreeMap<Dropped, Vec<usize>> = BTreeMap::new();
-    for (line, result) in results {
-        match result {
-            Ok(example) => used.push(example),
-            Err(reason) => dropped.entry(reason).or_default().push(line),
-        }
-    }
-    for (reason, lines) in &dropped {
-        let list = lines.iter().map(|line| line.to_string()).collect::<Vec<_>>().join(", ");
-        eprintln!("`{}`: {} rows dropped ({reason}): lines {list}", path.display(), lines.len());
-    }
-    if used.is_empty() {
-        return Err(TrainError::invalid(path, "no row can be used"));
-    }
-    Ok(Examples { used, dropped })
-}
-
-/// What a resumed run must have in common with the one it continues.
-fn fingerprint(recipe: &Recipe, base: &BTreeMap<String, String>, data: &[DataLineage]) -> Value {
-    let mut recipe = serde_json::to_value(recipe).expect("plain data");
-    // Where things lie and how often they are written do not change what is computed.
-    for path in
-        ["/output_dir", "/model/path", "/model/tokenizer", "/data/train", "/data/validation", "/data/chat_template"]
-    {
-        if let Some(value) = recipe.pointer_mut(path) {
-            *value = Value::Null;
-        }
-    }
-    for interval in ["logging_steps", "eval_steps", "save_steps"] {
-        recipe["training"][interval] = Value::Null;
-    }
-    let data: Vec<&String> = data.iter().map(|file| &file.sha256).collect();
-    json!({"recipe": recipe, "base": base, "data": data})
-}
-
-/// Which examples make which step.
-struct Plan {
-    schedule: Schedule,
-    steps_per_epoch: usize,
-    examples: usize,
-    batch_size: usize,
-    accumulation: usize,
-    seed: u64,
-}
-
-impl Plan {
-    fn new(recipe: &Recipe, examples: usize) -> Self {
-        let t = &recipe.training;
-        let steps_per_epoch = examples.div_ceil(t.batch_size * t.gradient_accumulation_steps);
-        let schedule = Schedule {
-            kind: t.lr_scheduler,
-            learning_rate: t.learning_rate,
-            warmup_steps: t.warmup_steps,
-            total_steps: t.max_steps.unwrap_or(t.epochs * steps_per_epoch),
-        };
-        Self {
-            schedule,
-            steps_per_epoch,
-            examples,
-            batch_size: t.batch_size,
-            accumulation: t.gradient_accumulation_steps,
-            seed: recipe.seed,
-        }
-    }
-
-    /// The micro-batches of step `step` (counted from 0). Each epoch is a permutation of its own; its last step may
-    /// be smaller.
-    fn micro_batches(&self, step: usize) -> Vec<Vec<usize>> {
-        let order = epoch_order(self.examples, self.seed, step / self.steps_per_epoch);
-        let first = step % self.steps_per_epoch * self.batch_size * self.accumulation;
-        let last = (first + self.batch_size * self.accumulation).min(order.len());
-        order[first..last].chunks(self.batch_size).map(|chunk| chunk.to_vec()).collect()
-    }
-}
-
-fn check_finite(step: usize, what: &'static str, value: f64, lines: &[usize]) -> Result<(), TrainError> {
-    if value.is_finite() {
-        return Ok(());
-    }
-    let rows = lines.iter().map(|line| line.to_string()).collect::<Vec<_>>().join(", ");
-    Err(TrainError::NotFinite { step, what, value, rows })
-}
-
-fn describe(decoder: &Decoder, train: &[Example], plan: &Plan, step: usize) -> String {
-    let parameters: usize = decoder.params().iter().map(|p| p.elem_count()).sum();
-    let tokens: usize = train.iter().map(|example| example.tokens()).sum();
-    let from = if step > 0 { format!(", going on after step {step}") } else { String::new() };
-    format!(
-        "{parameters} parameters, {} examples, {tokens} tokens, {} steps of {} x {}{from}",
-        train.len(),
-        plan.schedule.total_steps,
-        plan.accumulation,
-        plan.batch_size,
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_epoch_uses_every_example_once() {
-        let schedule = Schedule { kind: Default::default(), learning_rate: 1.0, warmup_steps: 0, total_steps: 100 };
-        let plan = Plan { schedule, steps_per_epoch: 3, examples: 11, batch_size: 2, accumulation: 2, seed: 1 };
-        for epoch in 0..2 {
-            let mut seen: Vec<usize> = (0..3).flat_map(|s| plan.micro_batches(3 * epoch + s)).flatten().collect();
-            seen.sort_unstable();
-            assert!(seen.into_iter().eq(0..11));
-        }
-        assert_eq!(plan.micro_batches(2).iter().map(Vec::len).collect::<Vec<_>>(), [2, 1]);
-        assert_ne!(plan.micro_batches(0), plan.micro_batches(3));
+        let model_dir = self.dir.model();
+        replace_dir(&model_dir, |dir| {
+            write_model(dir, self.decoder.params(), &self.source.files)?;
+            manifest.write(dir)
+        })?;
+        Ok(Outcome::Finished(model_dir))
     }
 }

@@ -47,6 +47,19 @@ pub fn forward_backward(
     batch: &Batch,
     objective: &Objective,
 ) -> Result<PreferenceMetrics, TrainError> {
+    weighted_forward_backward(decoder, batch, objective, 1.0)
+}
+
+/// [`forward_backward`] with the gradient times `weight`; the metrics are the same.
+///
+/// # Errors
+/// From the model's operations.
+pub fn weighted_forward_backward(
+    decoder: &Decoder,
+    batch: &Batch,
+    objective: &Objective,
+    weight: f64,
+) -> Result<PreferenceMetrics, TrainError> {
     let (hidden, tape) = decoder.forward(&batch.rows)?;
     let hidden = Var::from_tensor(&hidden)?;
     let logps = decoder.logps(hidden.as_tensor(), &batch.predicting_rows, &batch.labels)?;
@@ -54,7 +67,8 @@ pub fn forward_backward(
     if !output.metrics.loss.is_finite() {
         return Ok(output.metrics);
     }
-    let grad = Tensor::from_vec(output.grad, logps.dims(), logps.device())?;
+    let grad: Vec<f32> = output.grad.iter().map(|g| g * weight as f32).collect();
+    let grad = Tensor::from_vec(grad, logps.dims(), logps.device())?;
     tape.backward(gradient_of(&hidden, &logps, &grad)?)?;
     Ok(output.metrics)
 }

@@ -5,7 +5,8 @@ mod reference;
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
+use orpo_train::generate::greedy;
 use orpo_train::loss::{NllTarget, PreferenceMetrics};
 use orpo_train::model::lora::{ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup};
 use orpo_train::model::{Decoder, PackedRows, Trained, WeightFiles};
@@ -345,19 +346,6 @@ fn quantised_bases_are_near_and_train() {
     });
 }
 
-fn greedy(decoder: &Decoder, prompt: &[u32], count: usize, eos: u32) -> Vec<u32> {
-    let mut ids = prompt.to_vec();
-    for _ in 0..count {
-        let logits = decoder.logits(&PackedRows::single(ids.clone())).unwrap();
-        let last: Tensor = logits.get(ids.len() - 1).unwrap();
-        ids.push(last.argmax(0).unwrap().to_scalar::<u32>().unwrap());
-        if ids.last() == Some(&eos) {
-            break;
-        }
-    }
-    ids.split_off(prompt.len())
-}
-
 #[test]
 fn greedy_continuations() {
     each_family(|family, dir| {
@@ -372,7 +360,7 @@ fn greedy_continuations() {
                 let (prompt, want) = (ids("prompt_input_ids"), ids("output_ids"));
                 // After a choice between two tokens that are equal to 1e-4 both ways are right.
                 let sure = numbers(&case["margin"]).iter().take_while(|margin| **margin > 1e-4).count();
-                let got = greedy(&decoder, &prompt, sure.min(want.len()), eos);
+                let got = greedy(&decoder, &prompt, &[eos], sure.min(want.len())).unwrap();
                 assert_eq!(got, want[..sure.min(want.len())], "{family} {run}");
             }
         }

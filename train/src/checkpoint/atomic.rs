@@ -5,12 +5,17 @@ use std::path::{Path, PathBuf};
 
 use crate::error::TrainError;
 
+/// Suffixes of what is being filled, what stepped aside, and what is being removed.
+const PARTIAL: &str = "partial";
+const OLD: &str = "old";
+const REMOVED: &str = "removed";
+
 /// Fills a new directory through `fill` and puts it in the place of `target` (which may exist).
 ///
 /// # Errors
 /// From `fill` or the file system; then `target` is as it was.
 pub fn replace_dir(target: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<(), TrainError> {
-    let partial = sibling(target, "partial");
+    let partial = sibling(target, PARTIAL);
     remove(&partial)?;
     fs::create_dir_all(&partial).map_err(|e| TrainError::write(&partial, e))?;
     let filled = fill(&partial).and_then(|()| sync_dir(&partial));
@@ -19,19 +24,60 @@ pub fn replace_dir(target: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainEr
         let _ = fs::remove_dir_all(&partial);
         return Err(error);
     }
-    // A directory cannot be renamed onto another: the old one steps aside first. A crash in between leaves the
-    // complete new one under its partial name, which the next run removes, and no wrong one under the final name.
-    let old = sibling(target, "old");
+    // A directory cannot be renamed onto another: the old one steps aside first. After a crash in between, `recover`
+    // puts the complete new one in its place.
+    let old = sibling(target, OLD);
     remove(&old)?;
-    let existed = target.exists();
-    if existed {
+    if target.exists() {
         fs::rename(target, &old).map_err(|e| TrainError::write(target, e))?;
     }
     fs::rename(&partial, target).map_err(|e| TrainError::write(target, e))?;
-    if let Some(parent) = target.parent() {
-        sync(parent)?;
+    sync_parent(target)?;
+    remove(&old)
+}
+
+/// Removes a directory as a whole: it first loses its name, so that no half of it is ever taken for all of it.
+///
+/// # Errors
+/// From the file system.
+pub fn remove_dir(target: &Path) -> Result<(), TrainError> {
+    let removed = sibling(target, REMOVED);
+    remove(&removed)?;
+    fs::rename(target, &removed).map_err(|e| TrainError::write(target, e))?;
+    remove(&removed)
+}
+
+/// Finishes or clears away what a killed process left of [`replace_dir`], [`remove_dir`] and [`write_file`] in
+/// `parent`, which may be missing. No other process may be writing there.
+///
+/// # Errors
+/// From the file system.
+pub fn recover(parent: &Path) -> Result<(), TrainError> {
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries.collect::<Result<Vec<_>, _>>().map_err(|e| TrainError::read(parent, e))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(TrainError::read(parent, error)),
+    };
+    for entry in &entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some((target, OLD)) = name.strip_prefix('.').and_then(|name| name.rsplit_once('.')) else { continue };
+        let (target, old) = (parent.join(target), entry.path());
+        let partial = sibling(&target, PARTIAL);
+        // The old one only steps aside for a complete new one.
+        if !target.exists() {
+            let complete = if partial.exists() { &partial } else { &old };
+            fs::rename(complete, &target).map_err(|e| TrainError::write(&target, e))?;
+            sync_parent(&target)?;
+        }
+        remove(&old)?;
     }
-    if existed { remove(&old) } else { Ok(()) }
+    for entry in &entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some((_, PARTIAL | REMOVED)) = name.strip_prefix('.').and_then(|name| name.rsplit_once('.')) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes a file in one piece.
@@ -39,7 +85,7 @@ pub fn replace_dir(target: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainEr
 /// # Errors
 /// From the file system; then `target` is as it was.
 pub fn write_file(target: &Path, content: &[u8]) -> Result<(), TrainError> {
-    let partial = sibling(target, "partial");
+    let partial = sibling(target, PARTIAL);
     fs::write(&partial, content).map_err(|e| TrainError::write(&partial, e))?;
     sync(&partial)?;
     fs::rename(&partial, target).map_err(|e| TrainError::write(target, e))
@@ -51,11 +97,18 @@ fn sibling(target: &Path, suffix: &str) -> PathBuf {
     target.with_file_name(format!(".{name}.{suffix}"))
 }
 
-fn remove(dir: &Path) -> Result<(), TrainError> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::write(dir, error)),
+/// Removes a file or directory where there is one.
+fn remove(path: &Path) -> Result<(), TrainError> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::write(path, error)),
         _ => Ok(()),
     }
+}
+
+/// Makes a rename last.
+fn sync_parent(target: &Path) -> Result<(), TrainError> {
+    target.parent().map_or(Ok(()), sync)
 }
 
 /// Syncs the files of a directory and the directory itself.
@@ -109,5 +162,45 @@ mod tests {
         assert!(result.is_err());
         assert_eq!(names(&target), ["kept"]);
         assert_eq!(names(dir.path()), ["model"]);
+    }
+
+    /// Every state that a kill can leave of a replacement: what `.model.partial`, `.model.old` and `model` hold.
+    #[test]
+    fn a_killed_replacement_is_recovered() {
+        for (partial, old, target, expected) in [
+            (Some("half"), None, None, None),
+            (Some("half"), None, Some("one"), Some("one")),
+            (Some("two"), Some("one"), None, Some("two")),
+            (None, Some("one"), Some("two"), Some("two")),
+            (None, Some("one"), None, Some("one")),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            for (name, content) in [(".model.partial", partial), (".model.old", old), ("model", target)] {
+                if let Some(content) = content {
+                    fs::create_dir(dir.path().join(name)).unwrap();
+                    fs::write(dir.path().join(name).join(content), "").unwrap();
+                }
+            }
+            recover(dir.path()).unwrap();
+            match expected {
+                Some(content) => {
+                    assert_eq!(names(dir.path()), ["model"]);
+                    assert_eq!(names(&dir.path().join("model")), [content]);
+                }
+                None => assert!(names(dir.path()).is_empty()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_killed_removal_and_a_killed_write_are_cleared_away() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(".step-000003.removed")).unwrap();
+        fs::write(dir.path().join(".metrics.jsonl.partial"), "").unwrap();
+        fs::write(dir.path().join(".lock"), "").unwrap();
+        fs::write(dir.path().join("metrics.jsonl"), "").unwrap();
+        recover(dir.path()).unwrap();
+        assert_eq!(names(dir.path()), [".lock", "metrics.jsonl"]);
+        recover(&dir.path().join("missing")).unwrap();
     }
 }

@@ -7,7 +7,7 @@ mod hash;
 mod manifest;
 mod state;
 
-pub use atomic::{replace_dir, write_file};
+pub use atomic::{recover, remove_dir, replace_dir, write_file};
 pub use export::{ModelFiles, write_model};
 pub use hash::sha256_file;
 pub use manifest::{DataLineage, Manifest};

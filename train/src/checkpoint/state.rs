@@ -7,21 +7,45 @@ use std::sync::Arc;
 
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::export::{ModelFiles, bytes_of, write_json, write_model, write_tensors};
-use super::replace_dir;
+use super::{recover, remove_dir, replace_dir};
 use crate::error::TrainError;
+use crate::loss::PreferenceMetrics;
 use crate::model::{WeightFiles, WeightSource};
 use crate::ops::Param;
+use crate::selection::SelectionState;
 
 /// What, with weights and moments, determines everything that follows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
     /// Optimiser steps made.
     pub step: usize,
+    /// Tokens of all examples so far.
+    pub num_input_tokens_seen: u64,
+    /// Metrics of the steps since the last line of the log.
+    pub unlogged: Vec<PreferenceMetrics>,
+    /// What was last logged or, later than that, evaluated.
+    pub last_metrics: Map<String, Value>,
+    /// Which evaluation is the best, and whether the run is over.
+    pub selection: SelectionState,
     /// What must be the same on resuming: the recipe, and the SHA-256 of base and data.
     pub fingerprint: Value,
+}
+
+impl TrainerState {
+    /// The state before the first step.
+    pub fn new(fingerprint: Value) -> Self {
+        Self {
+            step: 0,
+            num_input_tokens_seen: 0,
+            unlogged: Vec::new(),
+            last_metrics: Map::new(),
+            selection: SelectionState::default(),
+            fingerprint,
+        }
+    }
 }
 
 /// The directory `RUN/checkpoints`.
@@ -39,15 +63,19 @@ impl CheckpointDir {
         Self { dir: run_dir.join("checkpoints") }
     }
 
-    /// Writes a complete checkpoint, then removes the older ones.
+    /// Writes a complete checkpoint, then removes older ones: all but the latest `keep` and the best.
     ///
     /// # Errors
     /// When a file cannot be written; the older checkpoints are still there then.
-    pub fn save(&self, params: &[Arc<Param>], files: &ModelFiles, state: &TrainerState) -> Result<(), TrainError> {
+    pub fn save(
+        &self,
+        params: &[Arc<Param>],
+        files: &ModelFiles,
+        state: &TrainerState,
+        keep: usize,
+    ) -> Result<(), TrainError> {
         fs::create_dir_all(&self.dir).map_err(|e| TrainError::write(&self.dir, e))?;
-        let older = self.complete()?;
-        let name = format!("step-{:06}", state.step);
-        replace_dir(&self.dir.join(&name), |dir| {
+        replace_dir(&self.path(state.step), |dir| {
             write_model(dir, params, files)?;
             let moments = params.iter().filter(|p| p.is_trainable()).flat_map(|param| {
                 let moment = |kind: Kind| (kind.tensor_name(param), Moment { param: param.clone(), kind });
@@ -56,12 +84,25 @@ impl CheckpointDir {
             write_tensors(&dir.join(OPTIMIZER), moments)?;
             write_json(&dir.join(STATE), &serde_json::to_value(state).expect("plain data"))
         })?;
-        for (step, path) in older {
-            if step != state.step {
-                fs::remove_dir_all(&path).map_err(|e| TrainError::write(&path, e))?;
-            }
+        let best = state.selection.best.as_ref().map(|best| best.step);
+        let steps: Vec<usize> = self.complete()?.into_iter().map(|(step, _)| step).collect();
+        for step in superseded(steps, keep, best) {
+            remove_dir(&self.path(step))?;
         }
         Ok(())
+    }
+
+    /// The directory of the checkpoint after `step`.
+    pub fn path(&self, step: usize) -> PathBuf {
+        self.dir.join(format!("step-{step:06}"))
+    }
+
+    /// Clears away what a killed process left.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub fn recover(&self) -> Result<(), TrainError> {
+        recover(&self.dir)
     }
 
     /// The last complete checkpoint's directory and state.
@@ -118,6 +159,12 @@ impl CheckpointDir {
     }
 }
 
+/// The steps whose checkpoints are not kept any more.
+fn superseded(mut steps: Vec<usize>, keep: usize, best: Option<usize>) -> impl Iterator<Item = usize> {
+    steps.sort_unstable_by(|a, b| b.cmp(a));
+    steps.into_iter().skip(keep).filter(move |step| Some(*step) != best)
+}
+
 #[derive(Clone, Copy)]
 enum Kind {
     First,
@@ -158,5 +205,19 @@ impl safetensors::View for Moment {
 
     fn data_len(&self) -> usize {
         self.param.elem_count() * size_of::<f32>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_and_the_best_are_kept() {
+        let removed = |keep, best| superseded(vec![3, 12, 6, 9], keep, best).collect::<Vec<_>>();
+        assert_eq!(removed(1, None), [9, 6, 3]);
+        assert_eq!(removed(1, Some(6)), [9, 3]);
+        assert_eq!(removed(2, Some(12)), [6, 3]);
+        assert!(removed(9, None).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Example;
+use super::{Example, Sequence};
 use crate::loss::PairSpans;
 use crate::model::PackedRows;
 use crate::ops::Segment;
@@ -44,6 +44,25 @@ pub fn collate(examples: &[&Example]) -> Batch {
     }
 }
 
+/// Rows that an example takes in a batch.
+pub fn packed_rows(example: &Example) -> usize {
+    let of = |sequence: &Sequence| sequence.ids.len() - 1;
+    match &example.rejected {
+        None => of(&example.chosen),
+        Some(rejected) => {
+            let shared = shared_prompt(&example.chosen, rejected);
+            let tail = |sequence: &Sequence| of(sequence).saturating_sub(shared);
+            shared + tail(&example.chosen) + tail(rejected)
+        }
+    }
+}
+
+/// How many prompt tokens both sides begin with.
+fn shared_prompt(chosen: &Sequence, rejected: &Sequence) -> usize {
+    let prompts = chosen.ids[..chosen.prompt_len].iter().zip(&rejected.ids[..rejected.prompt_len]);
+    prompts.take_while(|(a, b)| a == b).count()
+}
+
 #[derive(Default)]
 struct Packer {
     ids: Vec<u32>,
@@ -66,11 +85,7 @@ impl Packer {
             return PairSpans { prompt, chosen: response, rejected: 0..0 };
         };
 
-        let shared = chosen.ids[..chosen.prompt_len]
-            .iter()
-            .zip(&rejected.ids[..rejected.prompt_len])
-            .take_while(|(a, b)| a == b)
-            .count();
+        let shared = shared_prompt(chosen, rejected);
         let start = self.ids.len();
         let prefix = start..start + shared;
         let mut group = Vec::new();
@@ -123,7 +138,6 @@ impl Packer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Sequence;
 
     fn sequence(ids: &[u32], prompt_len: usize) -> Sequence {
         Sequence { ids: ids.to_vec(), prompt_len }
@@ -141,6 +155,7 @@ mod tests {
         assert_eq!(batch.spans, [PairSpans { prompt: 0..2, chosen: 2..4, rejected: 4..5 }]);
         assert_eq!(batch.rows.groups[0].len(), 2);
         assert_eq!(batch.tokens, 9);
+        assert_eq!(packed_rows(&example), 4);
     }
 
     #[test]
@@ -155,6 +170,7 @@ mod tests {
         assert_eq!(*batch.rows.positions, [0, 1, 2, 3, 2, 3]);
         assert_eq!(batch.labels, [2, 3, 10, 11, 9, 20, 21]);
         assert_eq!(batch.predicting_rows, [0, 1, 2, 3, 1, 4, 5]);
+        assert_eq!(packed_rows(&example), 6);
     }
 
     #[test]
@@ -162,6 +178,7 @@ mod tests {
         let example = Example { line: 1, chosen: sequence(&[1, 2, 3], 1), rejected: None };
         let batch = collate(&[&example, &example]);
         assert_eq!(batch.rows.ids, [1, 2, 1, 2]);
+        assert_eq!(packed_rows(&example), 2);
         assert_eq!(batch.labels, [2, 3, 2, 3]);
         assert_eq!(batch.spans[1], PairSpans { prompt: 2..2, chosen: 2..4, rejected: 0..0 });
     }

@@ -6,8 +6,8 @@ mod preference;
 mod read;
 mod tokenise;
 
-pub use collate::{Batch, collate};
-pub use order::epoch_order;
+pub use collate::{Batch, collate, packed_rows};
+pub use order::{BatchSize, Batching};
 pub use preference::{Preference, Text};
 pub use read::{Rows, read_documents, read_preferences};
 pub use tokenise::{Boundary, Dropped, Example, Sequence, Tokeniser};

@@ -1,0 +1,26 @@
+//! Greedy continuation of a prompt, to look at a model while it is trained.
+
+use candle_core::{D, IndexOp};
+
+use crate::error::TrainError;
+use crate::model::{Decoder, PackedRows};
+
+/// The most likely tokens after `prompt`, at most `max_new_tokens` of them, ending with the first of `eos_ids` or where
+/// the model has no position left. Each token computes the whole sequence again: simple, and as exact as training.
+///
+/// # Errors
+/// From the model's operations.
+pub fn greedy(
+    decoder: &Decoder,
+    prompt: &[u32],
+    eos_ids: &[u32],
+    max_new_tokens: usize,
+) -> Result<Vec<u32>, TrainError> {
+    let mut ids = prompt.to_vec();
+    let longest = (prompt.len() + max_new_tokens).min(decoder.config().max_position_embeddings);
+    while ids.len() < longest && !ids[prompt.len()..].last().is_some_and(|id| eos_ids.contains(id)) {
+        let logits = decoder.logits(&PackedRows::single(ids.clone()))?;
+        ids.push(logits.i(ids.len() - 1)?.argmax(D::Minus1)?.to_scalar()?);
+    }
+    Ok(ids.split_off(prompt.len()))
+}

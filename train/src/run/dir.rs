@@ -1,0 +1,71 @@
+//! The run directory: held by one process, recovered from whatever ended the one before.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::lock::RunLock;
+use crate::checkpoint::{CheckpointDir, TrainerState, recover};
+use crate::error::TrainError;
+
+/// Name of the final model's directory in the run directory.
+pub const MODEL_DIR: &str = "model";
+
+/// The directory of a run. It is made only when the run begins, so that one that cannot begin leaves nothing behind.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    lock: Option<RunLock>,
+    /// Its checkpoints.
+    pub checkpoints: CheckpointDir,
+}
+
+impl RunDir {
+    /// Takes hold of `path` where it exists.
+    ///
+    /// # Errors
+    /// When another process holds it.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        let mut dir = Self { path: path.to_path_buf(), lock: None, checkpoints: CheckpointDir::of_run(path) };
+        if path.is_dir() {
+            dir.hold()?;
+        }
+        Ok(dir)
+    }
+
+    fn hold(&mut self) -> Result<(), TrainError> {
+        self.lock = Some(RunLock::acquire(&self.path)?);
+        recover(&self.path)?;
+        self.checkpoints.recover()
+    }
+
+    /// Where the final model goes.
+    pub fn model(&self) -> PathBuf {
+        self.path.join(MODEL_DIR)
+    }
+
+    /// The checkpoint to go on from.
+    ///
+    /// # Errors
+    /// When there is one, or a final model, and it is not to be resumed.
+    pub fn latest(&self, resume: bool) -> Result<Option<(PathBuf, TrainerState)>, TrainError> {
+        let latest = self.checkpoints.latest()?;
+        if !resume && (latest.is_some() || self.model().exists()) {
+            let reason = "it holds a run already; use --resume to go on with it, or another `output_dir`";
+            return Err(TrainError::invalid(&self.path, reason));
+        }
+        Ok(latest)
+    }
+
+    /// Makes the directory where it does not exist yet, and takes hold of it.
+    ///
+    /// # Errors
+    /// When it cannot be made, or another process has begun a run in it meanwhile.
+    pub fn create(&mut self) -> Result<(), TrainError> {
+        if self.lock.is_none() {
+            fs::create_dir_all(&self.path).map_err(|e| TrainError::write(&self.path, e))?;
+            self.hold()?;
+            self.latest(false)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! What a resumed run must have in common with the one it continues.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::checkpoint::DataLineage;
+use crate::error::TrainError;
+use crate::recipe::Recipe;
+
+/// Keys of the recipe that may change: where things lie, how often they are written, and what is chosen at the end.
+const FREE: [(&str, &[&str]); 4] = [
+    ("", &["output_dir"]),
+    ("model", &["path", "tokenizer"]),
+    ("data", &["train", "validation", "chat_template"]),
+    (
+        "training",
+        &[
+            "logging_steps",
+            "tensorboard",
+            "eval_steps",
+            "sample_prompts",
+            "sample_max_new_tokens",
+            "save_steps",
+            "save_total_limit",
+            "load_best_model_at_end",
+        ],
+    ),
+];
+
+/// The recipe without its free keys, and the SHA-256 of the base model's files and of the data.
+pub fn fingerprint(recipe: &Recipe, base: &BTreeMap<String, String>, data: &[DataLineage]) -> Value {
+    let mut recipe = serde_json::to_value(recipe).expect("plain data");
+    for (section, keys) in FREE {
+        let section = if section.is_empty() { Some(&mut recipe) } else { recipe.get_mut(section) };
+        if let Some(Value::Object(section)) = section {
+            section.retain(|key, _| !keys.contains(&key.as_str()));
+        }
+    }
+    let data: Map<String, Value> =
+        ["train", "validation"].into_iter().zip(data).map(|(name, file)| (name.into(), json!(file.sha256))).collect();
+    json!({"recipe": recipe, "base": base, "data": data})
+}
+
+/// Checks that the checkpoint `dir` with the fingerprint `saved` can be continued by a run with the fingerprint `now`.
+///
+/// # Errors
+/// With the first key that differs.
+pub fn check(dir: &Path, saved: &Value, now: &Value) -> Result<(), TrainError> {
+    let Some((path, saved, now)) = first_difference(saved, now) else { return Ok(()) };
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let reason = match path.as_slice() {
+        ["recipe", key @ ..] => {
+            let shown = |value: &Value| if value.is_null() { "not set".to_string() } else { value.to_string() };
+            let key = key.join(".");
+            format!("another recipe: `{key}` was {} and is now {}", shown(saved), shown(now))
+        }
+        ["base", file @ ..] => format!("another base model: `{}` has changed", file.join(".")),
+        ["data", file @ ..] => format!("other data: the content of `data.{}` has changed", file.join(".")),
+        _ => "another version of this program".into(),
+    };
+    Err(TrainError::invalid(dir, format!("it was trained with {reason}; set it back, or use another `output_dir`")))
+}
+
+/// The path to the first value that differs, and both values; a missing one is null.
+fn first_difference<'a>(a: &'a Value, b: &'a Value) -> Option<(Vec<String>, &'a Value, &'a Value)> {
+    let (Value::Object(left), Value::Object(right)) = (a, b) else {
+        return (a != b).then_some((Vec::new(), a, b));
+    };
+    let keys = left.keys().chain(right.keys().filter(|key| !left.contains_key(*key)));
+    keys.into_iter().find_map(|key| {
+        let (mut path, a, b) = first_difference(&a[key.as_str()], &b[key.as_str()])?;
+        path.insert(0, key.clone());
+        Some((path, a, b))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(training: &str) -> Recipe {
+        let text = format!("output_dir = \"o\"\n[model]\npath = \"m\"\n[data]\ntrain = \"t\"\n[training]\n{training}");
+        toml::from_str(&text).unwrap()
+    }
+
+    fn data(sha256: &str) -> Vec<DataLineage> {
+        let sha256 = sha256.to_string();
+        vec![DataLineage { path: "t".into(), sha256, rows_used: 1, rows_dropped: BTreeMap::new() }]
+    }
+
+    fn difference(recipe_now: &Recipe, base_now: &str, data_now: &str) -> Option<String> {
+        let base = |sha: &str| BTreeMap::from([("model.safetensors".to_string(), sha.to_string())]);
+        let saved = fingerprint(&recipe("beta = 0.1"), &base("b"), &data("d"));
+        let now = fingerprint(recipe_now, &base(base_now), &data(data_now));
+        check(Path::new("dir"), &saved, &now).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let says = |now: &str, expected: &str| {
+            let error = difference(&recipe(now), "b", "d").unwrap();
+            assert!(error.contains(expected) && error.contains("output_dir"), "{error}");
+        };
+        says("beta = 0.3", "`training.beta` was 0.1 and is now 0.3");
+        says("beta = 0.1\nmax_steps = 7", "`training.max_steps` was not set and is now 7");
+        assert!(difference(&recipe(""), "other", "d").unwrap().contains("base model: `model.safetensors`"));
+        assert!(difference(&recipe(""), "b", "other").unwrap().contains("`data.train`"));
+    }
+
+    #[test]
+    fn where_and_how_often_is_free() {
+        let mut moved = recipe("logging_steps = 7\nsave_steps = \"epoch\"\ntensorboard = false");
+        moved.output_dir = "elsewhere".into();
+        moved.data.train = "moved.jsonl".into();
+        assert_eq!(difference(&moved, "b", "d"), None);
+    }
+}

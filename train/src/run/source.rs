@@ -1,0 +1,111 @@
+//! The model that a run starts from: a checkpoint directory, or a tokenizer and a shape.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use orpo_chat::ChatTokenizer;
+
+use crate::checkpoint::{ModelFiles, sha256_file};
+use crate::data::Example;
+use crate::error::TrainError;
+use crate::model::{Decoder, LlamaShape, ModelConfig, Trained, WeightFiles};
+use crate::recipe::Recipe;
+
+/// The model to start from, not yet loaded.
+#[derive(Debug)]
+pub struct ModelSource {
+    /// Its shape.
+    pub config: ModelConfig,
+    /// What stands beside the weights.
+    pub files: ModelFiles,
+    weights: Option<WeightFiles>,
+    /// SHA-256 of the weight files; none for random weights.
+    pub base: BTreeMap<String, String>,
+}
+
+impl ModelSource {
+    /// Reads everything but the weights.
+    ///
+    /// # Errors
+    /// When a file is missing or wrong.
+    pub fn open(recipe: &Recipe) -> Result<Self, TrainError> {
+        let chat = |dir: &Path| load_chat(dir, recipe.data.chat_template.as_deref());
+        if let Some(dir) = &recipe.model.path {
+            let (config, json) = ModelConfig::from_dir(dir)?;
+            let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat: chat(dir)? };
+            let weights = WeightFiles::open(dir)?;
+            let mut base = BTreeMap::new();
+            for path in weights.paths() {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                base.insert(name, sha256_file(path)?);
+            }
+            return Ok(Self { config, files, weights: Some(weights), base });
+        }
+        let (Some(dir), Some(init)) = (&recipe.model.tokenizer, &recipe.model.init) else {
+            unreachable!("the recipe was checked to have `path`, or `tokenizer` and `init`")
+        };
+        let chat = chat(dir)?;
+        let shape = LlamaShape {
+            hidden_size: init.hidden_size,
+            intermediate_size: init.intermediate_size,
+            num_hidden_layers: init.num_hidden_layers,
+            num_attention_heads: init.num_attention_heads,
+            num_key_value_heads: init.num_key_value_heads,
+            vocab_size: chat.tokenizer().get_vocab_size(true),
+            max_position_embeddings: init.max_position_embeddings,
+            rms_norm_eps: init.rms_norm_eps,
+            rope_theta: init.rope_theta,
+            tie_word_embeddings: init.tie_word_embeddings,
+            initializer_range: init.initializer_range,
+        };
+        let json = shape.to_json();
+        // The same checks as for a file.
+        let config = ModelConfig::from_json(&json)
+            .map_err(|reason| TrainError::Refused(format!("recipe [model.init]: {reason}")))?;
+        let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat };
+        Ok(Self { config, files, weights: None, base: BTreeMap::new() })
+    }
+
+    /// Refuses examples that are longer than the model.
+    ///
+    /// # Errors
+    /// With the first such line.
+    pub fn check_lengths<'a>(&self, examples: impl Iterator<Item = &'a Example>) -> Result<(), TrainError> {
+        let limit = self.config.max_position_embeddings;
+        for example in examples {
+            let longest = example.chosen.ids.len().max(example.rejected.as_ref().map_or(0, |s| s.ids.len()));
+            if longest > limit {
+                return Err(TrainError::Refused(format!(
+                    "data line {}: {longest} tokens, but the model has max_position_embeddings = {limit}; \
+                     set data.max_length to at most {limit}, or drop prompts that are longer",
+                    example.line
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The decoder with its first weights.
+    ///
+    /// # Errors
+    /// When a weight is missing or has another shape.
+    pub fn load(&self, seed: u64) -> Result<Decoder, TrainError> {
+        match &self.weights {
+            Some(weights) => Decoder::load(&self.config, weights, Trained::Everything),
+            None => Decoder::random(&self.config, seed),
+        }
+    }
+}
+
+/// The tokenizer of `dir`, with the template file in place of its own where one is given.
+///
+/// # Errors
+/// When a file is missing or wrong.
+pub fn load_chat(dir: &Path, template: Option<&Path>) -> Result<ChatTokenizer, TrainError> {
+    let chat = ChatTokenizer::from_dir(dir)?;
+    match template {
+        None => Ok(chat),
+        Some(path) => Ok(chat.with_template(fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?)?),
+    }
+}
