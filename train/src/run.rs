@@ -12,13 +12,17 @@ use serde_json::{Value, json};
 use crate::checkpoint::{
     CheckpointDir, DataLineage, Manifest, ModelFiles, TrainerState, replace_dir, sha256_file, write_model,
 };
-use crate::data::{Boundary, Dropped, Example, Tokeniser, collate, epoch_order, read_documents, read_preferences};
+use crate::data::{
+    Dropped, Example, TokeniseOptions, Tokeniser, collate, epoch_order, read_documents, read_preferences,
+    untrained_terminator,
+};
 use crate::error::TrainError;
 use crate::evaluate::evaluate;
 use crate::loss::PreferenceMetrics;
 use crate::model::{Decoder, ModelConfig, WeightFiles};
 use crate::optim::{AdamW, Schedule};
 use crate::recipe::{ObjectiveKind, Recipe};
+use crate::reference::set_references;
 use crate::step::forward_backward;
 use crate::telemetry::{MetricsLog, Progress, StepRecord, metric_fields, resident_bytes};
 
@@ -53,14 +57,20 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     }
 
     let source = ModelSource::open(recipe)?;
-    let (train, train_lineage) = load_examples(&recipe.data.train, recipe, &source.files.chat)?;
+    let (mut train, train_lineage) = load_examples(&recipe.data.train, recipe, &source.files.chat)?;
     let validation = recipe.data.validation.as_deref().map(|path| load_examples(path, recipe, &source.files.chat));
-    let (validation, validation_lineage) = validation.transpose()?.unzip();
+    let (mut validation, validation_lineage) = validation.transpose()?.unzip();
     let data: Vec<DataLineage> = std::iter::once(train_lineage).chain(validation_lineage).collect();
     source.check_lengths(train.iter().chain(validation.iter().flatten()))?;
     let fingerprint = fingerprint(recipe, &source.base, &data);
 
     let decoder = source.load(recipe.seed)?;
+    let objective = recipe.objective();
+    if objective.needs_reference() {
+        for examples in std::iter::once(&mut train).chain(&mut validation) {
+            set_references(&decoder, examples, recipe.training.batch_size)?;
+        }
+    }
     let mut step = 0;
     if let Some((dir, state)) = &latest {
         if state.fingerprint != fingerprint {
@@ -75,7 +85,6 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     }
 
     fs::create_dir_all(run_dir).map_err(|e| TrainError::write(run_dir, e))?;
-    let objective = recipe.objective();
     let plan = Plan::new(recipe, train.len());
     let mut optimizer = AdamW::new(decoder.params(), recipe.adamw(), step);
     let mut log = MetricsLog::open(run_dir, step)?;
@@ -246,7 +255,7 @@ fn load_examples(
     chat: &ChatTokenizer,
 ) -> Result<(Vec<Example>, DataLineage), TrainError> {
     let documents = recipe.training.objective == ObjectiveKind::Sft;
-    let examples = read_examples(path, chat, recipe.data.max_length, recipe.data.boundary, documents)?;
+    let examples = read_examples(path, chat, recipe.tokenise_options(), documents)?;
     let lineage = DataLineage {
         path: path.to_path_buf(),
         sha256: sha256_file(path)?,
@@ -272,11 +281,10 @@ pub struct Examples {
 pub fn read_examples(
     path: &Path,
     chat: &ChatTokenizer,
-    max_length: usize,
-    boundary: Boundary,
+    options: TokeniseOptions,
     documents: bool,
 ) -> Result<Examples, TrainError> {
-    let tokeniser = Tokeniser::new(chat, max_length, boundary);
+    let tokeniser = Tokeniser::new(chat, options);
     let results: Vec<(usize, Result<Example, Dropped>)> = if documents {
         let rows = read_documents(path)?;
         let examples = rows.iter().map(|(line, row)| Ok((*line, tokeniser.document(*line, row)?)));
@@ -300,6 +308,9 @@ pub fn read_examples(
     }
     if used.is_empty() {
         return Err(TrainError::invalid(path, "no row can be used"));
+    }
+    if let Some(warning) = untrained_terminator(&used, chat.eos_ids()) {
+        eprintln!("warning: `{}`: {warning}", path.display());
     }
     Ok(Examples { used, dropped })
 }
@@ -336,12 +347,7 @@ impl Plan {
     fn new(recipe: &Recipe, examples: usize) -> Self {
         let t = &recipe.training;
         let steps_per_epoch = examples.div_ceil(t.batch_size * t.gradient_accumulation_steps);
-        let schedule = Schedule {
-            kind: t.lr_scheduler,
-            learning_rate: t.learning_rate,
-            warmup_steps: t.warmup_steps,
-            total_steps: t.max_steps.unwrap_or(t.epochs * steps_per_epoch),
-        };
+        let schedule = recipe.schedule(t.max_steps.unwrap_or(t.epochs * steps_per_epoch));
         Self {
             schedule,
             steps_per_epoch,
@@ -389,7 +395,13 @@ mod tests {
 
     #[test]
     fn every_epoch_uses_every_example_once() {
-        let schedule = Schedule { kind: Default::default(), learning_rate: 1.0, warmup_steps: 0, total_steps: 100 };
+        let schedule = Schedule {
+            kind: Default::default(),
+            options: Default::default(),
+            learning_rate: 1.0,
+            warmup_steps: 0,
+            total_steps: 100,
+        };
         let plan = Plan { schedule, steps_per_epoch: 3, examples: 11, batch_size: 2, accumulation: 2, seed: 1 };
         for epoch in 0..2 {
             let mut seen: Vec<usize> = (0..3).flat_map(|s| plan.micro_batches(3 * epoch + s)).flatten().collect();

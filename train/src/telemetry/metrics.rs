@@ -106,10 +106,9 @@ pub(crate) fn metric_fields(metrics: &PreferenceMetrics, objective: &Objective, 
     let Value::Object(fields) = serde_json::to_value(metrics).expect("plain data") else {
         unreachable!("a struct serialises to an object")
     };
-    let paired = matches!(objective, Objective::Orpo { .. });
     fields
         .into_iter()
-        .filter(|(name, _)| paired || name == "loss" || name == "nll_loss")
+        .filter(|(name, _)| objective.logs(name))
         .map(|(name, value)| (format!("{prefix}{name}"), value))
         .collect()
 }

@@ -1,0 +1,24 @@
+//! Log-probabilities under the reference model, which is the model that training starts from.
+
+use crate::data::{Example, collate};
+use crate::error::TrainError;
+use crate::model::Decoder;
+use crate::step::token_logps;
+
+/// Sets [`Example::reference`] of every pair to the summed log-probabilities of its responses under `decoder`, in batches
+/// of `batch_size`. To be called with the starting weights, before a resumed run restores its own.
+///
+/// # Errors
+/// From the model's operations.
+pub fn set_references(decoder: &Decoder, examples: &mut [Example], batch_size: usize) -> Result<(), TrainError> {
+    for chunk in examples.chunks_mut(batch_size) {
+        let batch = collate(&chunk.iter().collect::<Vec<_>>());
+        let embedded = decoder.embed(&batch.rows)?.as_detached_tensor();
+        let logps = token_logps(decoder, &embedded, &batch)?.to_vec1::<f32>()?;
+        let sum = |span: &std::ops::Range<usize>| logps[span.clone()].iter().map(|x| *x as f64).sum::<f64>();
+        for (example, spans) in chunk.iter_mut().zip(&batch.spans) {
+            example.reference = Some((sum(&spans.chosen), sum(&spans.rejected)));
+        }
+    }
+    Ok(())
+}
