@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
-use crate::data::{BatchSize, Boundary};
+use crate::data::{BatchSize, TokeniseOptions};
 use crate::error::TrainError;
 use crate::loss::NllTarget;
 use crate::model::{Decoder, ModelConfig, Trained, WeightFiles};
@@ -117,13 +117,9 @@ fn execute(command: Command) -> Result<ExitCode, TrainError> {
         Command::Score { model, data, chat_template, beta, max_length, batch_size } => {
             let (config, _) = ModelConfig::from_dir(&model)?;
             let chat = load_chat(&model, chat_template.as_deref())?;
-            let examples = read_examples(
-                &data,
-                &chat,
-                max_length.min(config.max_position_embeddings),
-                Boundary::default(),
-                false,
-            )?;
+            let max_length = max_length.min(config.max_position_embeddings);
+            let options = TokeniseOptions { max_length, ..Default::default() };
+            let examples = read_examples(&data, &chat, options, false)?;
             let decoder = Decoder::load(&config, &WeightFiles::open(&model)?, Trained::Nothing)?;
             let objective = Objective::Orpo { beta, nll: NllTarget::Full };
             let metrics =

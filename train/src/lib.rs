@@ -10,7 +10,7 @@
 //! use orpo_train::loss::{NllTarget, PairSpans, preference};
 //!
 //! let logps = [-1.0, -0.5, -0.7, -2.0];
-//! let pair = PairSpans { prompt: 0..1, chosen: 1..3, rejected: 3..4 };
+//! let pair = PairSpans { prompt: 0..1, chosen: 1..3, rejected: 3..4, unlearnt: 0 };
 //! let output = preference(&logps, &[pair], 0.1, NllTarget::Full);
 //! assert!(output.metrics.log_odds_chosen > 0.0);
 //! assert_eq!(output.grad.len(), logps.len());
@@ -27,6 +27,7 @@ pub mod model;
 pub mod ops;
 pub mod optim;
 pub mod recipe;
+pub mod reference;
 pub mod run;
 pub mod selection;
 pub mod step;

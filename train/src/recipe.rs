@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{BatchSize, Boundary};
+use crate::data::{BatchSize, Boundary, TokeniseOptions, Truncation};
 use crate::error::TrainError;
 use crate::loss::NllTarget;
-use crate::optim::{AdamWConfig, ScheduleKind};
+use crate::optim::{AdamWConfig, Schedule, ScheduleKind, ScheduleOptions};
 use crate::step::Objective;
 
 pub use interval::Interval;
+mod objective;
+
+pub use objective::{DivergenceType, LossType, ObjectiveKind};
 
 /// Everything that determines a run. Relative paths are relative to the recipe's directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,29 +98,88 @@ pub struct DataSection {
     /// Where a response begins whose first token merges with the prompt: `"prompt"` (default) or `"trl"`.
     #[serde(default)]
     pub boundary: Boundary,
+    /// What gives way in a longer pair: `"response"` (default, TRL), `"keep_end"` or `"keep_start"` of the prompt (TRL
+    /// before 0.27), `"proportional"` (LLaMA-Factory).
+    #[serde(default)]
+    pub truncation: Truncation,
+    /// Longest prompt in tokens, for `"keep_end"` and `"keep_start"`. Default 512.
+    #[serde(default = "default_max_prompt_length")]
+    pub max_prompt_length: usize,
+    /// Pairs whose prompt has more tokens are dropped. Default: none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop_long_prompts: Option<usize>,
+    /// Whether an EOS is put behind a response that does not end in one (a template that ends turns in EOS and newline
+    /// so gets a second one, as in TRL). Default true.
+    #[serde(default = "default_true")]
+    pub append_eos: bool,
+    /// Whether a response that was cut ends in an EOS in the place of its last token. Default false, as in TRL.
+    #[serde(default)]
+    pub truncated_eos: bool,
 }
 
-/// Which loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ObjectiveKind {
-    /// Odds ratio preference optimisation on pairs.
-    #[default]
-    Orpo,
-    /// Plain next-token loss on documents.
-    Sft,
+impl DataSection {
+    /// Training data alone, every other key at its default.
+    pub fn new(train: PathBuf) -> Self {
+        Self {
+            train,
+            validation: None,
+            chat_template: None,
+            max_length: default_max_length(),
+            boundary: Boundary::default(),
+            truncation: Truncation::default(),
+            max_prompt_length: default_max_prompt_length(),
+            drop_long_prompts: None,
+            append_eos: true,
+            truncated_eos: false,
+        }
+    }
 }
 
 /// `[training]`. Names are TRL's where it has the field.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainingSection {
-    /// `"orpo"` (default) or `"sft"`.
+    /// `"orpo"` (default), `"sft"`, `"cpo"`, `"simpo"`, `"alphapo"`, `"asft"`, `"probability_ratio"`, `"orpo_beta"`, or
+    /// `"dpo"`, which compares with the starting model.
     pub objective: ObjectiveKind,
-    /// Weight of the odds-ratio term, the paper's lambda; 0 trains on the likelihood alone. Default 0.1.
+    /// Weight of the odds-ratio term, the paper's lambda; 0 trains on the likelihood alone. In the other losses on pairs
+    /// the scale of rewards. Default 0.1.
     pub beta: f64,
-    /// Tokens the likelihood averages over: `"full"` (default, TRL), `"response_tokens"`, `"response_sequences"`.
-    pub nll: NllTarget,
+    /// Tokens the likelihood averages over: `"full"` (TRL's ORPO), `"response_tokens"` (TRL's CPO), `"response_sequences"`
+    /// (LLaMA-Factory), `"authors"` or `"authors_response"` (the ORPO authors' code). Default: that of the objective's
+    /// reference, `"full"` or, for CPO, SimPO, AlphaPO and DPO, `"response_tokens"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nll: Option<NllTarget>,
+    /// Form of CPO (`"sigmoid"`, `"hinge"`, `"ipo"`) or DPO (those and many more, see [`LossType`]). Default `"sigmoid"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_type: Option<LossType>,
+    /// Share of labels taken as wrong, below 0.5. Default 0; for `"exo_pair"` 1e-3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label_smoothing: Option<f64>,
+    /// Weight of the likelihood beside CPO (default 1), SimPO and AlphaPO (default 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpo_alpha: Option<f64>,
+    /// Weight of the likelihood beside DPO. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpo_alpha: Option<f64>,
+    /// Target margin of SimPO and AlphaPO. Default 0.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub simpo_gamma: Option<f64>,
+    /// Curvature of AlphaPO's reward. Default 0, which is SimPO.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha: Option<f64>,
+    /// Weight of the probability ratio (default 1), or of DPO-Positive's penalty (default 50).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<f64>,
+    /// Temperature of DiscoPOP's blend. Default 0.05.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discopop_tau: Option<f64>,
+    /// DPO's divergence: `"reverse_kl"` (default), `"forward_kl"`, `"js_divergence"`, `"alpha_divergence"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f_divergence_type: Option<DivergenceType>,
+    /// Coefficient of the alpha divergence. Default 0.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f_alpha_divergence_coef: Option<f64>,
     /// Passes over the data; ignored where `max_steps` is given. Default 1.
     pub epochs: usize,
     /// Optimiser steps in all.
@@ -129,10 +191,17 @@ pub struct TrainingSection {
     pub gradient_accumulation_steps: usize,
     /// Highest learning rate. Default 8e-6.
     pub learning_rate: f64,
-    /// `"cosine"` (default), `"linear"`, `"inverse_sqrt"`, `"constant"`.
+    /// `"cosine"` (default), `"linear"`, `"inverse_sqrt"`, `"polynomial"`, `"constant"`, `"constant_with_warmup"`,
+    /// `"cosine_with_restarts"`, `"cosine_with_min_lr"`, `"warmup_stable_decay"`; also under TRL's `lr_scheduler_type`.
+    #[serde(alias = "lr_scheduler_type")]
     pub lr_scheduler: ScheduleKind,
+    /// Parameters of that shape.
+    pub lr_scheduler_kwargs: ScheduleOptions,
     /// Steps of linear rise from 0. Default 0.
     pub warmup_steps: usize,
+    /// The same as a share of all steps, rounded up; in the place of `warmup_steps`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_ratio: Option<f64>,
     /// Decoupled weight decay of matrices. Default 0.
     pub weight_decay: f64,
     /// Default 0.9.
@@ -198,14 +267,26 @@ impl Default for TrainingSection {
         Self {
             objective: ObjectiveKind::Orpo,
             beta: 0.1,
-            nll: NllTarget::Full,
+            nll: None,
+            loss_type: None,
+            label_smoothing: None,
+            cpo_alpha: None,
+            rpo_alpha: None,
+            simpo_gamma: None,
+            alpha: None,
+            lambda: None,
+            discopop_tau: None,
+            f_divergence_type: None,
+            f_alpha_divergence_coef: None,
             epochs: 1,
             max_steps: None,
             batch_size: 8,
             gradient_accumulation_steps: 1,
             learning_rate: 8e-6,
             lr_scheduler: ScheduleKind::Cosine,
+            lr_scheduler_kwargs: ScheduleOptions::default(),
             warmup_steps: 0,
+            warmup_ratio: None,
             weight_decay: 0.0,
             adam_beta1: 0.9,
             adam_beta2: 0.999,
@@ -247,6 +328,9 @@ fn default_true() -> bool {
 }
 fn default_max_length() -> usize {
     1024
+}
+fn default_max_prompt_length() -> usize {
+    512
 }
 
 impl Recipe {
@@ -316,6 +400,10 @@ impl Recipe {
         {
             return Err(format!("`training.{key}` needs `data.validation`"));
         }
+        let cuts_prompts = matches!(self.data.truncation, Truncation::KeepEnd | Truncation::KeepStart);
+        if cuts_prompts && !(1..self.data.max_length).contains(&self.data.max_prompt_length) {
+            return Err("`data.max_prompt_length` must be at least 1 and less than `data.max_length`".into());
+        }
         let ranges = [
             ("training.early_stopping_threshold", t.early_stopping_threshold, 0.0..f64::INFINITY),
             ("training.beta", t.beta, 0.0..f64::INFINITY),
@@ -329,15 +417,45 @@ impl Recipe {
         if let Some((key, value, range)) = ranges.iter().find(|(_, value, range)| !range.contains(value)) {
             return Err(format!("`{key}` = {value} is outside {} .. {}", range.start, range.end));
         }
-        Ok(())
+        if t.warmup_ratio.is_some_and(|ratio| t.warmup_steps > 0 || !(0.0..=1.0).contains(&ratio)) {
+            return Err(
+                "`training.warmup_ratio` must lie between 0 and 1, and stand in the place of `warmup_steps`".into()
+            );
+        }
+        self.schedule(1).check().map_err(|reason| format!("`training.lr_scheduler`: {reason}"))?;
+        objective::resolve(t).map(|_| ())
     }
 
     /// The loss.
     pub fn objective(&self) -> Objective {
-        let TrainingSection { objective, beta, nll, .. } = self.training;
-        match objective {
-            ObjectiveKind::Orpo => Objective::Orpo { beta, nll },
-            ObjectiveKind::Sft => Objective::Sft { nll },
+        objective::resolve(&self.training).expect("the recipe was checked")
+    }
+
+    /// The learning rates of a run of `total_steps`.
+    pub fn schedule(&self, total_steps: usize) -> Schedule {
+        let t = &self.training;
+        let share = |ratio: f64| (ratio * total_steps as f64).ceil() as usize;
+        Schedule {
+            kind: t.lr_scheduler,
+            options: t.lr_scheduler_kwargs,
+            learning_rate: t.learning_rate,
+            warmup_steps: t.warmup_ratio.map_or(t.warmup_steps, share),
+            total_steps,
+        }
+    }
+
+    /// How rows become token ids.
+    pub fn tokenise_options(&self) -> TokeniseOptions {
+        let d = &self.data;
+        TokeniseOptions {
+            max_length: d.max_length,
+            max_prompt_length: d.max_prompt_length,
+            truncation: d.truncation,
+            drop_long_prompts: d.drop_long_prompts,
+            boundary: d.boundary,
+            append_eos: d.append_eos,
+            truncated_eos: d.truncated_eos,
+            authors: self.training.nll.is_some_and(NllTarget::is_authors),
         }
     }
 
@@ -445,6 +563,9 @@ mod tests {
             ("training.save_total_limit=0", "training.save_total_limit"),
             ("training.eval_steps=\"day\"", "a number of steps or"),
             ("training.early_stopping_patience=2", "needs `data.validation`"),
+            ("training.lr_scheduler_kwargs.power=2", "training.lr_scheduler"),
+            ("training.warmup_ratio=1.5", "training.warmup_ratio"),
+            ("training.simpo_gamma=1", "training.simpo_gamma"),
         ] {
             let error = load(MINIMAL, &[entry]).unwrap_err();
             assert!(error.contains(key), "{error}");

@@ -56,7 +56,7 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     let latest = dir.latest(resume)?;
 
     let source = ModelSource::open(recipe)?;
-    let data = Data::load(recipe, &source)?;
+    let mut data = Data::load(recipe, &source)?;
     let objective = recipe.objective();
     let names = metric_fields(&PreferenceMetrics::default(), &objective, "eval_");
     let selection = Selection::new(recipe, names.keys())?;
@@ -64,6 +64,9 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
 
     let mut state = TrainerState::new(fingerprint::fingerprint(recipe, &source.base, &data.lineage));
     let decoder = source.load(recipe.seed)?;
+    if objective.needs_reference() {
+        data.set_references(&decoder)?;
+    }
     if let Some((checkpoint, saved)) = latest {
         fingerprint::check(&checkpoint, &saved.fingerprint, &state.fingerprint)?;
         if dir.model().exists() {

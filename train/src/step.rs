@@ -4,7 +4,7 @@ use candle_core::{Tensor, Var};
 
 use crate::data::Batch;
 use crate::error::TrainError;
-use crate::loss::{LossOutput, NllTarget, PreferenceMetrics, next_token, preference};
+use crate::loss::{LossOutput, NllTarget, PairLoss, PreferenceMetrics, next_token, pairwise, preference};
 use crate::model::{Decoder, gradient_of};
 
 /// What is minimised.
@@ -22,13 +22,48 @@ pub enum Objective {
         /// Tokens the likelihood term averages over.
         nll: NllTarget,
     },
+    /// Another loss on pairs.
+    Pairs {
+        /// The loss.
+        loss: PairLoss,
+        /// Weight of the likelihood term.
+        nll_weight: f64,
+        /// Tokens it averages over.
+        nll: NllTarget,
+    },
 }
 
 impl Objective {
+    /// A loss on pairs with `nll_weight` times the likelihood.
+    pub fn pairs(loss: PairLoss, nll_weight: f64, nll: NllTarget) -> Self {
+        Self::Pairs { loss, nll_weight, nll }
+    }
+
+    /// Whether examples need the reference model's log-probabilities.
+    pub fn needs_reference(&self) -> bool {
+        matches!(self, Self::Pairs { loss, .. } if loss.reference)
+    }
+
+    /// Whether TRL's trainer of this loss logs the metric `name`.
+    pub fn logs(&self, name: &str) -> bool {
+        match self {
+            Self::Orpo { .. } => true,
+            Self::Sft { .. } => name == "loss" || name == "nll_loss",
+            Self::Pairs { .. } => !name.starts_with("log_odds"),
+        }
+    }
+
     /// The loss of a batch from its log-probabilities. Without pairs only `loss` and `nll_loss` are set.
     pub fn loss(&self, logps: &[f32], batch: &Batch) -> LossOutput<PreferenceMetrics> {
         match *self {
             Self::Orpo { beta, nll } => preference(logps, &batch.spans, beta, nll),
+            Self::Pairs { ref loss, nll_weight, nll } => {
+                assert!(
+                    !loss.reference || batch.references.len() == batch.spans.len(),
+                    "every pair has its reference's log-probabilities before a loss looks at them"
+                );
+                pairwise(logps, &batch.spans, &batch.references, loss, nll_weight, nll)
+            }
             Self::Sft { nll } => {
                 let LossOutput { grad, metrics: loss } = next_token(logps, &batch.spans, nll);
                 LossOutput { grad, metrics: PreferenceMetrics { loss, nll_loss: loss, ..Default::default() } }
@@ -78,7 +113,11 @@ pub fn weighted_forward_backward(
 /// # Errors
 /// From the model's operations.
 pub fn forward(decoder: &Decoder, batch: &Batch, objective: &Objective) -> Result<PreferenceMetrics, TrainError> {
+    Ok(objective.loss(&token_logps(decoder, batch)?, batch).metrics)
+}
+
+/// Log-probabilities of the batch's labels.
+pub(crate) fn token_logps(decoder: &Decoder, batch: &Batch) -> Result<Vec<f32>, TrainError> {
     let hidden = decoder.hidden_states(&batch.rows)?;
-    let logps = decoder.logps(&hidden, &batch.predicting_rows, &batch.labels)?.to_vec1::<f32>()?;
-    Ok(objective.loss(&logps, batch).metrics)
+    Ok(decoder.logps(&hidden, &batch.predicting_rows, &batch.labels)?.to_vec1()?)
 }

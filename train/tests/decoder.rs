@@ -72,7 +72,7 @@ fn logits_equal_candle_transformers() {
 
 fn example(line: usize, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Example {
     let sequence = |response: &[u32]| Sequence { ids: [prompt, response].concat(), prompt_len: prompt.len() };
-    Example { line, chosen: sequence(chosen), rejected: Some(sequence(rejected)) }
+    Example::pair(line, sequence(chosen), sequence(rejected))
 }
 
 fn examples() -> Vec<Example> {

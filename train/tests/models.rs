@@ -1,7 +1,7 @@
 //! Every architecture against numbers of the Python reference implementations (transformers 5.23 in float64, TRL 1.16,
 //! peft 0.21), where the shared data is at hand. Tolerances are those of that data's README.
 
-mod reference;
+mod support;
 
 use std::path::Path;
 
@@ -12,8 +12,8 @@ use orpo_train::model::lora::{ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup};
 use orpo_train::model::{Decoder, PackedRows, Trained, WeightFiles};
 use orpo_train::optim::{AdamW, AdamWConfig, Schedule, ScheduleKind};
 use orpo_train::step::{Objective, forward, forward_backward};
-use reference::{batches, close, collect, each_family, json, load, numbers, orpo, relative_error, values};
 use serde_json::Value;
+use support::{batches, close, collect, each_family, json, load, numbers, orpo, relative_error, values};
 
 const LOGIT_TOLERANCE: f64 = 1e-4;
 const LOSS_TOLERANCE: f64 = 2e-5;
@@ -156,6 +156,7 @@ fn train(
     };
     let schedule = Schedule {
         kind: ScheduleKind::Cosine,
+        options: Default::default(),
         learning_rate: number("learning_rate"),
         warmup_steps: number("warmup_steps") as usize,
         total_steps,
@@ -355,8 +356,7 @@ fn greedy_continuations() {
             let setup = run.strip_prefix("lora/").map(|adapter| lora(dir, adapter));
             let decoder = load(dir, setup.as_ref().map_or(Trained::Nothing, Trained::Adapter));
             for case in cases.as_array().unwrap() {
-                let ids =
-                    |name: &str| -> Vec<u32> { reference::ids(&case[name]).iter().map(|id| *id as u32).collect() };
+                let ids = |name: &str| -> Vec<u32> { support::ids(&case[name]).iter().map(|id| *id as u32).collect() };
                 let (prompt, want) = (ids("prompt_input_ids"), ids("output_ids"));
                 // After a choice between two tokens that are equal to 1e-4 both ways are right.
                 let sure = numbers(&case["margin"]).iter().take_while(|margin| **margin > 1e-4).count();

@@ -18,6 +18,8 @@ pub struct Batch {
     pub labels: Vec<u32>,
     /// Where each example's scored tokens stand among them.
     pub spans: Vec<PairSpans>,
+    /// The reference model's sums over each example's chosen and rejected response, where examples have them.
+    pub references: Vec<(f64, f64)>,
     /// Lines of the data file.
     pub lines: Vec<usize>,
     /// Tokens of the examples, prompts counted on both sides.
@@ -39,6 +41,7 @@ pub fn collate(examples: &[&Example]) -> Batch {
         predicting_rows: packer.predicting_rows,
         labels: packer.labels,
         spans,
+        references: examples.iter().filter_map(|example| example.reference).collect(),
         lines: examples.iter().map(|example| example.line).collect(),
         tokens: examples.iter().map(|example| example.tokens()).sum(),
     }
@@ -82,7 +85,7 @@ impl Packer {
             let prompt = self.score(&chosen.ids, 1..chosen.prompt_len, row_of);
             let response = self.score(&chosen.ids, chosen.prompt_len.max(1)..chosen.ids.len(), row_of);
             self.groups.push(vec![segment]);
-            return PairSpans { prompt, chosen: response, rejected: 0..0 };
+            return PairSpans { prompt, chosen: response, rejected: 0..0, unlearnt: 0 };
         };
 
         let shared = shared_prompt(chosen, rejected);
@@ -104,11 +107,15 @@ impl Packer {
         let chosen_row = tail(&chosen.ids);
         let rejected_row = tail(&rejected.ids);
         self.groups.push(group);
-        PairSpans {
-            prompt: self.score(&chosen.ids, 1..chosen.prompt_len, chosen_row),
-            chosen: self.score(&chosen.ids, chosen.prompt_len.max(1)..chosen.ids.len(), chosen_row),
-            rejected: self.score(&rejected.ids, rejected.prompt_len.max(1)..rejected.ids.len(), rejected_row),
-        }
+        // What the likelihood leaves out stands at the end of the response's span; in a prompt it is not even scored.
+        let skipped = |position: &usize| Some(chosen.ids[*position]) == example.nll_skips;
+        let response = chosen.prompt_len.max(1)..chosen.ids.len();
+        let (unlearnt, learnt): (Vec<usize>, Vec<usize>) = response.partition(skipped);
+        let prompt = self.score(&chosen.ids, (1..chosen.prompt_len).filter(|at| !skipped(at)), chosen_row);
+        let first = self.score(&chosen.ids, learnt, chosen_row).start;
+        let end = self.score(&chosen.ids, unlearnt.iter().copied(), chosen_row).end;
+        let rejected = self.score(&rejected.ids, rejected.prompt_len.max(1)..rejected.ids.len(), rejected_row);
+        PairSpans { prompt, chosen: first..end, rejected, unlearnt: unlearnt.len() }
     }
 
     /// Lays down tokens that stand at `position` onwards in their sequence.
@@ -119,15 +126,15 @@ impl Packer {
         Segment { rows: start..self.ids.len(), prefix }
     }
 
-    /// Scores the tokens of `range`, each predicted from the row of the token before it.
+    /// Scores the tokens at `positions`, each predicted from the row of the token before it.
     fn score(
         &mut self,
         ids: &[u32],
-        range: std::ops::Range<usize>,
+        positions: impl IntoIterator<Item = usize>,
         row_of: impl Fn(usize) -> usize,
     ) -> std::ops::Range<usize> {
         let first = self.labels.len();
-        for at in range {
+        for at in positions {
             self.labels.push(ids[at]);
             self.predicting_rows.push(row_of(at - 1) as u32);
         }
@@ -145,14 +152,13 @@ mod tests {
 
     #[test]
     fn a_pair_shares_its_prompt() {
-        let example =
-            Example { line: 1, chosen: sequence(&[1, 2, 3, 10, 11], 3), rejected: Some(sequence(&[1, 2, 3, 20], 3)) };
+        let example = Example::pair(1, sequence(&[1, 2, 3, 10, 11], 3), sequence(&[1, 2, 3, 20], 3));
         let batch = collate(&[&example]);
         assert_eq!(batch.rows.ids, [1, 2, 3, 10]);
         assert_eq!(*batch.rows.positions, [0, 1, 2, 3]);
         assert_eq!(batch.labels, [2, 3, 10, 11, 20]);
         assert_eq!(batch.predicting_rows, [0, 1, 2, 3, 2]);
-        assert_eq!(batch.spans, [PairSpans { prompt: 0..2, chosen: 2..4, rejected: 4..5 }]);
+        assert_eq!(batch.spans, [PairSpans { prompt: 0..2, chosen: 2..4, rejected: 4..5, unlearnt: 0 }]);
         assert_eq!(batch.rows.groups[0].len(), 2);
         assert_eq!(batch.tokens, 9);
         assert_eq!(packed_rows(&example), 4);
@@ -160,11 +166,7 @@ mod tests {
 
     #[test]
     fn prompts_that_merge_differently_share_what_they_have_in_common() {
-        let example = Example {
-            line: 1,
-            chosen: sequence(&[1, 2, 3, 10, 11], 3),
-            rejected: Some(sequence(&[1, 2, 9, 20, 21], 2)),
-        };
+        let example = Example::pair(1, sequence(&[1, 2, 3, 10, 11], 3), sequence(&[1, 2, 9, 20, 21], 2));
         let batch = collate(&[&example]);
         assert_eq!(batch.rows.ids, [1, 2, 3, 10, 9, 20]);
         assert_eq!(*batch.rows.positions, [0, 1, 2, 3, 2, 3]);
@@ -174,12 +176,25 @@ mod tests {
     }
 
     #[test]
+    fn in_the_authors_convention_every_end_is_scored_and_none_is_learnt() {
+        let end = 9;
+        let example = Example::pair(1, sequence(&[1, end, 3, 10, end, 11, end], 3), sequence(&[1, end, 3, 20], 3))
+            .in_authors_convention(end, 7);
+        let batch = collate(&[&example]);
+        // The chosen side is full already; the rejected one is followed by padding.
+        assert_eq!(batch.labels, [3, 10, 11, end, end, 20, end]);
+        assert_eq!(batch.predicting_rows, [1, 2, 4, 3, 5, 2, 6]);
+        assert_eq!(batch.rows.ids, [1, end, 3, 10, end, 11, 20]);
+        assert_eq!(batch.spans, [PairSpans { prompt: 0..1, chosen: 1..5, rejected: 5..7, unlearnt: 2 }]);
+    }
+
+    #[test]
     fn a_document_is_one_sequence() {
-        let example = Example { line: 1, chosen: sequence(&[1, 2, 3], 1), rejected: None };
+        let example = Example::document(1, sequence(&[1, 2, 3], 1));
         let batch = collate(&[&example, &example]);
         assert_eq!(batch.rows.ids, [1, 2, 1, 2]);
         assert_eq!(packed_rows(&example), 2);
         assert_eq!(batch.labels, [2, 3, 2, 3]);
-        assert_eq!(batch.spans[1], PairSpans { prompt: 2..2, chosen: 2..4, rejected: 0..0 });
+        assert_eq!(batch.spans[1], PairSpans { prompt: 2..2, chosen: 2..4, rejected: 0..0, unlearnt: 0 });
     }
 }

@@ -3,6 +3,7 @@
 use orpo_chat::{ChatTokenizer, Message};
 use serde::{Deserialize, Serialize};
 
+use super::truncate::{Limits, Truncation};
 use super::{Preference, Text};
 use crate::error::TrainError;
 
@@ -20,6 +21,11 @@ impl Sequence {
     pub fn response_len(&self) -> usize {
         self.ids.len() - self.prompt_len
     }
+
+    /// Whether a response token can be scored: nothing predicts the first token of a sequence.
+    fn is_scored(&self) -> bool {
+        self.ids.len() > self.prompt_len.max(1)
+    }
 }
 
 /// One training example: a pair, or a document without a rejected side.
@@ -31,9 +37,36 @@ pub struct Example {
     pub chosen: Sequence,
     /// Prompt and rejected response.
     pub rejected: Option<Sequence>,
+    /// Summed log-probabilities of the chosen and the rejected response under the reference model, for losses that look
+    /// at them.
+    pub reference: Option<(f64, f64)>,
+    /// A token that the likelihood leaves out wherever it stands: the EOS, in the authors' convention.
+    pub nll_skips: Option<u32>,
 }
 
 impl Example {
+    /// A pair.
+    pub fn pair(line: usize, chosen: Sequence, rejected: Sequence) -> Self {
+        Self { line, chosen, rejected: Some(rejected), reference: None, nll_skips: None }
+    }
+
+    /// A document.
+    pub fn document(line: usize, sequence: Sequence) -> Self {
+        Self { line, chosen: sequence, rejected: None, reference: None, nll_skips: None }
+    }
+
+    /// A pair in the convention of the ORPO authors' code, which pads every sequence with EOS up to `max_length`: the
+    /// averages over the responses run one token too far, over the first padding token where there is one, and the
+    /// likelihood leaves out every EOS.
+    pub fn in_authors_convention(mut self, eos: u32, max_length: usize) -> Self {
+        for sequence in std::iter::once(&mut self.chosen).chain(&mut self.rejected) {
+            if sequence.ids.len() < max_length {
+                sequence.ids.push(eos);
+            }
+        }
+        Self { nll_skips: Some(eos), ..self }
+    }
+
     /// Tokens on both sides.
     pub fn tokens(&self) -> usize {
         self.chosen.ids.len() + self.rejected.as_ref().map_or(0, |sequence| sequence.ids.len())
@@ -49,6 +82,8 @@ pub enum Dropped {
     EmptySide,
     /// `max_length` leaves no token of a response.
     NothingLeft,
+    /// The prompt is longer than `drop_long_prompts`.
+    LongPrompt,
 }
 
 impl std::fmt::Display for Dropped {
@@ -57,6 +92,7 @@ impl std::fmt::Display for Dropped {
             Self::EqualSides => "chosen equals rejected",
             Self::EmptySide => "an empty response",
             Self::NothingLeft => "no response token within max_length",
+            Self::LongPrompt => "a prompt longer than drop_long_prompts",
         })
     }
 }
@@ -74,18 +110,53 @@ pub enum Boundary {
     Trl,
 }
 
+/// Lengths and ends of the sequences.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokeniseOptions {
+    /// Longest sequence.
+    pub max_length: usize,
+    /// Longest prompt, for the truncation rules that have one.
+    pub max_prompt_length: usize,
+    /// What gives way in a sequence that is longer.
+    pub truncation: Truncation,
+    /// Pairs with a longer prompt are dropped.
+    pub drop_long_prompts: Option<usize>,
+    /// Where responses begin.
+    pub boundary: Boundary,
+    /// Whether an EOS is put behind a response that does not end in one.
+    pub append_eos: bool,
+    /// Whether a response that was cut ends in an EOS in the place of its last token; no reference does so.
+    pub truncated_eos: bool,
+    /// Whether pairs are scored as [`Example::in_authors_convention`].
+    pub authors: bool,
+}
+
+impl Default for TokeniseOptions {
+    fn default() -> Self {
+        Self {
+            max_length: 1024,
+            max_prompt_length: 512,
+            truncation: Truncation::default(),
+            drop_long_prompts: None,
+            boundary: Boundary::default(),
+            append_eos: true,
+            truncated_eos: false,
+            authors: false,
+        }
+    }
+}
+
 /// Makes examples from rows.
 #[derive(Debug)]
 pub struct Tokeniser<'a> {
     chat: &'a ChatTokenizer,
-    max_length: usize,
-    boundary: Boundary,
+    options: TokeniseOptions,
 }
 
 impl<'a> Tokeniser<'a> {
-    /// Sequences are cut to `max_length` tokens: responses lose their end, prompts are never cut.
-    pub fn new(chat: &'a ChatTokenizer, max_length: usize, boundary: Boundary) -> Self {
-        Self { chat, max_length, boundary }
+    /// A tokeniser with the template and the tokenizer of `chat`.
+    pub fn new(chat: &'a ChatTokenizer, options: TokeniseOptions) -> Self {
+        Self { chat, options }
     }
 
     /// The example of a pair, or why it cannot be used.
@@ -101,13 +172,22 @@ impl<'a> Tokeniser<'a> {
         }
         let chosen = self.sequence(&pair.prompt, &pair.chosen)?;
         let rejected = self.sequence(&pair.prompt, &pair.rejected)?;
-        // Both sides are cut by the longer prompt, as the reference does it.
-        let prompt_len = chosen.prompt_len.max(rejected.prompt_len);
-        let (chosen, rejected) = (self.cut(chosen, prompt_len), self.cut(rejected, prompt_len));
-        if chosen.response_len() == 0 || rejected.response_len() == 0 {
+        let longest_prompt = chosen.prompt_len.max(rejected.prompt_len);
+        if self.options.drop_long_prompts.is_some_and(|limit| longest_prompt > limit) {
+            return Ok(Err(Dropped::LongPrompt));
+        }
+        let longest = chosen.response_len().max(rejected.response_len());
+        let (chosen, rejected) = (self.cut(chosen, longest), self.cut(rejected, longest));
+        if !chosen.is_scored() || !rejected.is_scored() {
             return Ok(Err(Dropped::NothingLeft));
         }
-        Ok(Ok(Example { line, chosen, rejected: Some(rejected) }))
+        let example = Example::pair(line, chosen, rejected);
+        if !self.options.authors {
+            return Ok(Ok(example));
+        }
+        let reason = "the authors' convention pads with EOS, but the tokenizer has no `eos_token`; use another `nll`";
+        let eos = self.chat.eos_id().ok_or_else(|| TrainError::Refused(reason.into()))?;
+        Ok(Ok(example.in_authors_convention(eos, self.options.max_length)))
     }
 
     /// The example of a document: every token but the first is learnt.
@@ -123,11 +203,11 @@ impl<'a> Tokeniser<'a> {
             Text::Chat(messages) => self.chat.render(messages, false)?,
         };
         let mut ids = self.with_eos(self.chat.with_bos(self.chat.encode(&text)?));
-        ids.truncate(self.max_length);
+        ids.truncate(self.options.max_length);
         if ids.len() < 2 {
             return Ok(Err(Dropped::NothingLeft));
         }
-        Ok(Ok(Example { line, chosen: Sequence { ids, prompt_len: 1 }, rejected: None }))
+        Ok(Ok(Example::document(line, Sequence { ids, prompt_len: 1 })))
     }
 
     /// Prompt and response together, so that the boundary is tokenised as the model will see it.
@@ -136,7 +216,7 @@ impl<'a> Tokeniser<'a> {
         let prompt_ids = self.chat.encode(&prompt)?;
         let ids = self.chat.encode(&text)?;
         let merged = ids.get(..prompt_ids.len()) != Some(&prompt_ids);
-        let separate = match self.boundary {
+        let separate = match self.options.boundary {
             Boundary::Prompt if merged => self.continued(&prompt_ids, &ids, &text[prompt.len()..])?,
             _ => None,
         };
@@ -185,6 +265,7 @@ impl<'a> Tokeniser<'a> {
 
     fn with_eos(&self, mut ids: Vec<u32>) -> Vec<u32> {
         if let Some(eos) = self.chat.eos_id()
+            && self.options.append_eos
             && ids.last() != Some(&eos)
         {
             ids.push(eos);
@@ -192,9 +273,19 @@ impl<'a> Tokeniser<'a> {
         ids
     }
 
-    fn cut(&self, mut sequence: Sequence, longest_prompt: usize) -> Sequence {
-        let response = sequence.response_len().min(self.max_length.saturating_sub(longest_prompt));
-        sequence.ids.truncate(sequence.prompt_len + response);
-        sequence
+    /// What the truncation rule keeps; `longest` is the length of the pair's longer response.
+    fn cut(&self, sequence: Sequence, longest: usize) -> Sequence {
+        let TokeniseOptions { max_length, max_prompt_length, truncation, truncated_eos, .. } = self.options;
+        let limits = Limits { max_length, max_prompt_length };
+        let (prompt, response) = sequence.ids.split_at(sequence.prompt_len);
+        let kept = truncation.keep(limits, prompt.len(), response.len(), longest);
+        let mut ids = [&prompt[kept.prompt.clone()], &response[..kept.response]].concat();
+        if truncated_eos
+            && (1..response.len()).contains(&kept.response)
+            && let (Some(last), Some(eos)) = (ids.last_mut(), self.chat.eos_id())
+        {
+            *last = eos;
+        }
+        Sequence { ids, prompt_len: kept.prompt.len() }
     }
 }

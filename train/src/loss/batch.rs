@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::form::{Form, PairLoss};
 use super::odds_ratio;
+use super::pair::{Pair, Response};
 
 /// Where a pair's log-probabilities stand in the batch's list.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +17,22 @@ pub struct PairSpans {
     pub chosen: Range<usize>,
     /// Tokens of the rejected response; empty for next-token training.
     pub rejected: Range<usize>,
+    /// How many of the last tokens of `chosen` the negative log-likelihood leaves out: none, but in the authors'
+    /// convention.
+    pub unlearnt: usize,
+}
+
+impl PairSpans {
+    /// The tokens of the chosen response that the negative log-likelihood looks at.
+    fn learnt(&self) -> Range<usize> {
+        self.chosen.start..self.chosen.end - self.unlearnt
+    }
+
+    /// Sums and lengths of both responses.
+    fn pair(&self, logps: &[f32]) -> Pair {
+        let response = |span: &Range<usize>| Response { logp: sum(logps, span), tokens: span.len() as f64 };
+        Pair { chosen: response(&self.chosen), rejected: response(&self.rejected) }
+    }
 }
 
 /// Which tokens the negative log-likelihood term averages over.
@@ -28,6 +46,18 @@ pub enum NllTarget {
     ResponseTokens,
     /// The mean over pairs of each chosen response's own mean (LLaMA-Factory).
     ResponseSequences,
+    /// As `Full`, but without any EOS; the average log-probabilities of the responses then also count the padding
+    /// token (an EOS) that follows them (the ORPO authors' code).
+    Authors,
+    /// As `Authors`, the likelihood over the response alone (the authors' option to leave out the prompt).
+    AuthorsResponse,
+}
+
+impl NllTarget {
+    /// Whether examples are to be scored in the authors' convention.
+    pub fn is_authors(self) -> bool {
+        matches!(self, Self::Authors | Self::AuthorsResponse)
+    }
 }
 
 /// Means over the pairs of a batch, under TRL's names.
@@ -94,67 +124,93 @@ pub struct LossOutput<M> {
 ///
 /// Every pair must have at least one chosen and one rejected token.
 pub fn preference(logps: &[f32], pairs: &[PairSpans], beta: f64, target: NllTarget) -> LossOutput<PreferenceMetrics> {
+    pairwise(logps, pairs, &[], &PairLoss::free(Form::Orpo, beta), 1.0, target)
+}
+
+/// `nll_weight * nll + mean(loss)`. `references` are the reference model's sums over the chosen and the rejected response
+/// of each pair, where the loss looks at them. Metrics are those that TRL's trainer of that loss logs.
+///
+/// Every pair must have at least one chosen and one rejected token.
+pub fn pairwise(
+    logps: &[f32],
+    spans: &[PairSpans],
+    references: &[(f64, f64)],
+    loss: &PairLoss,
+    nll_weight: f64,
+    target: NllTarget,
+) -> LossOutput<PreferenceMetrics> {
     let mut grad = vec![0f64; logps.len()];
-    let nll_loss = nll(logps, pairs, target, &mut grad);
+    let nll_loss = nll(logps, spans, target, nll_weight, &mut grad);
+    let count = spans.len() as f64;
+    let pairs: Vec<Pair> = spans.iter().map(|spans| spans.pair(logps)).collect();
+    let mut pair_loss = 0.0;
+    for (spans, term) in spans.iter().zip(loss.terms(&pairs, references)) {
+        pair_loss += term.loss / count;
+        add(&mut grad, &spans.chosen, term.grad_chosen / count);
+        add(&mut grad, &spans.rejected, term.grad_rejected / count);
+    }
+    let metrics =
+        PreferenceMetrics { loss: nll_weight * nll_loss + pair_loss, nll_loss, ..measure(&pairs, references, loss) };
+    LossOutput { grad: grad.into_iter().map(|g| g as f32).collect(), metrics }
+}
+
+/// What is logged about pairs beside the loss.
+fn measure(pairs: &[Pair], references: &[(f64, f64)], loss: &PairLoss) -> PreferenceMetrics {
     let count = pairs.len() as f64;
     let mut sums = PreferenceMetrics::default();
-    for pair in pairs {
-        let (chosen, rejected) = (mean(logps, &pair.chosen), mean(logps, &pair.rejected));
-        let term = odds_ratio(chosen, rejected);
-        sums.log_odds_ratio += term.log_sigmoid / count;
-        sums.log_odds_chosen += term.log_odds / count;
-        sums.logps_chosen += chosen / count;
-        sums.logps_rejected += rejected / count;
+    for (i, pair) in pairs.iter().enumerate() {
+        let odds = odds_ratio(pair.chosen.mean(), pair.rejected.mean());
+        sums.log_odds_ratio += odds.log_sigmoid / count;
+        sums.log_odds_chosen += odds.log_odds / count;
+        let logged = |response: &Response| if loss.averages() { response.mean() } else { response.logp };
+        sums.logps_chosen += logged(&pair.chosen) / count;
+        sums.logps_rejected += logged(&pair.rejected) / count;
+        let compared = if loss.reference { pair.relative_to(references[i]) } else { *pair };
+        let (chosen, rejected) = (loss.score(&compared.chosen), loss.score(&compared.rejected));
+        sums.rewards_chosen += loss.beta * chosen / count;
+        sums.rewards_rejected += loss.beta * rejected / count;
         sums.rewards_accuracies += f64::from(chosen > rejected) / count;
-        let weight = beta / count;
-        add(&mut grad, &pair.chosen, weight * term.grad_chosen / pair.chosen.len() as f64);
-        add(&mut grad, &pair.rejected, weight * term.grad_rejected / pair.rejected.len() as f64);
     }
-    let metrics = PreferenceMetrics {
-        loss: nll_loss - beta * sums.log_odds_ratio,
-        nll_loss,
-        rewards_chosen: beta * sums.logps_chosen,
-        rewards_rejected: beta * sums.logps_rejected,
-        rewards_margins: beta * (sums.logps_chosen - sums.logps_rejected),
-        ..sums
-    };
-    LossOutput { grad: grad.into_iter().map(|g| g as f32).collect(), metrics }
+    PreferenceMetrics { rewards_margins: sums.rewards_chosen - sums.rewards_rejected, ..sums }
 }
 
 /// The negative log-likelihood alone.
 pub fn next_token(logps: &[f32], pairs: &[PairSpans], target: NllTarget) -> LossOutput<f64> {
     let mut grad = vec![0f64; logps.len()];
-    let loss = nll(logps, pairs, target, &mut grad);
+    let loss = nll(logps, pairs, target, 1.0, &mut grad);
     LossOutput { grad: grad.into_iter().map(|g| g as f32).collect(), metrics: loss }
 }
 
-/// The mean negative log-likelihood; its derivative is added to `grad`.
-fn nll(logps: &[f32], pairs: &[PairSpans], target: NllTarget, grad: &mut [f64]) -> f64 {
-    // Every span with its weight in the mean.
-    let weighted: Vec<(&Range<usize>, f64)> = match target {
-        NllTarget::Full => {
-            let count = pairs.iter().map(|p| p.prompt.len() + p.chosen.len()).sum::<usize>() as f64;
-            pairs.iter().flat_map(|p| [(&p.prompt, 1.0 / count), (&p.chosen, 1.0 / count)]).collect()
-        }
-        NllTarget::ResponseTokens => {
-            let count = pairs.iter().map(|p| p.chosen.len()).sum::<usize>() as f64;
-            pairs.iter().map(|p| (&p.chosen, 1.0 / count)).collect()
-        }
-        NllTarget::ResponseSequences => {
-            let count = pairs.len() as f64;
-            pairs.iter().map(|p| (&p.chosen, 1.0 / count / p.chosen.len() as f64)).collect()
-        }
-    };
+/// The mean negative log-likelihood; `weight` times its derivative is added to `grad`.
+fn nll(logps: &[f32], pairs: &[PairSpans], target: NllTarget, weight: f64, grad: &mut [f64]) -> f64 {
+    let lengths: Vec<(usize, usize)> = pairs.iter().map(|p| (p.prompt.len(), p.learnt().len())).collect();
     let mut loss = 0.0;
-    for (span, weight) in weighted {
-        loss -= weight * logps[span.clone()].iter().map(|x| *x as f64).sum::<f64>();
-        add(grad, span, -weight);
+    for (pair, (prompt, response)) in pairs.iter().zip(nll_weights(&lengths, target)) {
+        for (span, share) in [(&pair.prompt, prompt), (&pair.learnt(), response)] {
+            // An empty span has no share, and none of its own mean either.
+            if share > 0.0 && !span.is_empty() {
+                loss -= share * sum(logps, span);
+                add(grad, span, -weight * share);
+            }
+        }
     }
     loss
 }
 
-fn mean(logps: &[f32], span: &Range<usize>) -> f64 {
-    logps[span.clone()].iter().map(|x| *x as f64).sum::<f64>() / span.len() as f64
+/// The weights of one prompt token and of one response token of each pair in the mean, from the numbers of both.
+pub fn nll_weights(lengths: &[(usize, usize)], target: NllTarget) -> Vec<(f64, f64)> {
+    let prompts = lengths.iter().map(|(prompt, _)| prompt).sum::<usize>() as f64;
+    let responses = lengths.iter().map(|(_, response)| response).sum::<usize>() as f64;
+    let weights = |(_, response): &(usize, usize)| match target {
+        NllTarget::Full | NllTarget::Authors => (1.0 / (prompts + responses), 1.0 / (prompts + responses)),
+        NllTarget::ResponseTokens | NllTarget::AuthorsResponse => (0.0, 1.0 / responses),
+        NllTarget::ResponseSequences => (0.0, 1.0 / lengths.len() as f64 / *response as f64),
+    };
+    lengths.iter().map(weights).collect()
+}
+
+fn sum(logps: &[f32], span: &Range<usize>) -> f64 {
+    logps[span.clone()].iter().map(|x| *x as f64).sum()
 }
 
 fn add(grad: &mut [f64], span: &Range<usize>, value: f64) {
@@ -168,8 +224,8 @@ mod tests {
     fn batch() -> (Vec<f32>, Vec<PairSpans>) {
         let logps = (1..=12).map(|i| -0.1 - 0.25 * ((i * 7) % 5) as f32).collect();
         let pairs = vec![
-            PairSpans { prompt: 0..2, chosen: 2..5, rejected: 5..7 },
-            PairSpans { prompt: 7..7, chosen: 7..8, rejected: 8..12 },
+            PairSpans { prompt: 0..2, chosen: 2..5, rejected: 5..7, unlearnt: 0 },
+            PairSpans { prompt: 7..7, chosen: 7..8, rejected: 8..12, unlearnt: 0 },
         ];
         (logps, pairs)
     }

@@ -1,5 +1,7 @@
 //! The odds ratio of two responses (Hong, Lee and Thorne 2024, equations 3 to 8).
 
+use super::pair::{Pair, PairTerm, log_sigmoid, logistic};
+
 /// The odds-ratio term of one pair and its derivatives.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OddsRatio {
@@ -24,23 +26,49 @@ pub struct OddsRatio {
 /// assert!((term.log_odds - (odds(-0.5) / odds(-2.0)).ln()).abs() < 1e-12);
 /// ```
 pub fn odds_ratio(chosen: f64, rejected: f64) -> OddsRatio {
-    // A probability of exactly 1 (a mean of log-probabilities that rounded to 0) has infinite odds; the smallest
-    // positive distance from it keeps every product below finite.
-    let (chosen, rejected) = (chosen.min(-f64::MIN_POSITIVE), rejected.min(-f64::MIN_POSITIVE));
+    let (chosen, rejected) = (below_zero(chosen), below_zero(rejected));
     let log_odds = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected));
     let log_sigmoid = log_sigmoid(log_odds);
     let wrong = self::log_sigmoid(-log_odds).exp();
     OddsRatio { log_odds, log_sigmoid, grad_chosen: wrong / chosen.exp_m1(), grad_rejected: -wrong / rejected.exp_m1() }
 }
 
+/// `-lambda * log sigmoid(log_odds)` (equation 7 with its weight in equation 6).
+pub fn orpo(pair: &Pair, lambda: f64) -> PairTerm {
+    let term = odds_ratio(pair.chosen.mean(), pair.rejected.mean());
+    PairTerm {
+        loss: -lambda * term.log_sigmoid,
+        grad_chosen: lambda * term.grad_chosen / pair.chosen.tokens,
+        grad_rejected: lambda * term.grad_rejected / pair.rejected.tokens,
+    }
+}
+
+/// `-log sigmoid(beta * log_odds)`: the odds ratio with a temperature (arXiv 2502.01237).
+pub fn orpo_beta(pair: &Pair, beta: f64) -> PairTerm {
+    soft_odds(pair, beta, 0.0)
+}
+
+/// The cross-entropy of `beta * log_odds` with a label that is wrong with probability `wrong`.
+pub(super) fn soft_odds(pair: &Pair, beta: f64, wrong: f64) -> PairTerm {
+    let (chosen, rejected) = (below_zero(pair.chosen.mean()), below_zero(pair.rejected.mean()));
+    let log_odds = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected));
+    let term = logistic(beta * log_odds, wrong).scaled(beta);
+    PairTerm {
+        loss: term.value,
+        grad_chosen: -term.slope / chosen.exp_m1() / pair.chosen.tokens,
+        grad_rejected: term.slope / rejected.exp_m1() / pair.rejected.tokens,
+    }
+}
+
+/// A probability of exactly 1 (a mean of log-probabilities that rounded to 0) has infinite odds; the smallest positive
+/// distance from it keeps every product finite.
+pub(super) fn below_zero(logp: f64) -> f64 {
+    logp.min(-f64::MIN_POSITIVE)
+}
+
 /// `log(1 - e^x)` for x < 0, exact at both ends (Maechler 2012).
 pub fn log1mexp(x: f64) -> f64 {
     if x > -std::f64::consts::LN_2 { (-x.exp_m1()).ln() } else { (-x.exp()).ln_1p() }
-}
-
-/// `log(1 / (1 + e^-x))` without overflow.
-fn log_sigmoid(x: f64) -> f64 {
-    x.min(0.0) - (-x.abs()).exp().ln_1p()
 }
 
 #[cfg(test)]

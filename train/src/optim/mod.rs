@@ -4,4 +4,4 @@ mod adamw;
 mod schedule;
 
 pub use adamw::{AdamW, AdamWConfig};
-pub use schedule::{Schedule, ScheduleKind};
+pub use schedule::{Ramp, Schedule, ScheduleKind, ScheduleOptions};

@@ -6,9 +6,13 @@ use std::path::Path;
 use orpo_chat::ChatTokenizer;
 
 use crate::checkpoint::{DataLineage, sha256_file};
-use crate::data::{Boundary, Dropped, Example, Tokeniser, read_documents, read_preferences};
+use crate::data::{
+    Dropped, Example, TokeniseOptions, Tokeniser, read_documents, read_preferences, untrained_terminator,
+};
 use crate::error::TrainError;
+use crate::model::Decoder;
 use crate::recipe::{ObjectiveKind, Recipe};
+use crate::reference::set_references;
 use crate::run::ModelSource;
 
 /// What a run trains on and is evaluated on.
@@ -35,6 +39,16 @@ impl Data {
         Ok(Self { train, validation, lineage: std::iter::once(train_lineage).chain(validation_lineage).collect() })
     }
 
+    /// Sets the log-probabilities of every pair under the reference model, which is `decoder` with its first weights.
+    ///
+    /// # Errors
+    /// From the model's operations.
+    pub fn set_references(&mut self, decoder: &Decoder) -> Result<(), TrainError> {
+        std::iter::once(&mut self.train)
+            .chain(&mut self.validation)
+            .try_for_each(|examples| set_references(decoder, examples))
+    }
+
     /// The training examples at `indices`.
     pub fn train_at(&self, indices: &[usize]) -> Vec<&Example> {
         indices.iter().map(|index| &self.train[*index]).collect()
@@ -47,7 +61,7 @@ fn load_examples(
     chat: &ChatTokenizer,
 ) -> Result<(Vec<Example>, DataLineage), TrainError> {
     let documents = recipe.training.objective == ObjectiveKind::Sft;
-    let examples = read_examples(path, chat, recipe.data.max_length, recipe.data.boundary, documents)?;
+    let examples = read_examples(path, chat, recipe.tokenise_options(), documents)?;
     let lineage = DataLineage {
         path: path.to_path_buf(),
         sha256: sha256_file(path)?,
@@ -73,11 +87,10 @@ pub struct Examples {
 pub fn read_examples(
     path: &Path,
     chat: &ChatTokenizer,
-    max_length: usize,
-    boundary: Boundary,
+    options: TokeniseOptions,
     documents: bool,
 ) -> Result<Examples, TrainError> {
-    let tokeniser = Tokeniser::new(chat, max_length, boundary);
+    let tokeniser = Tokeniser::new(chat, options);
     let results: Vec<(usize, Result<Example, Dropped>)> = if documents {
         let rows = read_documents(path)?;
         let examples = rows.iter().map(|(line, row)| Ok((*line, tokeniser.document(*line, row)?)));
@@ -101,6 +114,9 @@ pub fn read_examples(
     }
     if used.is_empty() {
         return Err(TrainError::invalid(path, "no row can be used"));
+    }
+    if let Some(warning) = untrained_terminator(&used, chat.eos_ids()) {
+        eprintln!("warning: `{}`: {warning}", path.display());
     }
     Ok(Examples { used, dropped })
 }

@@ -56,12 +56,7 @@ impl Plan {
             return Err(TrainError::row(&recipe.data.train, example.line, reason));
         }
         let all_epochs = || (0..t.epochs).map(|epoch| batching.epoch(&lengths, epoch).len()).sum();
-        let schedule = Schedule {
-            kind: t.lr_scheduler,
-            learning_rate: t.learning_rate,
-            warmup_steps: t.warmup_steps,
-            total_steps: t.max_steps.unwrap_or_else(all_epochs),
-        };
+        let schedule = recipe.schedule(t.max_steps.unwrap_or_else(all_epochs));
         let steps = batching.epoch(&lengths, 0);
         Ok(Self { schedule, batching, lengths, epoch: 0, before: 0, steps })
     }
@@ -112,9 +107,8 @@ mod tests {
     fn plan(training: &str, lengths: &[usize]) -> Result<Plan, TrainError> {
         let text = format!("output_dir = \"o\"\n[model]\npath = \"m\"\n[data]\ntrain = \"t\"\n[training]\n{training}");
         let sequence = |length: usize| Sequence { ids: vec![0; length], prompt_len: 1 };
-        let examples: Vec<Example> = (lengths.iter().enumerate())
-            .map(|(i, length)| Example { line: i + 1, chosen: sequence(length + 1), rejected: None })
-            .collect();
+        let examples: Vec<Example> =
+            (lengths.iter().enumerate()).map(|(i, length)| Example::document(i + 1, sequence(length + 1))).collect();
         Plan::new(&toml::from_str(&text).unwrap(), &examples)
     }
 

@@ -51,9 +51,8 @@ pub fn metric_fields(metrics: &PreferenceMetrics, objective: &Objective, prefix:
     let Value::Object(mut fields) = serde_json::to_value(metrics).expect("plain data") else {
         unreachable!("a struct serialises to an object")
     };
-    if matches!(objective, Objective::Sft { .. }) {
-        fields.retain(|name, _| name == "loss" || name == "nll_loss");
-    } else {
+    fields.retain(|name, _| objective.logs(name));
+    if matches!(objective, Objective::Orpo { .. }) {
         fields.insert("or_share".into(), or_share(metrics).into());
     }
     fields.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value)).collect()

@@ -101,6 +101,13 @@ fn describe(m: &PreferenceMetrics, objective: &Objective) -> String {
             m.log_odds_chosen,
             100.0 * m.rewards_accuracies
         ),
+        Objective::Pairs { .. } => format!(
+            "loss {:.3}  nll {:.3}  margin {:.2}  accuracy {:.0}%",
+            m.loss,
+            m.nll_loss,
+            m.rewards_margins,
+            100.0 * m.rewards_accuracies
+        ),
     }
 }
 

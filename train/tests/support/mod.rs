@@ -69,9 +69,7 @@ pub fn batches(dir: &Path) -> Vec<Vec<Example>> {
     let batch = |batch: &Value| {
         let rows = batch["input_ids"].as_array().unwrap().len();
         let row = |i: usize| sequence(&batch["input_ids"][i], &batch["attention_mask"][i], &batch["labels"][i]);
-        (0..rows / 2)
-            .map(|i| Example { line: i + 1, chosen: row(i), rejected: Some(row(rows / 2 + i)) })
-            .collect::<Vec<_>>()
+        (0..rows / 2).map(|i| Example::pair(i + 1, row(i), row(rows / 2 + i))).collect::<Vec<_>>()
     };
     file["batches"].as_array().unwrap().iter().map(batch).collect()
 }
