@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
+use crate::checkpoint::{WeightDtype, WeightFormat};
 use crate::data::{BatchSize, TokeniseOptions};
 use crate::error::TrainError;
+use crate::export::{ExportOptions, export};
 use crate::loss::NllTarget;
 use crate::model::{Decoder, ModelConfig, Trained, WeightFiles};
 use crate::recipe::Recipe;
@@ -30,6 +32,7 @@ Examples:
   orpo-train run recipe.toml
   orpo-train run recipe.toml --set training.learning_rate=1e-5 --set output_dir=runs/b
   orpo-train run recipe.toml --resume
+  orpo-train export runs/a --out merged --merge --dtype bf16
   orpo-train score --model runs/a/model --data held-out.jsonl";
 
 #[derive(Debug, Subcommand)]
@@ -44,6 +47,26 @@ enum Command {
         /// Go on from the last complete checkpoint in the recipe's output_dir.
         #[arg(long)]
         resume: bool,
+    },
+    /// Write a trained model in another form: an adapter merged into its base, another type, other shards.
+    Export {
+        /// A run directory, or a directory with a model or an adapter.
+        run_dir: PathBuf,
+        /// The directory to write; it must not exist.
+        #[arg(long)]
+        out: PathBuf,
+        /// Merge the adapter into its base model.
+        #[arg(long)]
+        merge: bool,
+        /// The adapter's base model, where it is not where the adapter says.
+        #[arg(long)]
+        base: Option<PathBuf>,
+        /// Type of a whole model's weights.
+        #[arg(long, value_enum, default_value_t)]
+        dtype: WeightDtype,
+        /// Weights of more bytes are split into several files.
+        #[arg(long, value_name = "BYTES", default_value_t = WeightFormat::default().max_shard_bytes)]
+        max_shard_size: usize,
     },
     /// Preference metrics of a checkpoint on pairs, as JSON on stdout; nothing is trained.
     Score {
@@ -113,6 +136,12 @@ fn execute(command: Command) -> Result<ExitCode, TrainError> {
                     Ok(ExitCode::from(INTERRUPTED))
                 }
             }
+        }
+        Command::Export { run_dir, out, merge, base, dtype, max_shard_size } => {
+            let format = WeightFormat { dtype, max_shard_bytes: max_shard_size };
+            export(&ExportOptions { from: run_dir, out: out.clone(), merge, base, format })?;
+            println!("{}", out.display());
+            Ok(ExitCode::SUCCESS)
         }
         Command::Score { model, data, chat_template, beta, max_length, batch_size } => {
             let (config, _) = ModelConfig::from_dir(&model)?;

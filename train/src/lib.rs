@@ -21,6 +21,7 @@ pub mod cli;
 pub mod data;
 pub mod error;
 pub mod evaluate;
+pub mod export;
 pub mod generate;
 pub mod loss;
 pub mod model;

@@ -13,8 +13,12 @@ use crate::optim::{AdamWConfig, Schedule, ScheduleKind, ScheduleOptions};
 use crate::step::Objective;
 
 pub use interval::Interval;
+mod export;
+mod lora;
 mod objective;
 
+pub use export::ExportSection;
+pub use lora::LoraSection;
 pub use objective::{DivergenceType, LossType, ObjectiveKind};
 
 /// Everything that determines a run. Relative paths are relative to the recipe's directory.
@@ -30,9 +34,15 @@ pub struct Recipe {
     pub model: ModelSection,
     /// The data.
     pub data: DataSection,
+    /// An adapter to train in the place of all weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSection>,
     /// Loss, optimiser, length, intervals.
     #[serde(default)]
     pub training: TrainingSection,
+    /// What the final model's directory holds.
+    #[serde(default)]
+    pub export: ExportSection,
 }
 
 /// `[model]`: either `path`, or `tokenizer` and `[model.init]`.
@@ -212,6 +222,9 @@ pub struct TrainingSection {
     pub adam_epsilon: f64,
     /// The gradient is scaled down to this norm; 0 for no limit. Default 1.
     pub max_grad_norm: f64,
+    /// Whether only the inputs of the blocks are kept in the forward pass and the rest is computed again in the backward
+    /// pass: less memory for a seventh more time. Default false.
+    pub gradient_checkpointing: bool,
     /// Most tokens of a micro-batch, a pair's shared prompt counted once: micro-batches then hold as many pairs as fit,
     /// whatever `batch_size` says.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -292,6 +305,7 @@ impl Default for TrainingSection {
             adam_beta2: 0.999,
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
+            gradient_checkpointing: false,
             max_tokens_per_batch: None,
             group_by_length: false,
             loss_weighting: None,
@@ -364,6 +378,9 @@ impl Recipe {
         {
             path.as_mut().map(resolve);
         }
+        if let Some(adapter) = self.lora.as_mut().and_then(|lora| lora.adapter.as_mut()) {
+            resolve(adapter);
+        }
         self
     }
 
@@ -371,6 +388,12 @@ impl Recipe {
         match (&self.model.path, &self.model.tokenizer, &self.model.init) {
             (Some(_), None, None) | (None, Some(_), Some(_)) => {}
             _ => return Err("[model] needs either `path`, or `tokenizer` and `[model.init]`".into()),
+        }
+        if self.lora.is_some() && self.model.path.is_none() {
+            return Err("[lora] needs `model.path`: an adapter to random weights cannot be used without them".into());
+        }
+        if let Some(lora) = &self.lora {
+            lora.check()?;
         }
         let t = &self.training;
         let positive = [

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::checkpoint::{CheckpointDir, Manifest, TrainerState, replace_dir, write_model};
+use crate::checkpoint::{CheckpointDir, Manifest, TrainerState, replace_dir};
 use crate::data::{Example, collate};
 use crate::error::TrainError;
 use crate::evaluate::{evaluate, sample};
@@ -63,7 +63,7 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     let plan = Plan::new(recipe, &data.train)?;
 
     let mut state = TrainerState::new(fingerprint::fingerprint(recipe, &source.base, &data.lineage));
-    let decoder = source.load(recipe.seed)?;
+    let decoder = source.load(recipe.seed)?.with_activation_checkpointing(recipe.training.gradient_checkpointing);
     if objective.needs_reference() {
         data.set_references(&decoder)?;
     }
@@ -72,12 +72,12 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
         if dir.model().exists() {
             return Ok(Outcome::Finished(dir.model()));
         }
-        CheckpointDir::restore(&checkpoint, decoder.params())?;
+        CheckpointDir::restore(&checkpoint, &decoder)?;
         state = saved;
     }
 
     dir.create()?;
-    let optimizer = AdamW::new(decoder.params(), recipe.adamw(), state.step);
+    let optimizer = AdamW::new(&decoder.trainable(), recipe.adamw(), state.step);
     let reports = Reports { tensorboard: recipe.training.tensorboard, samples: recipe.training.sample_prompts > 0 };
     let telemetry = Telemetry::open(&recipe.output_dir, objective, state.step, plan.total_steps(), reports)?;
     telemetry.say(&plan.describe(&decoder, state.step));
@@ -149,9 +149,11 @@ impl Run<'_> {
         let (step, file) = (self.state.step + 1, &self.recipe.data.train);
         let mut parts = Vec::new();
         let mut tokens = 0;
-        for indices in &planned.micro_batches {
+        for (i, indices) in planned.micro_batches.iter().enumerate() {
             let examples = self.data.train_at(indices);
-            let batch = collate(&examples);
+            let mut batch = collate(&examples);
+            // A function of the place in the run, so that a resumed run drops the same elements.
+            batch.rows.dropout_seed = Some(self.recipe.seed.wrapping_add((step as u64) << 24 | i as u64));
             let weight = match self.recipe.loss_weighting() {
                 LossWeighting::Batches => 1.0,
                 LossWeighting::Examples => examples.len() as f64,
@@ -228,7 +230,7 @@ impl Run<'_> {
         }
         self.telemetry.sync()?;
         let keep = self.recipe.training.save_total_limit;
-        self.dir.checkpoints.save(self.decoder.params(), &self.source.files, &self.state, keep)
+        self.dir.checkpoints.save(&self.decoder, &self.source.files, &self.state, keep)
     }
 
     /// Writes the final model: the last one, or the best one where the recipe asks for it.
@@ -239,7 +241,7 @@ impl Run<'_> {
             && best.step != step
         {
             self.telemetry.say(&format!("the model is that of step {}", best.step));
-            CheckpointDir::restore(&self.dir.checkpoints.path(best.step), self.decoder.params())?;
+            CheckpointDir::restore(&self.dir.checkpoints.path(best.step), &self.decoder)?;
             (step, metrics) = (best.step, best.metrics);
         }
         let manifest = Manifest {
@@ -253,7 +255,7 @@ impl Run<'_> {
         };
         let model_dir = self.dir.model();
         replace_dir(&model_dir, |dir| {
-            write_model(dir, self.decoder.params(), &self.source.files)?;
+            self.recipe.export.write(dir, &self.decoder, &self.source.files)?;
             manifest.write(dir)
         })?;
         Ok(Outcome::Finished(model_dir))

@@ -108,7 +108,9 @@ fn remove(path: &Path) -> Result<(), TrainError> {
 
 /// Makes a rename last.
 fn sync_parent(target: &Path) -> Result<(), TrainError> {
-    target.parent().map_or(Ok(()), sync)
+    // The parent of a single name is the empty path, which cannot be opened.
+    let parent = target.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    parent.map_or(Ok(()), sync)
 }
 
 /// Syncs the files of a directory and the directory itself.

@@ -6,11 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::DType;
+use clap::ValueEnum;
 use orpo_chat::ChatTokenizer;
-use safetensors::Dtype;
+use safetensors::{Dtype, View};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::TrainError;
+use crate::model::Decoder;
+use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_FILE};
 use crate::ops::Param;
 
 /// Everything of a model directory but the weights.
@@ -22,20 +27,93 @@ pub struct ModelFiles {
     pub tokenizer_dir: PathBuf,
     /// Tokenizer and the template that was trained with.
     pub chat: ChatTokenizer,
+    /// What an adapter's configuration calls the model it belongs to: a directory or hub id.
+    pub base_name: String,
 }
 
-/// Writes `config.json`, `model.safetensors`, the tokenizer's files with the chat template, and
-/// `generation_config.json` to `dir`, which must exist.
+/// The type that weights are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightDtype {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits, the exponent of f32.
+    Bf16,
+    /// 16 bits, IEEE half.
+    F16,
+}
+
+impl WeightDtype {
+    fn candle(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
+
+    fn safetensors(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::Bf16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
+        }
+    }
+
+    /// torch's name.
+    fn torch(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+}
+
+/// How weights are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WeightFormat {
+    /// Their type.
+    pub dtype: WeightDtype,
+    /// Weights of more bytes are split into several files; each holds at least one tensor.
+    pub max_shard_bytes: usize,
+}
+
+impl Default for WeightFormat {
+    fn default() -> Self {
+        Self { dtype: WeightDtype::F32, max_shard_bytes: 5_000_000_000 }
+    }
+}
+
+/// Writes what was trained to `dir`, which must exist: an adapter as [`write_adapter`], otherwise the model as
+/// [`write_model`].
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub fn write_model(dir: &Path, params: &[Arc<Param>], files: &ModelFiles) -> Result<(), TrainError> {
-    write_tensors(&dir.join("model.safetensors"), params.iter().map(|p| (p.name().to_string(), Weight(p.clone()))))?;
+pub fn write_trained(
+    dir: &Path,
+    decoder: &Decoder,
+    files: &ModelFiles,
+    format: WeightFormat,
+) -> Result<(), TrainError> {
+    match decoder.lora_config() {
+        Some(_) => write_adapter(dir, decoder, files),
+        None => write_model(dir, decoder, files, format),
+    }
+}
 
+/// Writes `config.json`, the weights with any adapter merged into them, and the tokenizer's files to `dir`, which must
+/// exist.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn write_model(dir: &Path, decoder: &Decoder, files: &ModelFiles, format: WeightFormat) -> Result<(), TrainError> {
+    write_weights(dir, decoder, format)?;
     let mut config = object(&files.config);
-    config.insert("torch_dtype".into(), "float32".into());
+    config.insert("torch_dtype".into(), format.dtype.torch().into());
     if config.contains_key("dtype") {
-        config.insert("dtype".into(), "float32".into());
+        config.insert("dtype".into(), format.dtype.torch().into());
     }
     for (field, id) in [("bos_token_id", files.chat.bos_id()), ("eos_token_id", files.chat.eos_id())] {
         if let Some(id) = id {
@@ -43,15 +121,77 @@ pub fn write_model(dir: &Path, params: &[Arc<Param>], files: &ModelFiles) -> Res
         }
     }
     write_json(&dir.join("config.json"), &config.into())?;
+    write_tokenizer(dir, files)?;
+    Ok(())
+}
 
-    let copy = |name: &str| -> Result<bool, TrainError> {
-        let from = files.tokenizer_dir.join(name);
-        match fs::copy(&from, dir.join(name)) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(TrainError::read(&from, error)),
-        }
+/// Writes `adapter_config.json`, `adapter_model.safetensors` and the tokenizer's files to `dir`, which must exist, as PEFT
+/// reads them.
+///
+/// # Errors
+/// When a file cannot be read or written, or there is no adapter.
+pub fn write_adapter(dir: &Path, decoder: &Decoder, files: &ModelFiles) -> Result<(), TrainError> {
+    let config = decoder.lora_config().ok_or_else(|| TrainError::Refused("the model has no adapter".into()))?;
+    write_json(&dir.join(ADAPTER_CONFIG), &config.to_json(&files.base_name, &decoder.adapter_targets()))?;
+    let weights = decoder.adapter_params();
+    let weights: Vec<Weight<'_>> =
+        weights.iter().map(|param| Weight { decoder, param, dtype: WeightDtype::F32 }).collect();
+    let named = weights.iter().map(|weight| (weight.param.name().to_string(), weight));
+    write_tensors(&dir.join(ADAPTER_FILE), named)?;
+    write_tokenizer(dir, files)
+}
+
+/// `model.safetensors`, or shards and their index in transformers' naming.
+fn write_weights(dir: &Path, decoder: &Decoder, format: WeightFormat) -> Result<(), TrainError> {
+    let weights: Vec<Weight<'_>> =
+        decoder.params().iter().map(|param| Weight { decoder, param, dtype: format.dtype }).collect();
+    let shards = shards(&weights, format.max_shard_bytes);
+    let write = |file: &str, shard: &[Weight<'_>]| {
+        write_tensors(&dir.join(file), shard.iter().map(|weight| (weight.param.name().to_string(), weight)))
     };
+    if let [all] = shards.as_slice() {
+        return write("model.safetensors", all);
+    }
+    let mut weight_map = Map::new();
+    for (i, shard) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        write(&file, shard)?;
+        weight_map.extend(shard.iter().map(|weight| (weight.param.name().to_string(), file.clone().into())));
+    }
+    let total_size: usize = weights.iter().map(|weight| weight.data_len()).sum();
+    let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
+    write_json(&dir.join("model.safetensors.index.json"), &index)
+}
+
+/// Consecutive weights in groups of at most `limit` bytes; one that is larger is a group of its own.
+fn shards<'a, 'b>(weights: &'b [Weight<'a>], limit: usize) -> Vec<&'b [Weight<'a>]> {
+    let mut ends = Vec::new();
+    let mut bytes = 0;
+    for (i, weight) in weights.iter().enumerate() {
+        if bytes > 0 && bytes + weight.data_len() > limit {
+            ends.push(i);
+            bytes = 0;
+        }
+        bytes += weight.data_len();
+    }
+    ends.push(weights.len());
+    let starts = std::iter::once(0).chain(ends.clone());
+    starts.zip(ends).map(|(start, end)| &weights[start..end]).collect()
+}
+
+/// Copies a file of the tokenizer's directory, if it is there.
+fn copy(files: &ModelFiles, dir: &Path, name: &str) -> Result<bool, TrainError> {
+    let from = files.tokenizer_dir.join(name);
+    match fs::copy(&from, dir.join(name)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(TrainError::read(&from, error)),
+    }
+}
+
+/// The tokenizer's files, with the chat template that was trained with, and `generation_config.json`.
+fn write_tokenizer(dir: &Path, files: &ModelFiles) -> Result<(), TrainError> {
+    let copy = |name: &str| copy(files, dir, name);
     copy("tokenizer.json")?;
     let special = serde_json::to_value(files.chat.special_tokens()).expect("strings are JSON");
     if !copy("special_tokens_map.json")? {
@@ -109,24 +249,40 @@ pub(super) fn write_tensors<V: safetensors::View>(
     })
 }
 
-/// A parameter's weight, turned to bytes only when it is written.
-struct Weight(Arc<Param>);
+/// A parameter's weight with its adapter, turned to bytes only when it is written.
+struct Weight<'a> {
+    decoder: &'a Decoder,
+    param: &'a Arc<Param>,
+    dtype: WeightDtype,
+}
 
-impl safetensors::View for Weight {
+impl View for &Weight<'_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        self.dtype.safetensors()
     }
 
     fn shape(&self) -> &[usize] {
-        self.0.shape()
+        self.param.shape()
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        self.0.with_values(|w| Cow::Owned(bytes_of(w))).expect("a parameter is a contiguous f32 tensor")
+        let bytes = || -> Result<Vec<u8>, TrainError> {
+            let weight = self.decoder.merged_weight(self.param)?.to_dtype(self.dtype.candle())?.flatten_all()?;
+            Ok(match self.dtype {
+                WeightDtype::F32 => bytes_of(&weight.to_vec1::<f32>()?),
+                WeightDtype::Bf16 => {
+                    weight.to_vec1::<half::bf16>()?.into_iter().flat_map(half::bf16::to_le_bytes).collect()
+                }
+                WeightDtype::F16 => {
+                    weight.to_vec1::<half::f16>()?.into_iter().flat_map(half::f16::to_le_bytes).collect()
+                }
+            })
+        };
+        Cow::Owned(bytes().expect("a parameter is a contiguous float tensor on the CPU"))
     }
 
     fn data_len(&self) -> usize {
-        self.0.elem_count() * size_of::<f32>()
+        self.param.elem_count() * self.dtype.candle().size_in_bytes()
     }
 }
 

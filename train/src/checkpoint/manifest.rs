@@ -48,6 +48,19 @@ impl Manifest {
     /// The file's name.
     pub const FILE: &str = "orpo_manifest.json";
 
+    /// Reads the manifest of `dir`, if it has one.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not one.
+    pub fn read(dir: &Path) -> Result<Option<Self>, TrainError> {
+        let path = dir.join(Self::FILE);
+        match fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| TrainError::invalid(&path, e)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(TrainError::read(&path, error)),
+        }
+    }
+
     /// Hashes the files of `dir` and writes the manifest beside them.
     ///
     /// # Errors

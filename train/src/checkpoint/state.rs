@@ -9,11 +9,12 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::export::{ModelFiles, bytes_of, write_json, write_model, write_tensors};
+use super::export::{ModelFiles, WeightFormat, bytes_of, write_json, write_tensors, write_trained};
 use super::{recover, remove_dir, replace_dir};
 use crate::error::TrainError;
 use crate::loss::PreferenceMetrics;
-use crate::model::{WeightFiles, WeightSource};
+use crate::model::lora::ADAPTER_FILE;
+use crate::model::{Decoder, WeightFiles, WeightSource};
 use crate::ops::Param;
 use crate::selection::SelectionState;
 
@@ -69,16 +70,16 @@ impl CheckpointDir {
     /// When a file cannot be written; the older checkpoints are still there then.
     pub fn save(
         &self,
-        params: &[Arc<Param>],
+        decoder: &Decoder,
         files: &ModelFiles,
         state: &TrainerState,
         keep: usize,
     ) -> Result<(), TrainError> {
         fs::create_dir_all(&self.dir).map_err(|e| TrainError::write(&self.dir, e))?;
         replace_dir(&self.path(state.step), |dir| {
-            write_model(dir, params, files)?;
-            let moments = params.iter().filter(|p| p.is_trainable()).flat_map(|param| {
-                let moment = |kind: Kind| (kind.tensor_name(param), Moment { param: param.clone(), kind });
+            write_trained(dir, decoder, files, WeightFormat::default())?;
+            let moments = decoder.trainable().into_iter().flat_map(|param| {
+                let moment = |kind: Kind| (kind.tensor_name(&param), Moment { param: param.clone(), kind });
                 [moment(Kind::First), moment(Kind::Second)]
             });
             write_tensors(&dir.join(OPTIMIZER), moments)?;
@@ -117,25 +118,26 @@ impl CheckpointDir {
         Ok(Some((dir, state)))
     }
 
-    /// Reads weights and moments of the checkpoint `dir` into `params`.
+    /// Reads weights and moments of the checkpoint `dir` into what is trained of `decoder`.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn restore(dir: &Path, params: &[Arc<Param>]) -> Result<(), TrainError> {
-        let weights = WeightFiles::open(dir)?;
+    pub fn restore(dir: &Path, decoder: &Decoder) -> Result<(), TrainError> {
+        let weights = match decoder.lora_config() {
+            Some(_) => WeightFiles::open_file(&dir.join(ADAPTER_FILE))?,
+            None => WeightFiles::open(dir)?,
+        };
         let moments = WeightFiles::open_file(&dir.join(OPTIMIZER))?;
-        for param in params {
+        for param in decoder.trainable() {
             let shape = param.shape().to_vec();
             param.assign(&weights.tensor(param.name(), &shape)?)?;
-            if param.is_trainable() {
-                let moment = |kind: Kind| -> Result<Vec<f32>, TrainError> {
-                    Ok(moments.tensor(&kind.tensor_name(param), &shape)?.flatten_all()?.to_vec1()?)
-                };
-                let (first, second) = (moment(Kind::First)?, moment(Kind::Second)?);
-                let mut slot = param.slot();
-                slot.first_moment = first;
-                slot.second_moment = second;
-            }
+            let moment = |kind: Kind| -> Result<Vec<f32>, TrainError> {
+                Ok(moments.tensor(&kind.tensor_name(&param), &shape)?.flatten_all()?.to_vec1()?)
+            };
+            let (first, second) = (moment(Kind::First)?, moment(Kind::Second)?);
+            let mut slot = param.slot();
+            slot.first_moment = first;
+            slot.second_moment = second;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use candle_core::{Result as TensorResult, Tensor};
 
 use super::block::{Block, Context};
 use super::load::{Trained, load};
-use super::lora::{adapter_params, merged, target_names};
+use super::lora::{LoraConfig, adapter_params, merged, target_names};
 use super::weights::RandomWeights;
 use super::{ModelConfig, Positions, WeightSource};
 use crate::error::TrainError;
@@ -51,6 +51,7 @@ pub struct Decoder {
     pub(super) params: Vec<Arc<Param>>,
     /// Adapters by the names of the weights that they belong to.
     pub(super) loras: BTreeMap<String, LoraWeights>,
+    pub(super) lora_config: Option<LoraConfig>,
     pub(super) activation_checkpointing: bool,
 }
 
@@ -98,6 +99,11 @@ impl Decoder {
     pub fn trainable(&self) -> Vec<Arc<Param>> {
         let all = self.params.iter().cloned().chain(self.adapter_params());
         all.filter(|param| param.is_trainable()).collect()
+    }
+
+    /// The hyper-parameters of the adapter, if there is one.
+    pub fn lora_config(&self) -> Option<&LoraConfig> {
+        self.lora_config.as_ref()
     }
 
     /// The last parts of the names of the layers with an adapter.

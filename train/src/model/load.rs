@@ -99,6 +99,10 @@ impl<S: WeightSource> Loader<'_, S> {
             head,
             params: std::mem::take(&mut self.params),
             loras: std::mem::take(&mut self.loras),
+            lora_config: match self.trained {
+                Trained::Adapter(setup) => Some(setup.config.clone()),
+                Trained::Nothing | Trained::Everything => None,
+            },
             activation_checkpointing: false,
         })
     }

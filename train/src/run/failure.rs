@@ -41,16 +41,17 @@ pub fn of_loss(
 /// The error where the gradient of the examples together is not finite; none where it is.
 pub fn of_gradient(suspects: Suspects<'_>, decoder: &Decoder, objective: &Objective) -> Option<TrainError> {
     let is_wrong = |param: &&std::sync::Arc<Param>| !param.squared_grad_norm().is_finite();
-    let wrong: Vec<&str> = decoder.params().iter().filter(is_wrong).map(|param| param.name()).collect();
+    let trained = decoder.trainable();
+    let wrong: Vec<&str> = trained.iter().filter(is_wrong).map(|param| param.name()).collect();
     let what = match wrong.as_slice() {
         [] => return None,
         [one] => format!("the gradient of `{one}` is not finite"),
         [first, others @ ..] => format!("the gradients of `{first}` and {} other weights are not finite", others.len()),
     };
     let is_finite = |example: &Example| {
-        decoder.params().iter().for_each(|param| param.zero_grad());
+        trained.iter().for_each(|param| param.zero_grad());
         forward_backward(decoder, &collate(&[example]), objective)?;
-        Ok(decoder.params().iter().all(|param| param.squared_grad_norm().is_finite()))
+        Ok(trained.iter().all(|param| param.squared_grad_norm().is_finite()))
     };
     Some(report(suspects, &what, is_finite))
 }
@@ -60,7 +61,7 @@ pub fn of_gradient(suspects: Suspects<'_>, decoder: &Decoder, objective: &Object
 /// # Errors
 /// From reading the weights.
 pub fn of_weights(step: usize, decoder: &Decoder) -> Result<Option<TrainError>, TrainError> {
-    for param in decoder.params() {
+    for param in decoder.trainable() {
         if !param.with_values(|weight| weight.iter().all(|w| w.is_finite()))? {
             let reason = format!("the update made `{}` infinite; lower the learning rate", param.name());
             return Ok(Some(TrainError::NotFinite { step, reason }));

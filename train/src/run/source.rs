@@ -9,6 +9,7 @@ use orpo_chat::ChatTokenizer;
 use crate::checkpoint::{ModelFiles, sha256_file};
 use crate::data::Example;
 use crate::error::TrainError;
+use crate::model::lora::{ADAPTER_FILE, LoraSetup};
 use crate::model::{Decoder, LlamaShape, ModelConfig, Trained, WeightFiles};
 use crate::recipe::Recipe;
 
@@ -20,7 +21,8 @@ pub struct ModelSource {
     /// What stands beside the weights.
     pub files: ModelFiles,
     weights: Option<WeightFiles>,
-    /// SHA-256 of the weight files; none for random weights.
+    lora: Option<LoraSetup>,
+    /// SHA-256 of the weight files, of an initial adapter too; none for random weights.
     pub base: BTreeMap<String, String>,
 }
 
@@ -33,14 +35,19 @@ impl ModelSource {
         let chat = |dir: &Path| load_chat(dir, recipe.data.chat_template.as_deref());
         if let Some(dir) = &recipe.model.path {
             let (config, json) = ModelConfig::from_dir(dir)?;
-            let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat: chat(dir)? };
+            let base_name = dir.display().to_string();
+            let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat: chat(dir)?, base_name };
             let weights = WeightFiles::open(dir)?;
             let mut base = BTreeMap::new();
             for path in weights.paths() {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 base.insert(name, sha256_file(path)?);
             }
-            return Ok(Self { config, files, weights: Some(weights), base });
+            let lora = recipe.lora.as_ref().map(|lora| lora.setup(recipe.seed)).transpose()?;
+            for path in lora.iter().flat_map(|setup| &setup.initial).flat_map(WeightFiles::paths) {
+                base.insert(ADAPTER_FILE.into(), sha256_file(path)?);
+            }
+            return Ok(Self { config, files, weights: Some(weights), lora, base });
         }
         let (Some(dir), Some(init)) = (&recipe.model.tokenizer, &recipe.model.init) else {
             unreachable!("the recipe was checked to have `path`, or `tokenizer` and `init`")
@@ -63,8 +70,8 @@ impl ModelSource {
         // The same checks as for a file.
         let config = ModelConfig::from_json(&json)
             .map_err(|reason| TrainError::Refused(format!("recipe [model.init]: {reason}")))?;
-        let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat };
-        Ok(Self { config, files, weights: None, base: BTreeMap::new() })
+        let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat, base_name: String::new() };
+        Ok(Self { config, files, weights: None, lora: None, base: BTreeMap::new() })
     }
 
     /// Refuses examples that are longer than the model.
@@ -91,9 +98,10 @@ impl ModelSource {
     /// # Errors
     /// When a weight is missing or has another shape.
     pub fn load(&self, seed: u64) -> Result<Decoder, TrainError> {
-        match &self.weights {
-            Some(weights) => Decoder::load(&self.config, weights, Trained::Everything),
-            None => Decoder::random(&self.config, seed),
+        match (&self.weights, &self.lora) {
+            (Some(weights), Some(lora)) => Decoder::load(&self.config, weights, Trained::Adapter(lora)),
+            (Some(weights), None) => Decoder::load(&self.config, weights, Trained::Everything),
+            (None, _) => Decoder::random(&self.config, seed),
         }
     }
 }

@@ -11,7 +11,7 @@ use orpo_train::loss::NllTarget;
 use orpo_train::model::{Decoder, ModelConfig, Trained, WeightFiles};
 use orpo_train::ops::Param;
 use orpo_train::step::Objective;
-use serde_json::Value;
+use serde_json::{Map, Value, json as json_value};
 
 /// Models with reference numbers.
 pub const FAMILIES: [&str; 7] = ["llama", "mistral", "qwen2", "phi", "opt", "opt350", "gemma2"];
@@ -93,4 +93,28 @@ pub fn relative_error(ours: &[f32], theirs: &Tensor) -> f64 {
     let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
     let difference = square(&mut ours.iter().zip(&theirs).map(|(a, b)| f64::from(a - b)));
     (difference / square(&mut theirs.iter().map(|b| f64::from(*b)))).sqrt()
+}
+
+/// Writes a tokenizer of single bytes (ids 0 to 255) with `<s>` (256) and `</s>` (257).
+pub fn write_tokenizer(dir: &Path) {
+    std::fs::create_dir_all(dir).unwrap();
+    let mut alphabet: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+    alphabet.sort_unstable();
+    let vocab: Map<String, Value> =
+        alphabet.iter().enumerate().map(|(id, c)| (c.to_string(), json_value!(id))).collect();
+    let special = |id: usize, content: &str| {
+        json_value!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false})
+    };
+    let byte_level =
+        json_value!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let tokenizer = json_value!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [special(256, "<s>"), special(257, "</s>")],
+        "pre_tokenizer": byte_level, "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": []}
+    });
+    let config = json_value!({"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"});
+    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
 }
