@@ -39,7 +39,7 @@ fn pair(line: usize, prompt_len: usize, shared: bool) -> Example {
     };
     let chosen = side(1000 * line, 5000 * line);
     let rejected = side(if shared { 1000 * line } else { 2000 * line + 7 }, 9000 * line);
-    Example { line, chosen, rejected: Some(rejected) }
+    Example::pair(line, chosen, rejected)
 }
 
 fn orpo_step(c: &mut Criterion) {

@@ -443,6 +443,18 @@ mod tests {
     }
 
     #[test]
+    fn a_resolved_recipe_reads_back_as_itself() {
+        let kwargs = "[training]\nlr_scheduler_type = \"cosine_with_min_lr\"\nwarmup_ratio = 0.1\nobjective = \"dpo\"\n\
+                      loss_type = \"robust\"\n[training.lr_scheduler_kwargs]\nmin_lr_rate = 0.1\n";
+        let recipe = load(&format!("{MINIMAL}truncation = \"keep_end\"\n{kwargs}"), &[]).unwrap();
+        assert_eq!(recipe.schedule(95).warmup_steps, 10);
+        assert_eq!(toml::from_str::<Recipe>(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
+        let plain = load(MINIMAL, &[]).unwrap();
+        assert_eq!(plain.data, DataSection { train: plain.data.train.clone(), ..DataSection::new(PathBuf::new()) });
+        assert_eq!(plain.tokenise_options(), TokeniseOptions::default());
+    }
+
+    #[test]
     fn overrides() {
         let recipe = load(MINIMAL, &["training.beta=0.5", "training.objective=sft", "seed=7"]).unwrap();
         assert_eq!((recipe.training.beta, recipe.seed), (0.5, 7));

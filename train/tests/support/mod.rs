@@ -1,5 +1,7 @@
 //! Reference data (`$ORPO_SHARED`, or `../../shared`) and comparisons with it.
 
+#![allow(dead_code, reason = "every test takes the part that it needs")]
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
