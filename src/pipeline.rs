@@ -118,11 +118,10 @@ impl Pipeline {
             seed: self.seed,
             model: ModelSection { path: Some(absolute(&self.base.model)?), tokenizer: None, init: None },
             data: DataSection {
-                train: absolute(&self.data.train)?,
                 validation: optional(&self.data.validation)?,
                 chat_template: optional(&self.base.chat_template)?,
                 max_length: self.data.max_length,
-                boundary: Default::default(),
+                ..DataSection::new(absolute(&self.data.train)?)
             },
             training: self.training.clone(),
         })

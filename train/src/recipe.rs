@@ -112,9 +112,9 @@ pub struct DataSection {
     /// before 0.27), `"proportional"` (LLaMA-Factory).
     #[serde(default)]
     pub truncation: Truncation,
-    /// Longest prompt in tokens, for `"keep_end"` and `"keep_start"`. Default 512.
-    #[serde(default = "default_max_prompt_length")]
-    pub max_prompt_length: usize,
+    /// Longest prompt in tokens, for `"keep_end"` and `"keep_start"` alone. Default 512.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_prompt_length: Option<usize>,
     /// Pairs whose prompt has more tokens are dropped. Default: none is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drop_long_prompts: Option<usize>,
@@ -137,7 +137,7 @@ impl DataSection {
             max_length: default_max_length(),
             boundary: Boundary::default(),
             truncation: Truncation::default(),
-            max_prompt_length: default_max_prompt_length(),
+            max_prompt_length: None,
             drop_long_prompts: None,
             append_eos: true,
             truncated_eos: false,
@@ -343,9 +343,6 @@ fn default_true() -> bool {
 fn default_max_length() -> usize {
     1024
 }
-fn default_max_prompt_length() -> usize {
-    512
-}
 
 impl Recipe {
     /// Reads a recipe, applies `--set key=value` overrides, resolves paths and checks every value.
@@ -424,8 +421,16 @@ impl Recipe {
             return Err(format!("`training.{key}` needs `data.validation`"));
         }
         let cuts_prompts = matches!(self.data.truncation, Truncation::KeepEnd | Truncation::KeepStart);
-        if cuts_prompts && !(1..self.data.max_length).contains(&self.data.max_prompt_length) {
-            return Err("`data.max_prompt_length` must be at least 1 and less than `data.max_length`".into());
+        if !cuts_prompts && self.data.max_prompt_length.is_some() {
+            return Err("`data.max_prompt_length` needs `truncation` = \"keep_end\" or \"keep_start\"; \
+                        to leave out rows with longer prompts use `drop_long_prompts`"
+                .into());
+        }
+        let max_prompt_length = self.tokenise_options().max_prompt_length;
+        if cuts_prompts && !(1..self.data.max_length).contains(&max_prompt_length) {
+            return Err(format!(
+                "`data.max_prompt_length` = {max_prompt_length} must be at least 1 and less than `data.max_length`"
+            ));
         }
         let ranges = [
             ("training.early_stopping_threshold", t.early_stopping_threshold, 0.0..f64::INFINITY),
@@ -472,7 +477,7 @@ impl Recipe {
         let d = &self.data;
         TokeniseOptions {
             max_length: d.max_length,
-            max_prompt_length: d.max_prompt_length,
+            max_prompt_length: d.max_prompt_length.unwrap_or(512),
             truncation: d.truncation,
             drop_long_prompts: d.drop_long_prompts,
             boundary: d.boundary,
@@ -548,6 +553,27 @@ mod tests {
         assert_eq!(recipe.objective(), Objective::Orpo { beta: 0.1, nll: NllTarget::Full });
         assert!(recipe.output_dir.is_absolute() && recipe.output_dir.ends_with("out"));
         assert_eq!(recipe.data.train, Path::new("/abs/train.jsonl"));
+    }
+
+    #[test]
+    fn a_resolved_recipe_reads_back_as_itself() {
+        let kwargs = "[training]\nlr_scheduler_type = \"cosine_with_min_lr\"\nwarmup_ratio = 0.1\nobjective = \"dpo\"\n\
+                      loss_type = \"robust\"\n[training.lr_scheduler_kwargs]\nmin_lr_rate = 0.1\n";
+        let recipe = load(&format!("{MINIMAL}truncation = \"keep_end\"\n{kwargs}"), &[]).unwrap();
+        assert_eq!(recipe.schedule(95).warmup_steps, 10);
+        assert_eq!(toml::from_str::<Recipe>(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
+        let plain = load(MINIMAL, &[]).unwrap();
+        assert_eq!(plain.data, DataSection { train: plain.data.train.clone(), ..DataSection::new(PathBuf::new()) });
+        assert_eq!(plain.tokenise_options(), TokeniseOptions::default());
+    }
+
+    #[test]
+    fn the_longest_prompt_belongs_to_the_rules_that_cut_prompts() {
+        let error = load(MINIMAL, &["data.max_prompt_length=100"]).unwrap_err();
+        assert!(error.contains("drop_long_prompts"), "{error}");
+        let error = load(MINIMAL, &["data.truncation=keep_end", "data.max_length=512"]).unwrap_err();
+        assert!(error.contains("`data.max_prompt_length` = 512"), "{error}");
+        assert!(load(MINIMAL, &["data.truncation=keep_end", "data.max_prompt_length=100"]).is_ok());
     }
 
     #[test]

@@ -289,3 +289,86 @@ impl<'a> Tokeniser<'a> {
         Sequence { ids, prompt_len: kept.prompt.len() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// One token a letter: `a` is 10, `b` 11 and so on; `<s>` is 0, `</s>` 1.
+    fn letters() -> ChatTokenizer {
+        let dir = tempfile::tempdir().unwrap();
+        let special = |id: usize, content: &str| {
+            json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
+                   "rstrip": false, "normalized": false})
+        };
+        let mut vocab: serde_json::Map<String, Value> =
+            ('a'..='z').enumerate().map(|(i, letter)| (letter.to_string(), json!(10 + i))).collect();
+        vocab.extend([("<s>".into(), json!(0)), ("</s>".into(), json!(1)), ("<unk>".into(), json!(2))]);
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+            "added_tokens": [special(0, "<s>"), special(1, "</s>")], "decoder": {"type": "Fuse"},
+            "pre_tokenizer": {"type": "Split", "pattern": {"String": ""}, "behavior": "Isolated", "invert": false},
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"},
+        });
+        std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let config = json!({"bos_token": "<s>", "eos_token": "</s>"});
+        std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        ChatTokenizer::from_dir(dir.path()).unwrap()
+    }
+
+    fn pair(options: TokeniseOptions, prompt: &str, chosen: &str, rejected: &str) -> Result<Example, Dropped> {
+        let plain = |text: &str| Text::Plain(text.into());
+        let row = Preference { prompt: plain(prompt), chosen: plain(chosen), rejected: plain(rejected) };
+        Tokeniser::new(&letters(), options).pair(1, &row).unwrap()
+    }
+
+    fn ids(options: TokeniseOptions, prompt: &str, chosen: &str, rejected: &str) -> (Vec<u32>, Vec<u32>) {
+        let example = pair(options, prompt, chosen, rejected).unwrap();
+        (example.chosen.ids, example.rejected.unwrap().ids)
+    }
+
+    #[test]
+    fn ends() {
+        let options = TokeniseOptions::default();
+        assert_eq!(ids(options, "ab", "c", "d"), (vec![0, 10, 11, 12, 1], vec![0, 10, 11, 13, 1]));
+        let bare = TokeniseOptions { append_eos: false, ..options };
+        assert_eq!(ids(bare, "ab", "c", "d</s>"), (vec![0, 10, 11, 12], vec![0, 10, 11, 13, 1]));
+        let authors = TokeniseOptions { authors: true, max_length: 5, ..options };
+        // The longer side is full, so that no padding follows it.
+        assert_eq!(ids(authors, "a", "bc", "b"), (vec![0, 10, 11, 12, 1], vec![0, 10, 11, 1, 1]));
+        assert_eq!(pair(authors, "a", "bc", "b").unwrap().nll_skips, Some(1));
+    }
+
+    #[test]
+    fn cuts() {
+        let cut = |truncation, truncated_eos| {
+            let options = TokeniseOptions {
+                max_length: 6,
+                max_prompt_length: 3,
+                truncation,
+                truncated_eos,
+                ..Default::default()
+            };
+            ids(options, "abc", "defg", "h")
+        };
+        let rejected = vec![0, 10, 11, 12, 17, 1];
+        assert_eq!(cut(Truncation::Response, false), (vec![0, 10, 11, 12, 13, 14], rejected.clone()));
+        assert_eq!(cut(Truncation::Response, true), (vec![0, 10, 11, 12, 13, 1], rejected));
+        assert_eq!(cut(Truncation::KeepStart, false), (vec![0, 10, 11, 13, 14, 15], vec![0, 10, 11, 17, 1]));
+        assert_eq!(cut(Truncation::KeepEnd, false), (vec![10, 11, 12, 13, 14, 15], vec![10, 11, 12, 17, 1]));
+    }
+
+    #[test]
+    fn rows_that_cannot_be_used() {
+        let options = TokeniseOptions { max_length: 4, ..Default::default() };
+        assert_eq!(pair(options, "abc", "d", "e"), Err(Dropped::NothingLeft));
+        let short_prompts = TokeniseOptions { drop_long_prompts: Some(3), ..Default::default() };
+        assert_eq!(pair(short_prompts, "abc", "d", "e"), Err(Dropped::LongPrompt));
+        assert!(pair(short_prompts, "ab", "d", "e").is_ok());
+        // Of the prompt nothing is left, and nothing predicts the one token that is left of the response.
+        let tight = TokeniseOptions { max_length: 2, truncation: Truncation::Proportional, ..Default::default() };
+        assert_eq!(pair(tight, "abcdefgh", "i", "j"), Err(Dropped::NothingLeft));
+    }
+}

@@ -219,6 +219,8 @@ fn add(grad: &mut [f64], span: &Range<usize>, value: f64) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn batch() -> (Vec<f32>, Vec<PairSpans>) {
@@ -264,5 +266,91 @@ mod tests {
         let next_token = next_token(&logps, &pairs, NllTarget::Full);
         assert_eq!(preference.grad, next_token.grad);
         assert_eq!(preference.metrics.loss, next_token.metrics);
+    }
+
+    /// Every token by itself: its weight in the likelihood, and what its response's sum weighs in the loss on pairs.
+    fn slowly(
+        logps: &[f32],
+        spans: &[PairSpans],
+        references: &[(f64, f64)],
+        loss: &PairLoss,
+        nll_weight: f64,
+        target: NllTarget,
+    ) -> (f64, Vec<f64>) {
+        let is_learnt = |p: &PairSpans, i: &usize| {
+            let prompt = matches!(target, NllTarget::Full | NllTarget::Authors) && p.prompt.contains(i);
+            prompt || (p.chosen.contains(i) && *i < p.chosen.end - p.unlearnt)
+        };
+        let learnt: Vec<usize> = (0..logps.len()).filter(|i| spans.iter().any(|p| is_learnt(p, i))).collect();
+        let pairs: Vec<Pair> = spans.iter().map(|p| p.pair(logps)).collect();
+        let terms = loss.terms(&pairs, references);
+        let mut total = terms.iter().map(|term| term.loss).sum::<f64>() / spans.len() as f64;
+        let mut grad = vec![0.0; logps.len()];
+        for i in 0..logps.len() {
+            for (p, term) in spans.iter().zip(&terms) {
+                if is_learnt(p, &i) {
+                    let share = match target {
+                        NllTarget::ResponseSequences => 1.0 / (spans.len() * (p.chosen.len() - p.unlearnt)) as f64,
+                        _ => 1.0 / learnt.len() as f64,
+                    };
+                    total -= nll_weight * share * f64::from(logps[i]);
+                    grad[i] -= nll_weight * share;
+                }
+                grad[i] += if p.chosen.contains(&i) { term.grad_chosen / spans.len() as f64 } else { 0.0 };
+                grad[i] += if p.rejected.contains(&i) { term.grad_rejected / spans.len() as f64 } else { 0.0 };
+            }
+        }
+        (total, grad)
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_equals_its_tokens_one_by_one(
+            lengths in prop::collection::vec((0usize..4, 1usize..5, 1usize..5, 0usize..3), 1..4),
+            values in prop::collection::vec(-6.0f32..-0.01, 60),
+            target in 0usize..5,
+            nll_weight in 0.0..2.0,
+            reference: bool,
+        ) {
+            let mut spans = Vec::new();
+            let mut at = 0;
+            for (prompt, chosen, rejected, unlearnt) in lengths {
+                let mut next = |length: usize| { at += length; at - length..at };
+                let unlearnt = unlearnt.min(chosen - 1);
+                spans.push(PairSpans { prompt: next(prompt), chosen: next(chosen), rejected: next(rejected), unlearnt });
+            }
+            let logps = &values[..at];
+            let references: Vec<(f64, f64)> = spans.iter().map(|p| (-(p.chosen.len() as f64), -2.5)).collect();
+            let target = [
+                NllTarget::Full, NllTarget::ResponseTokens, NllTarget::ResponseSequences, NllTarget::Authors,
+                NllTarget::AuthorsResponse,
+            ][target];
+            let loss = PairLoss { reference, ..PairLoss::free(Form::Sigmoid { label_smoothing: 0.1 }, 0.3) };
+            let output = pairwise(logps, &spans, &references, &loss, nll_weight, target);
+            let (total, grad) = slowly(logps, &spans, &references, &loss, nll_weight, target);
+            prop_assert!((output.metrics.loss - total).abs() < 1e-9, "{} {total}", output.metrics.loss);
+            for (got, want) in output.grad.iter().zip(grad) {
+                prop_assert!((f64::from(*got) - want).abs() < 1e-6, "{got} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn metrics_are_of_what_the_loss_looks_at() {
+        let (logps, pairs) = batch();
+        let sum = |range: Range<usize>| logps[range].iter().map(|x| *x as f64).sum::<f64>();
+        let sums = (sum(2..5) + sum(7..8)) / 2.0;
+        let means = (sum(2..5) / 3.0 + sum(7..8)) / 2.0;
+        let measured = |loss: PairLoss, references: &[(f64, f64)]| {
+            let metrics = pairwise(&logps, &pairs, references, &loss, 0.0, NllTarget::Full).metrics;
+            (metrics.logps_chosen, metrics.rewards_chosen)
+        };
+        let near = |got: (f64, f64), want: (f64, f64)| (got.0 - want.0).abs() + (got.1 - want.1).abs() < 1e-9;
+        let sigmoid = PairLoss::free(Form::Sigmoid { label_smoothing: 0.0 }, 0.5);
+        assert!(near(measured(sigmoid, &[]), (sums, 0.5 * sums)));
+        let simpo = PairLoss::free(Form::Simpo { gamma: 0.0, label_smoothing: 0.0 }, 0.5);
+        assert!(near(measured(simpo, &[]), (means, 0.5 * means)));
+        let dpo = PairLoss { reference: true, ..simpo };
+        assert!(near(measured(dpo, &[(-1.0, 0.0), (-2.0, 0.0)]), (sums, 0.5 * (sums + 1.5))));
     }
 }

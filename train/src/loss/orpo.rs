@@ -60,10 +60,10 @@ pub(super) fn soft_odds(pair: &Pair, beta: f64, wrong: f64) -> PairTerm {
     }
 }
 
-/// A probability of exactly 1 (a mean of log-probabilities that rounded to 0) has infinite odds; the smallest positive
-/// distance from it keeps every product finite.
+/// A probability of exactly 1 (a mean of log-probabilities that rounded to 0) has infinite odds and slopes; a distance
+/// from it that is out of reach of 32-bit log-probabilities keeps every product finite, in 32 bits, too.
 pub(super) fn below_zero(logp: f64) -> f64 {
-    logp.min(-f64::MIN_POSITIVE)
+    logp.min(-1e-36)
 }
 
 /// `log(1 - e^x)` for x < 0, exact at both ends (Maechler 2012).

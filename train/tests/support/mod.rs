@@ -1,7 +1,6 @@
 //! Reading the reference data (`$ORPO_SHARED`, or `../../shared`) and comparing with it.
 
-// Every test target uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "every test takes the part that it needs")]
 
 use std::path::{Path, PathBuf};
 
