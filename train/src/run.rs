@@ -159,7 +159,7 @@ impl Run<'_> {
                 LossWeighting::Examples => examples.len() as f64,
             };
             let metrics = weighted_forward_backward(&self.decoder, &batch, &self.objective, weight)?;
-            if !metrics.loss.is_finite() {
+            if !failure::is_finite(&metrics) {
                 let suspects = Suspects { step, file, examples: &examples };
                 return Err(failure::of_loss(suspects, &self.decoder, &self.objective, &metrics));
             }
@@ -209,7 +209,7 @@ impl Run<'_> {
         let Some(validation) = &self.data.validation else { return Ok(false) };
         let (step, t) = (self.state.step, &self.recipe.training);
         let metrics = evaluate(&self.decoder, validation, &self.objective, self.recipe.batch_size())?;
-        if !metrics.loss.is_finite() {
+        if !failure::is_finite(&metrics) {
             let file = self.recipe.data.validation.as_deref().expect("the examples come from it");
             let examples: Vec<&Example> = validation.iter().collect();
             let suspects = Suspects { step, file, examples: &examples };

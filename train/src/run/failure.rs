@@ -21,21 +21,32 @@ pub struct Suspects<'a> {
     pub examples: &'a [&'a Example],
 }
 
-/// The loss of the examples together is not finite.
+/// Whether the loss and all that it is made of are finite.
+pub fn is_finite(metrics: &PreferenceMetrics) -> bool {
+    terms(metrics).iter().all(|(_, value)| value.is_finite())
+}
+
+fn terms(m: &PreferenceMetrics) -> [(&'static str, f64); 5] {
+    [
+        ("nll_loss", m.nll_loss),
+        ("log_odds_ratio", m.log_odds_ratio),
+        ("logps/chosen", m.logps_chosen),
+        ("logps/rejected", m.logps_rejected),
+        ("loss", m.loss),
+    ]
+}
+
+/// The metrics of the examples together are not finite.
 pub fn of_loss(
     suspects: Suspects<'_>,
     decoder: &Decoder,
     objective: &Objective,
     metrics: &PreferenceMetrics,
 ) -> TrainError {
-    let terms = [("nll_loss", metrics.nll_loss), ("log_odds_ratio", metrics.log_odds_ratio), ("loss", metrics.loss)];
-    let terms: Vec<String> = terms
-        .iter()
-        .filter(|(_, value)| !value.is_finite())
-        .map(|(name, value)| format!("{name} is {value}"))
-        .collect();
-    let is_finite = |example: &Example| Ok(forward(decoder, &collate(&[example]), objective)?.loss.is_finite());
-    report(suspects, &terms.join(", "), is_finite)
+    let wrong = terms(metrics).into_iter().filter(|(_, value)| !value.is_finite());
+    let what: Vec<String> = wrong.map(|(name, value)| format!("{name} is {value}")).collect();
+    let row_is_finite = |example: &Example| Ok(is_finite(&forward(decoder, &collate(&[example]), objective)?));
+    report(suspects, &what.join(", "), row_is_finite)
 }
 
 /// The error where the gradient of the examples together is not finite; none where it is.
@@ -48,29 +59,36 @@ pub fn of_gradient(suspects: Suspects<'_>, decoder: &Decoder, objective: &Object
         [one] => format!("the gradient of `{one}` is not finite"),
         [first, others @ ..] => format!("the gradients of `{first}` and {} other weights are not finite", others.len()),
     };
-    let is_finite = |example: &Example| {
+    let row_is_finite = |example: &Example| {
         trained.iter().for_each(|param| param.zero_grad());
         forward_backward(decoder, &collate(&[example]), objective)?;
         Ok(trained.iter().all(|param| param.squared_grad_norm().is_finite()))
     };
-    Some(report(suspects, &what, is_finite))
+    Some(report(suspects, &what, row_is_finite))
 }
 
-/// The error where a weight is not finite after `step`; none where all are.
+/// The error where a trained weight is not finite after `step`; none where all are.
 ///
 /// # Errors
 /// From reading the weights.
 pub fn of_weights(step: usize, decoder: &Decoder) -> Result<Option<TrainError>, TrainError> {
     for param in decoder.trainable() {
         if !param.with_values(|weight| weight.iter().all(|w| w.is_finite()))? {
-            let reason = format!("the update made `{}` infinite; lower the learning rate", param.name());
+            let reason = format!(
+                "`{}` is not finite after it, so that it is not saved; lower the learning rate, or look at the base model",
+                param.name()
+            );
             return Ok(Some(TrainError::NotFinite { step, reason }));
         }
     }
     Ok(None)
 }
 
-fn report(suspects: Suspects<'_>, what: &str, is_finite: impl Fn(&Example) -> Result<bool, TrainError>) -> TrainError {
+fn report(
+    suspects: Suspects<'_>,
+    what: &str,
+    row_is_finite: impl Fn(&Example) -> Result<bool, TrainError>,
+) -> TrainError {
     let Suspects { step, file, examples } = suspects;
     let list = |examples: &[&Example]| {
         let lines: Vec<String> = examples.iter().map(|example| example.line.to_string()).collect();
@@ -78,7 +96,7 @@ fn report(suspects: Suspects<'_>, what: &str, is_finite: impl Fn(&Example) -> Re
     };
     let mut guilty = Vec::new();
     for example in examples {
-        match is_finite(example) {
+        match row_is_finite(example) {
             Ok(true) => {}
             Ok(false) => guilty.push(*example),
             Err(error) => return error,
@@ -87,4 +105,81 @@ fn report(suspects: Suspects<'_>, what: &str, is_finite: impl Fn(&Example) -> Re
     let rows =
         if guilty.is_empty() { format!("only together, no row by itself: {}", list(examples)) } else { list(&guilty) };
     TrainError::NotFinite { step, reason: format!("{what} ({rows}); lower the learning rate, or look at these rows") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Sequence;
+    use crate::loss::NllTarget;
+    use crate::model::ModelConfig;
+
+    const OBJECTIVE: Objective = Objective::Orpo { beta: 0.1, nll: NllTarget::Full };
+
+    fn decoder() -> Decoder {
+        let config = serde_json::json!({
+            "model_type": "llama", "vocab_size": 16, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 8, "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0, "tie_word_embeddings": false, "hidden_act": "silu", "initializer_range": 0.02,
+        });
+        Decoder::random(&ModelConfig::from_json(&config).unwrap(), 1).unwrap()
+    }
+
+    fn example(line: usize, prompt: u32) -> Example {
+        let sequence = |ids: [u32; 2]| Sequence { ids: [vec![prompt], ids.to_vec()].concat(), prompt_len: 1 };
+        Example { line, chosen: sequence([2, 3]), rejected: Some(sequence([4, 5])) }
+    }
+
+    fn suspects<'a>(examples: &'a [&'a Example]) -> Suspects<'a> {
+        Suspects { step: 3, file: Path::new("pairs.jsonl"), examples }
+    }
+
+    #[test]
+    fn the_rows_of_a_loss_that_is_no_number_are_named() {
+        let decoder = decoder();
+        let embedding = &decoder.params()[0];
+        let mut values = embedding.weight().to_vec2::<f32>().unwrap();
+        values[7][0] = f32::NAN;
+        embedding.assign(&candle_core::Tensor::new(values, embedding.weight().device()).unwrap()).unwrap();
+        let error = |examples: &[&Example]| {
+            let metrics = forward_backward(&decoder, &collate(examples), &OBJECTIVE).unwrap();
+            assert!(!is_finite(&metrics));
+            of_loss(suspects(examples), &decoder, &OBJECTIVE, &metrics).to_string()
+        };
+        let both = error(&[&example(1, 1), &example(2, 7), &example(9, 1), &example(11, 7)]);
+        assert!(both.starts_with("step 3: nll_loss is NaN, ") && both.contains("logps/rejected is NaN"), "{both}");
+        assert!(both.contains("(`pairs.jsonl` lines 2, 11)"), "{both}");
+
+        let mut rejected = example(4, 1);
+        rejected.rejected.as_mut().unwrap().ids[1] = 7;
+        let rejected = error(&[&example(1, 1), &rejected]);
+        assert!(rejected.contains("logps/rejected is NaN") && !rejected.contains("logps/chosen"), "{rejected}");
+        assert!(rejected.contains("(`pairs.jsonl` line 4)"), "{rejected}");
+    }
+
+    #[test]
+    fn a_gradient_that_overflows_is_named() {
+        let decoder = decoder();
+        let head = decoder.head();
+        // The loss is still a number, the gradient of what lies below the norm is too large to be one.
+        head.assign(&((head.weight().copy().unwrap() * 1e38).unwrap() * 10.0).unwrap()).unwrap();
+        let example = example(5, 1);
+        let examples = [&example];
+        assert!(of_gradient(suspects(&examples), &decoder, &OBJECTIVE).is_none(), "there is no gradient yet");
+        let metrics = forward_backward(&decoder, &collate(&examples), &OBJECTIVE).unwrap();
+        assert!(metrics.loss.is_finite(), "{metrics:?}");
+        let error = of_gradient(suspects(&examples), &decoder, &OBJECTIVE).unwrap().to_string();
+        assert!(error.starts_with("step 3: the gradients of `model.embed_tokens.weight` and "), "{error}");
+        assert!(error.contains("(`pairs.jsonl` line 5)"), "{error}");
+    }
+
+    #[test]
+    fn a_weight_that_is_not_finite_is_named() {
+        let decoder = decoder();
+        assert!(of_weights(1, &decoder).unwrap().is_none());
+        let head = decoder.head();
+        head.assign(&(head.weight().copy().unwrap() / 0.0).unwrap()).unwrap();
+        let error = of_weights(1, &decoder).unwrap().unwrap().to_string();
+        assert!(error.contains("`lm_head.weight`"), "{error}");
+    }
 }
