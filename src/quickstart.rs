@@ -108,13 +108,7 @@ fn base_recipe(out: &Path, seed: u64) -> Recipe {
         output_dir: out.join("base"),
         seed,
         model: ModelSection { path: None, tokenizer: Some(out.join("tokenizer")), init: Some(init) },
-        data: DataSection {
-            train: out.join("data/base_corpus.jsonl"),
-            validation: None,
-            chat_template: None,
-            max_length: MAX_LENGTH,
-            boundary: Default::default(),
-        },
+        data: DataSection { max_length: MAX_LENGTH, ..DataSection::new(out.join("data/base_corpus.jsonl")) },
         training: TrainingSection {
             objective: ObjectiveKind::Sft,
             batch_size: 16,
@@ -134,8 +128,8 @@ fn orpo_pipeline(out: &Path, seed: u64) -> Pipeline {
         seed,
         base: Base { model: out.join("base").join(orpo_train::run::MODEL_DIR), chat_template: None },
         data: Data {
-            train: out.join("data/train.jsonl"),
-            validation: Some(out.join("data/validation.jsonl")),
+            train: out.join("data/train.jsonl").into(),
+            validation: Some(out.join("data/validation.jsonl").into()),
             test: Some(out.join("data/test.jsonl")),
             max_length: MAX_LENGTH,
         },

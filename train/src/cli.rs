@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
-use crate::data::Boundary;
+use crate::data::{Boundary, Dataset, Selection, Tokeniser};
 use crate::error::TrainError;
 use crate::loss::NllTarget;
 use crate::model::{Decoder, ModelConfig, WeightFiles};
 use crate::recipe::Recipe;
-use crate::run::{Outcome, load_chat, read_examples, run};
+use crate::run::{Outcome, load_chat, run};
 use crate::step::Objective;
-use crate::{evaluate, telemetry};
+use crate::{evaluate, hub, telemetry};
 
 /// Train language models with ORPO: one model, one stage, no reference model.
 #[derive(Debug, Parser)]
@@ -47,10 +47,10 @@ enum Command {
     },
     /// Preference metrics of a checkpoint on pairs, as JSON on stdout; nothing is trained.
     Score {
-        /// A Hugging Face checkpoint directory.
+        /// A Hugging Face checkpoint directory, or hub:owner/name.
         #[arg(long)]
         model: PathBuf,
-        /// Preference pairs (JSONL).
+        /// Preference pairs: a file, a glob or hub:owner/name:file.
         #[arg(long)]
         data: PathBuf,
         /// A chat template that replaces the model's.
@@ -115,20 +115,18 @@ fn execute(command: Command) -> Result<ExitCode, TrainError> {
             }
         }
         Command::Score { model, data, chat_template, beta, max_length, batch_size } => {
+            let model = hub::model_dir(&model)?;
             let (config, _) = ModelConfig::from_dir(&model)?;
             let chat = load_chat(&model, chat_template.as_deref())?;
-            let examples = read_examples(
-                &data,
-                &chat,
-                max_length.min(config.max_position_embeddings),
-                Boundary::default(),
-                false,
-            )?;
+            let max_length = max_length.min(config.max_position_embeddings);
+            let tokeniser = Tokeniser::new(&chat, max_length, Boundary::default()).with_vocab_size(config.vocab_size);
+            let dataset = Dataset::load(&data.into(), &Selection::default(), &tokeniser, false)?;
+            eprintln!("{}", dataset.describe());
             let decoder = Decoder::load(&config, &WeightFiles::open(&model)?, false)?;
             let objective = Objective::Orpo { beta, nll: NllTarget::Full };
-            let metrics = evaluate::evaluate(&decoder, &examples.used, &objective, batch_size.max(1))?;
+            let metrics = evaluate::evaluate(&decoder, &dataset.examples, &objective, batch_size.max(1))?;
             let mut fields = telemetry::metric_fields(&metrics, &objective, "");
-            fields.insert("n".into(), examples.used.len().into());
+            fields.insert("n".into(), dataset.examples.len().into());
             println!("{}", serde_json::to_string_pretty(&fields).expect("plain data"));
             Ok(ExitCode::SUCCESS)
         }

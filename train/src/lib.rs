@@ -21,6 +21,7 @@ pub mod cli;
 pub mod data;
 pub mod error;
 pub mod evaluate;
+pub mod hub;
 pub mod loss;
 pub mod model;
 pub mod ops;

@@ -1,11 +1,13 @@
 //! The recipe: one TOML file per run, read into types that refuse what they do not know.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::Boundary;
+use crate::data::{Boundary, Layout, Selection, Sources};
 use crate::error::TrainError;
+use crate::hub;
 use crate::loss::NllTarget;
 use crate::optim::{AdamWConfig, ScheduleKind};
 use crate::step::Objective;
@@ -32,7 +34,7 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// A Hugging Face checkpoint directory.
+    /// A Hugging Face checkpoint directory, or `hub:owner/name[@revision]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// A tokenizer directory, for a model that starts from random weights.
@@ -77,11 +79,18 @@ pub struct InitSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
-    /// JSONL of preference pairs; for `objective = "sft"` of documents.
-    pub train: PathBuf,
-    /// JSONL of the same kind, evaluated every `eval_steps` and at the end.
+    /// Preference pairs; for `objective = "sft"` documents. A path, a glob or `hub:owner/name[@revision][:path-or-glob]`
+    /// of JSONL, JSON arrays (both gzip-compressed or not) or parquet; or tables `{source, weight, format, columns}`.
+    pub train: Sources,
+    /// The same for evaluation every `eval_steps` and at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub validation: Option<PathBuf>,
+    pub validation: Option<Sources>,
+    /// The layout of all sources that name none; by default it is found from the rows of each file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Layout>,
+    /// For a field of the layout the name it has in the files, for all sources that name none: `{ prompt = "question" }`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
     /// A chat template that replaces the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,
@@ -91,6 +100,26 @@ pub struct DataSection {
     /// Where a response begins whose first token merges with the prompt: `"prompt"` (default) or `"trl"`.
     #[serde(default)]
     pub boundary: Boundary,
+}
+
+impl DataSection {
+    /// A section with the defaults.
+    pub fn new(train: impl Into<Sources>) -> Self {
+        Self {
+            train: train.into(),
+            validation: None,
+            format: None,
+            columns: BTreeMap::new(),
+            chat_template: None,
+            max_length: default_max_length(),
+            boundary: Boundary::default(),
+        }
+    }
+
+    /// How rows are understood where a source says nothing.
+    pub fn selection(&self) -> Selection {
+        Selection { format: self.format, columns: self.columns.clone() }
+    }
 }
 
 /// Which loss.
@@ -216,10 +245,13 @@ impl Recipe {
     fn resolved(mut self, dir: &Path) -> Self {
         let resolve = |path: &mut PathBuf| *path = dir.join(&*path);
         resolve(&mut self.output_dir);
-        resolve(&mut self.data.train);
-        for path in
-            [&mut self.model.path, &mut self.model.tokenizer, &mut self.data.validation, &mut self.data.chat_template]
-        {
+        for sources in [Some(&mut self.data.train), self.data.validation.as_mut()].into_iter().flatten() {
+            sources.resolve(dir);
+        }
+        if self.model.path.as_ref().is_some_and(|path| !hub::is_id(path)) {
+            self.model.path.as_mut().map(resolve);
+        }
+        for path in [&mut self.model.tokenizer, &mut self.data.chat_template] {
             path.as_mut().map(resolve);
         }
         self
@@ -229,6 +261,9 @@ impl Recipe {
         match (&self.model.path, &self.model.tokenizer, &self.model.init) {
             (Some(_), None, None) | (None, Some(_), Some(_)) => {}
             _ => return Err("[model] needs either `path`, or `tokenizer` and `[model.init]`".into()),
+        }
+        for (key, sources) in [("train", Some(&self.data.train)), ("validation", self.data.validation.as_ref())] {
+            sources.map_or(Ok(()), Sources::check).map_err(|reason| format!("`data.{key}`: {reason}"))?;
         }
         let t = &self.training;
         let positive = [
@@ -320,7 +355,18 @@ mod tests {
         let recipe = load(MINIMAL, &[]).unwrap();
         assert_eq!(recipe.objective(), Objective::Orpo { beta: 0.1, nll: NllTarget::Full });
         assert!(recipe.output_dir.is_absolute() && recipe.output_dir.ends_with("out"));
-        assert_eq!(recipe.data.train, Path::new("/abs/train.jsonl"));
+        assert_eq!(recipe.data.train, Path::new("/abs/train.jsonl").into());
+    }
+
+    #[test]
+    fn ids_of_the_hub_are_not_paths() {
+        let text = MINIMAL.replace("\"base\"", "\"hub:a/b\"").replace("\"/abs/train.jsonl\"", "[\"hub:c/d\", \"x\"]");
+        let recipe = load(&text, &[]).unwrap();
+        assert_eq!(recipe.model.path.as_deref(), Some(Path::new("hub:a/b")));
+        assert_eq!(recipe.data.train.0[0].source, "hub:c/d");
+        assert!(Path::new(&recipe.data.train.0[1].source).is_absolute());
+        let error = load(MINIMAL, &["data.train=[{source = \"a\", weight = 0.0}]"]).unwrap_err();
+        assert!(error.contains("data.train") && error.contains("`weight` = 0"), "{error}");
     }
 
     #[test]

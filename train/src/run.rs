@@ -10,11 +10,12 @@ use orpo_chat::ChatTokenizer;
 use serde_json::{Value, json};
 
 use crate::checkpoint::{
-    CheckpointDir, DataLineage, Manifest, ModelFiles, TrainerState, replace_dir, sha256_file, write_model,
+    CheckpointDir, DataLineage, Manifest, ModelFiles, TrainerState, replace_dir, sha256_file, write_file, write_model,
 };
-use crate::data::{Boundary, Dropped, Example, Tokeniser, collate, epoch_order, read_documents, read_preferences};
+use crate::data::{DataFile, Dataset, Example, Mixture, Sources, Tokeniser, collate};
 use crate::error::TrainError;
 use crate::evaluate::evaluate;
+use crate::hub::model_dir;
 use crate::loss::PreferenceMetrics;
 use crate::model::{Decoder, ModelConfig, WeightFiles};
 use crate::optim::{AdamW, Schedule};
@@ -37,6 +38,10 @@ pub enum Outcome {
 /// Name of the final model's directory in the run directory.
 pub const MODEL_DIR: &str = "model";
 
+/// Name of the file in the run directory that lists every row that is not used, one line of JSON each: `{"source", "row",
+/// "reason"}`.
+pub const DROPPED_FILE: &str = "dropped.jsonl";
+
 /// Runs `recipe`. With `resume` it goes on from the last complete checkpoint, if there is one. It stops after the step
 /// during which `stop` becomes true, and saves.
 ///
@@ -53,11 +58,15 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     }
 
     let source = ModelSource::open(recipe)?;
-    let (train, train_lineage) = load_examples(&recipe.data.train, recipe, &source.files.chat)?;
-    let validation = recipe.data.validation.as_deref().map(|path| load_examples(path, recipe, &source.files.chat));
-    let (validation, validation_lineage) = validation.transpose()?.unzip();
-    let data: Vec<DataLineage> = std::iter::once(train_lineage).chain(validation_lineage).collect();
-    source.check_lengths(train.iter().chain(validation.iter().flatten()))?;
+    let train = source.dataset(&recipe.data.train, recipe)?;
+    let validation = recipe.data.validation.as_ref().map(|sources| source.dataset(sources, recipe)).transpose()?;
+    let mut data = lineage("train", &train);
+    let mut dropped = train.dropped_lines();
+    if let Some(validation) = &validation {
+        data.extend(lineage("validation", validation));
+        dropped += &validation.dropped_lines();
+    }
+    let validation = validation.map(|dataset| dataset.weighted_examples(recipe.seed));
     let fingerprint = fingerprint(recipe, &source.base, &data);
 
     let decoder = source.load(recipe.seed)?;
@@ -75,12 +84,13 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     }
 
     fs::create_dir_all(run_dir).map_err(|e| TrainError::write(run_dir, e))?;
+    write_file(&run_dir.join(DROPPED_FILE), dropped.as_bytes())?;
     let objective = recipe.objective();
-    let plan = Plan::new(recipe, train.len());
+    let plan = Plan::new(recipe, train.mixture());
     let mut optimizer = AdamW::new(decoder.params(), recipe.adamw(), step);
     let mut log = MetricsLog::open(run_dir, step)?;
     let progress = Progress::new(objective, step, plan.schedule.total_steps);
-    progress.say(&describe(&decoder, &train, &plan, step));
+    progress.say(&describe(&decoder, &train.examples, &plan, step));
 
     let save = |step: usize| {
         let state = TrainerState { step, fingerprint: fingerprint.clone() };
@@ -90,17 +100,17 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     let mut since_record = (Instant::now(), 0usize);
     while step < plan.schedule.total_steps {
         let mut parts = Vec::new();
-        let mut lines = Vec::new();
+        let mut used = Vec::new();
         for indices in plan.micro_batches(step) {
-            let batch = collate(&indices.iter().map(|i| &train[*i]).collect::<Vec<_>>());
+            let batch = collate(&indices.iter().map(|i| &train.examples[*i]).collect::<Vec<_>>());
             let metrics = forward_backward(&decoder, &batch, &objective)?;
-            check_finite(step + 1, "the loss", metrics.loss, &batch.lines)?;
+            check_finite(step + 1, "the loss", metrics.loss, &train, &indices)?;
             since_record.1 += batch.tokens;
             parts.push((metrics, 1.0));
-            lines.extend(batch.lines);
+            used.extend(indices);
         }
         let learning_rate = plan.schedule.rate(step);
-        check_finite(step + 1, "the gradient norm", optimizer.grad_norm(), &lines)?;
+        check_finite(step + 1, "the gradient norm", optimizer.grad_norm(), &train, &used)?;
         let grad_norm = optimizer.step(learning_rate, 1.0 / parts.len() as f64)?;
         step += 1;
 
@@ -168,7 +178,8 @@ struct ModelSource {
 impl ModelSource {
     fn open(recipe: &Recipe) -> Result<Self, TrainError> {
         let chat = |dir: &Path| load_chat(dir, recipe.data.chat_template.as_deref());
-        if let Some(dir) = &recipe.model.path {
+        if let Some(path) = &recipe.model.path {
+            let dir = &model_dir(path)?;
             let (config, json) = ModelConfig::from_dir(dir)?;
             let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat: chat(dir)? };
             let weights = WeightFiles::open(dir)?;
@@ -205,19 +216,25 @@ impl ModelSource {
         Ok(Self { config, files, weights: None, base: BTreeMap::new() })
     }
 
-    fn check_lengths<'a>(&self, examples: impl Iterator<Item = &'a Example>) -> Result<(), TrainError> {
+    /// The examples of `sources`; what they hold is said on stderr.
+    fn dataset(&self, sources: &Sources, recipe: &Recipe) -> Result<Dataset, TrainError> {
+        let tokeniser = Tokeniser::new(&self.files.chat, recipe.data.max_length, recipe.data.boundary)
+            .with_vocab_size(self.config.vocab_size);
+        let documents = recipe.training.objective == ObjectiveKind::Sft;
+        let dataset = Dataset::load(sources, &recipe.data.selection(), &tokeniser, documents)?;
+        eprintln!("{}", dataset.describe());
         let limit = self.config.max_position_embeddings;
-        for example in examples {
+        for (index, example) in dataset.examples.iter().enumerate() {
             let longest = example.chosen.ids.len().max(example.rejected.as_ref().map_or(0, |s| s.ids.len()));
             if longest > limit {
                 return Err(TrainError::Refused(format!(
-                    "data line {}: {longest} tokens, but the model has max_position_embeddings = {limit}; \
+                    "{}: {longest} tokens, but the model has max_position_embeddings = {limit}; \
                      set data.max_length to at most {limit}, or drop prompts that are longer",
-                    example.line
+                    dataset.place(index)
                 )));
             }
         }
-        Ok(())
+        Ok(dataset)
     }
 
     fn load(&self, seed: u64) -> Result<Decoder, TrainError> {
@@ -240,85 +257,38 @@ pub fn load_chat(dir: &Path, template: Option<&Path>) -> Result<ChatTokenizer, T
     }
 }
 
-fn load_examples(
-    path: &Path,
-    recipe: &Recipe,
-    chat: &ChatTokenizer,
-) -> Result<(Vec<Example>, DataLineage), TrainError> {
-    let documents = recipe.training.objective == ObjectiveKind::Sft;
-    let examples = read_examples(path, chat, recipe.data.max_length, recipe.data.boundary, documents)?;
-    let lineage = DataLineage {
-        path: path.to_path_buf(),
-        sha256: sha256_file(path)?,
-        rows_used: examples.used.len(),
-        rows_dropped: examples.dropped.iter().map(|(why, lines)| (why.to_string(), lines.len())).collect(),
+/// How a data set came to be, file by file.
+fn lineage(split: &str, dataset: &Dataset) -> Vec<DataLineage> {
+    let file = |file: &DataFile| DataLineage {
+        split: split.into(),
+        path: file.path.clone(),
+        sha256: file.sha256.clone(),
+        layout: file.layout.into(),
+        weight: file.weight,
+        rows_used: file.examples.len(),
+        rows_dropped: file.dropped.iter().map(|(why, rows)| (why.to_string(), rows.len())).collect(),
     };
-    Ok((examples.used, lineage))
-}
-
-/// A data file's examples, and the lines that cannot be used, by reason.
-#[derive(Debug)]
-pub struct Examples {
-    /// What can be used.
-    pub used: Vec<Example>,
-    /// Lines that cannot.
-    pub dropped: BTreeMap<Dropped, Vec<usize>>,
-}
-
-/// Reads and tokenises a file of pairs or of documents; rows that cannot be used are listed on stderr.
-///
-/// # Errors
-/// When a row is not what it should be, or none can be used.
-pub fn read_examples(
-    path: &Path,
-    chat: &ChatTokenizer,
-    max_length: usize,
-    boundary: Boundary,
-    documents: bool,
-) -> Result<Examples, TrainError> {
-    let tokeniser = Tokeniser::new(chat, max_length, boundary);
-    let results: Vec<(usize, Result<Example, Dropped>)> = if documents {
-        let rows = read_documents(path)?;
-        let examples = rows.iter().map(|(line, row)| Ok((*line, tokeniser.document(*line, row)?)));
-        examples.collect::<Result<_, TrainError>>()?
-    } else {
-        let rows = read_preferences(path)?;
-        let examples = rows.iter().map(|(line, row)| Ok((*line, tokeniser.pair(*line, row)?)));
-        examples.collect::<Result<_, TrainError>>()?
-    };
-    let mut used = Vec::new();
-    let mut dropped: BTreeMap<Dropped, Vec<usize>> = BTreeMap::new();
-    for (line, result) in results {
-        match result {
-            Ok(example) => used.push(example),
-            Err(reason) => dropped.entry(reason).or_default().push(line),
-        }
-    }
-    for (reason, lines) in &dropped {
-        let list = lines.iter().map(|line| line.to_string()).collect::<Vec<_>>().join(", ");
-        eprintln!("`{}`: {} rows dropped ({reason}): lines {list}", path.display(), lines.len());
-    }
-    if used.is_empty() {
-        return Err(TrainError::invalid(path, "no row can be used"));
-    }
-    Ok(Examples { used, dropped })
+    dataset.files.iter().map(file).collect()
 }
 
 /// What a resumed run must have in common with the one it continues.
 fn fingerprint(recipe: &Recipe, base: &BTreeMap<String, String>, data: &[DataLineage]) -> Value {
+    let (train, validation) = (&recipe.data.train, recipe.data.validation.as_ref());
     let mut recipe = serde_json::to_value(recipe).expect("plain data");
     // Where things lie and how often they are written do not change what is computed.
-    for path in
-        ["/output_dir", "/model/path", "/model/tokenizer", "/data/train", "/data/validation", "/data/chat_template"]
-    {
+    for path in ["/output_dir", "/model/path", "/model/tokenizer", "/data/format", "/data/chat_template"] {
         if let Some(value) = recipe.pointer_mut(path) {
             *value = Value::Null;
         }
     }
+    // Layouts and weights are those of the files below.
+    let columns = |sources: &Sources| sources.0.iter().map(|source| json!(source.columns)).collect::<Value>();
+    recipe["data"]["train"] = columns(train);
+    recipe["data"]["validation"] = validation.map_or(Value::Null, columns);
     for interval in ["logging_steps", "eval_steps", "save_steps"] {
         recipe["training"][interval] = Value::Null;
     }
-    let data: Vec<&String> = data.iter().map(|file| &file.sha256).collect();
+    let data: Vec<Value> = data.iter().map(|file| json!([file.split, file.sha256, file.layout, file.weight])).collect();
     json!({"recipe": recipe, "base": base, "data": data})
 }
 
@@ -326,16 +296,16 @@ fn fingerprint(recipe: &Recipe, base: &BTreeMap<String, String>, data: &[DataLin
 struct Plan {
     schedule: Schedule,
     steps_per_epoch: usize,
-    examples: usize,
+    mixture: Mixture,
     batch_size: usize,
     accumulation: usize,
     seed: u64,
 }
 
 impl Plan {
-    fn new(recipe: &Recipe, examples: usize) -> Self {
+    fn new(recipe: &Recipe, mixture: Mixture) -> Self {
         let t = &recipe.training;
-        let steps_per_epoch = examples.div_ceil(t.batch_size * t.gradient_accumulation_steps);
+        let steps_per_epoch = mixture.epoch_len().div_ceil(t.batch_size * t.gradient_accumulation_steps);
         let schedule = Schedule {
             kind: t.lr_scheduler,
             learning_rate: t.learning_rate,
@@ -345,28 +315,34 @@ impl Plan {
         Self {
             schedule,
             steps_per_epoch,
-            examples,
+            mixture,
             batch_size: t.batch_size,
             accumulation: t.gradient_accumulation_steps,
             seed: recipe.seed,
         }
     }
 
-    /// The micro-batches of step `step` (counted from 0). Each epoch is a permutation of its own; its last step may
-    /// be smaller.
+    /// The micro-batches of step `step` (counted from 0). Each epoch has an order of its own; its last step may be
+    /// smaller.
     fn micro_batches(&self, step: usize) -> Vec<Vec<usize>> {
-        let order = epoch_order(self.examples, self.seed, step / self.steps_per_epoch);
+        let order = self.mixture.epoch(self.seed, step / self.steps_per_epoch);
         let first = step % self.steps_per_epoch * self.batch_size * self.accumulation;
         let last = (first + self.batch_size * self.accumulation).min(order.len());
         order[first..last].chunks(self.batch_size).map(|chunk| chunk.to_vec()).collect()
     }
 }
 
-fn check_finite(step: usize, what: &'static str, value: f64, lines: &[usize]) -> Result<(), TrainError> {
+fn check_finite(
+    step: usize,
+    what: &'static str,
+    value: f64,
+    train: &Dataset,
+    examples: &[usize],
+) -> Result<(), TrainError> {
     if value.is_finite() {
         return Ok(());
     }
-    let rows = lines.iter().map(|line| line.to_string()).collect::<Vec<_>>().join(", ");
+    let rows = examples.iter().map(|example| train.place(*example)).collect::<Vec<_>>().join(", ");
     Err(TrainError::NotFinite { step, what, value, rows })
 }
 
@@ -390,7 +366,8 @@ mod tests {
     #[test]
     fn every_epoch_uses_every_example_once() {
         let schedule = Schedule { kind: Default::default(), learning_rate: 1.0, warmup_steps: 0, total_steps: 100 };
-        let plan = Plan { schedule, steps_per_epoch: 3, examples: 11, batch_size: 2, accumulation: 2, seed: 1 };
+        let mixture = Mixture::new(vec![(0..11, 1.0)]);
+        let plan = Plan { schedule, steps_per_epoch: 3, mixture, batch_size: 2, accumulation: 2, seed: 1 };
         for epoch in 0..2 {
             let mut seen: Vec<usize> = (0..3).flat_map(|s| plan.micro_batches(3 * epoch + s)).flatten().collect();
             seen.sort_unstable();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use orpo_chat::ChatTokenizer;
-use orpo_train::data::{Boundary, Example, Sequence, Tokeniser, collate, read_preferences};
+use orpo_train::data::{Boundary, Example, Selection, Sequence, Tokeniser, collate, read_preferences};
 use orpo_train::loss::{NllTarget, PreferenceMetrics, odds_ratio};
 use orpo_train::model::{Decoder, ModelConfig, PackedRows, WeightFiles};
 use orpo_train::optim::{AdamW, AdamWConfig, Schedule, ScheduleKind};
@@ -244,7 +244,9 @@ fn tokenisation_and_truncation() {
 fn compare_tokenisation(dir: &Path) {
     let reference = json(&dir.join("tokenization.json"));
     let chat = ChatTokenizer::from_dir(&dir.join("model")).unwrap();
-    let pairs = read_preferences(&dir.join("pairs.jsonl")).unwrap();
+    let pairs = read_preferences(&dir.join("pairs.jsonl"), &Selection::default()).unwrap();
+    assert!(pairs.dropped().is_empty());
+    let pairs: Vec<_> = pairs.used().collect();
     let labels = |sequence: &Sequence| -> Vec<i64> {
         let id = |(i, id): (usize, &u32)| if i < sequence.prompt_len { -100 } else { i64::from(*id) };
         sequence.ids.iter().enumerate().map(id).collect()
