@@ -86,7 +86,7 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     fs::create_dir_all(run_dir).map_err(|e| TrainError::write(run_dir, e))?;
     write_file(&run_dir.join(DROPPED_FILE), dropped.as_bytes())?;
     let objective = recipe.objective();
-    let plan = Plan::new(recipe, train.mixture());
+    let plan = Plan::new(recipe, train.mixture.clone());
     let mut optimizer = AdamW::new(decoder.params(), recipe.adamw(), step);
     let mut log = MetricsLog::open(run_dir, step)?;
     let progress = Progress::new(objective, step, plan.schedule.total_steps);
@@ -282,9 +282,10 @@ fn fingerprint(recipe: &Recipe, base: &BTreeMap<String, String>, data: &[DataLin
         }
     }
     // Layouts and weights are those of the files below.
-    let columns = |sources: &Sources| sources.0.iter().map(|source| json!(source.columns)).collect::<Value>();
-    recipe["data"]["train"] = columns(train);
-    recipe["data"]["validation"] = validation.map_or(Value::Null, columns);
+    for (split, sources) in [("train", Some(train)), ("validation", validation)] {
+        let sources = sources.map_or(&[][..], |sources| &sources.0);
+        recipe["data"][split] = sources.iter().map(|source| json!(source.columns)).collect();
+    }
     for interval in ["logging_steps", "eval_steps", "save_steps"] {
         recipe["training"][interval] = Value::Null;
     }

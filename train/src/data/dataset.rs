@@ -20,6 +20,8 @@ pub struct Dataset {
     pub examples: Vec<Example>,
     /// Where it came from.
     pub files: Vec<DataFile>,
+    /// Which examples make an epoch.
+    pub mixture: Mixture,
 }
 
 /// One file of a [`Dataset`] and what became of its rows.
@@ -50,15 +52,18 @@ impl Dataset {
     /// says nothing of its own.
     ///
     /// # Errors
-    /// When a file cannot be read, a row is not what it should be, or of a file no row can be used.
+    /// When a file cannot be read, a row is not what it should be, of a file no row can be used, or the weights leave an
+    /// epoch without a row.
     pub fn load(
         sources: &Sources,
         defaults: &Selection,
         tokeniser: &Tokeniser<'_>,
         documents: bool,
     ) -> Result<Self, TrainError> {
-        let mut dataset = Self { examples: Vec::new(), files: Vec::new() };
+        let mut dataset = Self { examples: Vec::new(), files: Vec::new(), mixture: Mixture::new(Vec::new()) };
+        let mut parts = Vec::new();
         for source in &sources.0 {
+            let first = dataset.examples.len();
             let columns = if source.columns.is_empty() { &defaults.columns } else { &source.columns };
             let selection = Selection { format: source.format.or(defaults.format), columns: columns.clone() };
             for path in source.files()? {
@@ -70,6 +75,11 @@ impl Dataset {
                     dataset.add(path, source.weight, rows, |row, pair| tokeniser.pair(row, pair))?;
                 }
             }
+            parts.push((first..dataset.examples.len(), source.weight));
+        }
+        dataset.mixture = Mixture::new(parts);
+        if dataset.mixture.epoch_len() == 0 {
+            return Err(TrainError::Refused("the weights of the data leave an epoch without a row; raise one".into()));
         }
         Ok(dataset)
     }
@@ -120,17 +130,12 @@ impl Dataset {
         Ok(())
     }
 
-    /// Which examples make an epoch.
-    pub fn mixture(&self) -> Mixture {
-        Mixture::new(self.files.iter().map(|file| (file.examples.clone(), file.weight)).collect())
-    }
-
     /// The examples with their weights applied once, in the order of the files: what an evaluation looks at.
     pub fn weighted_examples(self, seed: u64) -> Vec<Example> {
         if self.files.iter().all(|file| file.weight == 1.0) {
             return self.examples;
         }
-        let mut order = self.mixture().epoch(seed, 0);
+        let mut order = self.mixture.epoch(seed, 0);
         order.sort_unstable();
         order.into_iter().map(|index| self.examples[index].clone()).collect()
     }
@@ -201,5 +206,114 @@ impl DataFile {
             Some(message) => format!("{} (`{message}`)", counts.join(", ")),
             None => counts.join(", "),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use orpo_chat::ChatTokenizer;
+
+    use super::*;
+    use crate::data::{Boundary, Sequence, Source};
+
+    /// One token per word: q, a, b, c, their unknown and the end; BOS comes first.
+    fn tokenizer(dir: &Path, template: &str) -> ChatTokenizer {
+        let vocab = json!({"q": 0, "a": 1, "b": 2, "c": 3, "<unk>": 4, "</s>": 5, "<s>": 6});
+        let tokenizer = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<unk>"}
+        });
+        let config = json!({"bos_token": "<s>", "eos_token": "</s>", "chat_template": template});
+        std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
+        ChatTokenizer::from_dir(dir).unwrap()
+    }
+
+    const TEMPLATE: &str = "{% for m in messages %}{% if m.content == 'c' %}{{ raise_exception('no c') }}{% endif %}\
+                            {{ m.content }} {% endfor %}";
+
+    fn load(files: &[(&str, f64)]) -> Result<Dataset, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let chat = tokenizer(dir.path(), TEMPLATE);
+        let source = |(index, (content, weight)): (usize, &(&str, f64))| {
+            let path = dir.path().join(format!("{index}.jsonl"));
+            std::fs::write(&path, content).unwrap();
+            let source = path.to_string_lossy().into_owned();
+            Source { source, weight: *weight, format: None, columns: BTreeMap::new() }
+        };
+        let sources = Sources(files.iter().enumerate().map(source).collect());
+        let tokeniser = Tokeniser::new(&chat, 8, Boundary::default());
+        Dataset::load(&sources, &Selection::default(), &tokeniser, false).map_err(|error| error.to_string())
+    }
+
+    const PLAIN: &str = "{\"prompt\": \"q\", \"chosen\": \" a\", \"rejected\": \" b\"}\n";
+    const EQUAL: &str = "{\"prompt\": \"q\", \"chosen\": \" a\", \"rejected\": \" a\"}\n";
+
+    #[test]
+    fn every_row_of_every_source_is_accounted_for() {
+        let dataset = load(&[(&[PLAIN, EQUAL, PLAIN].concat(), 2.0), (&[EQUAL, "\n", PLAIN].concat(), 1.0)]).unwrap();
+        assert_eq!(dataset.files.iter().map(|file| file.examples.clone()).collect::<Vec<_>>(), [0..2, 2..3]);
+        assert!(dataset.place(1).ends_with("0.jsonl` line 3"), "{}", dataset.place(1));
+        assert!(dataset.place(2).ends_with("1.jsonl` line 3"), "{}", dataset.place(2));
+        assert_eq!(
+            dataset.describe(),
+            "0.jsonl: 3 rows, layout trl_standard_explicit, weight 2\n\
+             0.jsonl: 1 dropped, chosen equals rejected: line 2\n\
+             1.jsonl: 2 rows, layout trl_standard_explicit\n\
+             1.jsonl: 1 dropped, chosen equals rejected: line 1"
+        );
+        let rows: Vec<serde_json::Value> =
+            dataset.dropped_lines().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((&rows[0]["row"], &rows[1]["row"]), (&json!(2), &json!(1)));
+        assert!(rows[1]["source"].as_str().unwrap().ends_with("1.jsonl"));
+        assert_eq!(rows[1]["reason"], "chosen equals rejected");
+        assert_eq!(dataset.mixture.epoch_len(), 5);
+        let lines: Vec<usize> = dataset.weighted_examples(1).iter().map(|example| example.line).collect();
+        assert_eq!(lines, [1, 1, 3, 3, 3]);
+    }
+
+    #[test]
+    fn weights_must_leave_something() {
+        assert!(load(&[(PLAIN, 0.4)]).unwrap_err().contains("weights"));
+    }
+
+    #[test]
+    fn only_the_first_places_are_listed() {
+        let dataset = load(&[(&(PLAIN.to_string() + &EQUAL.repeat(25)), 1.0)]).unwrap();
+        assert!(dataset.describe().ends_with("20, 21, and 5 more"), "{}", dataset.describe());
+        assert_eq!(dataset.dropped_lines().lines().count(), 25);
+    }
+
+    #[test]
+    fn what_the_template_refuses_is_dropped_with_its_words() {
+        let turns = |answer: &str| {
+            format!(
+                "{{\"prompt\": [{{\"role\": \"user\", \"content\": \"q\"}}], \
+                 \"chosen\": [{{\"role\": \"assistant\", \"content\": \"{answer}\"}}], \
+                 \"rejected\": [{{\"role\": \"assistant\", \"content\": \"b\"}}]}}\n"
+            )
+        };
+        let dataset = load(&[(&[turns("a"), turns("c")].concat(), 1.0)]).unwrap();
+        assert_eq!(dataset.files[0].dropped[&Dropped::TemplateRefused], [2]);
+        assert!(dataset.describe().contains("no c"), "{}", dataset.describe());
+        let error = load(&[(&turns("c"), 1.0)]).unwrap_err();
+        assert!(error.contains("no row can be used") && error.contains("no c"), "{error}");
+    }
+
+    #[test]
+    fn ids_are_used_as_they_are_and_end_once() {
+        let ids = |chosen: &str| {
+            format!(
+                "{{\"prompt_input_ids\": [0, 3], \"chosen_input_ids\": {chosen}, \"rejected_input_ids\": [2, 5]}}\n"
+            )
+        };
+        let dataset = load(&[(&ids("[1]"), 1.0)]).unwrap();
+        assert_eq!(dataset.examples[0].chosen, Sequence { ids: vec![0, 3, 1, 5], prompt_len: 2 });
+        assert_eq!(dataset.examples[0].rejected, Some(Sequence { ids: vec![0, 3, 2, 5], prompt_len: 2 }));
+        let error = load(&[(&[ids("[1]"), ids("[7]")].concat(), 1.0)]).unwrap_err();
+        assert!(error.contains("line 2: token id 7 is outside the vocabulary of 7"), "{error}");
     }
 }

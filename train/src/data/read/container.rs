@@ -80,7 +80,9 @@ mod tests {
 
     use super::*;
 
-    fn rows(content: &[u8]) -> Result<(&'static str, Vec<(usize, Value)>), String> {
+    type Found = (&'static str, Vec<(usize, Value)>);
+
+    fn rows(content: &[u8]) -> Result<Found, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), content).unwrap();
         let mut rows = Vec::new();
