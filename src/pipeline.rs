@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use orpo_train::data::Sources;
 use orpo_train::recipe::{DataSection, ModelSection, Recipe, TrainingSection};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -49,11 +50,11 @@ pub struct Base {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Pairs to train on (JSONL).
-    pub train: PathBuf,
+    /// Pairs to train on, as `data.train` of an `orpo-train` recipe: a path, a glob, a hub id, or tables with weights.
+    pub train: Sources,
     /// Pairs to watch while training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub validation: Option<PathBuf>,
+    pub validation: Option<Sources>,
     /// Held-out pairs, scored before and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<PathBuf>,
@@ -100,9 +101,11 @@ impl Pipeline {
         let resolve = |path: &mut PathBuf| *path = dir.join(&*path);
         resolve(&mut pipeline.out);
         resolve(&mut pipeline.base.model);
-        resolve(&mut pipeline.data.train);
+        for sources in [Some(&mut pipeline.data.train), pipeline.data.validation.as_mut()].into_iter().flatten() {
+            sources.resolve(dir);
+        }
         let ifeval_data = pipeline.ifeval.as_mut().and_then(|ifeval| ifeval.data.as_mut());
-        for path in [&mut pipeline.base.chat_template, &mut pipeline.data.validation, &mut pipeline.data.test] {
+        for path in [&mut pipeline.base.chat_template, &mut pipeline.data.test] {
             path.as_mut().map(resolve);
         }
         ifeval_data.map(resolve);
@@ -112,18 +115,22 @@ impl Pipeline {
     /// The recipe of the training stage.
     fn recipe(&self) -> Result<Recipe> {
         let absolute = |path: &Path| std::path::absolute(path).with_context(|| format!("`{}`", path.display()));
-        let optional = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
+        let working_dir = std::env::current_dir().context("the working directory cannot be found")?;
+        let mut data = DataSection::new(self.data.train.clone());
+        data.validation = self.data.validation.clone();
+        for sources in [Some(&mut data.train), data.validation.as_mut()].into_iter().flatten() {
+            sources.resolve(&working_dir);
+        }
+        data.chat_template = self.base.chat_template.as_deref().map(absolute).transpose()?;
+        data.max_length = self.data.max_length;
         Ok(Recipe {
             output_dir: absolute(&self.out.join("orpo"))?,
             seed: self.seed,
             model: ModelSection { path: Some(absolute(&self.base.model)?), tokenizer: None, init: None },
-            data: DataSection {
-                validation: optional(&self.data.validation)?,
-                chat_template: optional(&self.base.chat_template)?,
-                max_length: self.data.max_length,
-                ..DataSection::new(absolute(&self.data.train)?)
-            },
+            data,
+            lora: None,
             training: self.training.clone(),
+            export: Default::default(),
         })
     }
 }
@@ -267,7 +274,7 @@ mod tests {
         fs::write(&path, text).unwrap();
         let pipeline = Pipeline::load(&path).unwrap();
         assert_eq!(pipeline.out, dir.path().join("run"));
-        assert_eq!(pipeline.data.train, Path::new("/t.jsonl"));
+        assert_eq!(pipeline.data.train, Path::new("/t.jsonl").into());
         assert_eq!(pipeline.ifeval.unwrap().data.unwrap(), dir.path().join("p.jsonl"));
         fs::write(&path, format!("{text}limitt = 3\n")).unwrap();
         let error = Pipeline::load(&path).unwrap_err().to_string();

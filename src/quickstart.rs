@@ -128,8 +128,8 @@ fn orpo_pipeline(out: &Path, seed: u64) -> Pipeline {
         seed,
         base: Base { model: out.join("base").join(orpo_train::run::MODEL_DIR), chat_template: None },
         data: Data {
-            train: out.join("data/train.jsonl"),
-            validation: Some(out.join("data/validation.jsonl")),
+            train: out.join("data/train.jsonl").into(),
+            validation: Some(out.join("data/validation.jsonl").into()),
             test: Some(out.join("data/test.jsonl")),
             max_length: MAX_LENGTH,
         },

@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::{Parser, Subcommand};
 
 use crate::checkpoint::{WeightDtype, WeightFormat};
-use crate::data::{BatchSize, TokeniseOptions};
+use crate::data::{BatchSize, Dataset, Selection, TokeniseOptions, Tokeniser};
 use crate::error::TrainError;
 use crate::export::{ExportOptions, export};
 use crate::loss::NllTarget;
 use crate::model::{Decoder, ModelConfig, Trained, WeightFiles};
 use crate::recipe::Recipe;
-use crate::run::{Outcome, load_chat, read_examples, run};
+use crate::run::{Outcome, load_chat, run};
 use crate::step::Objective;
-use crate::{evaluate, telemetry};
+use crate::{evaluate, hub, telemetry};
 
 /// Train language models with ORPO: one model, one stage, no reference model.
 #[derive(Debug, Parser)]
@@ -70,10 +70,10 @@ enum Command {
     },
     /// Preference metrics of a checkpoint on pairs, as JSON on stdout; nothing is trained.
     Score {
-        /// A Hugging Face checkpoint directory.
+        /// A Hugging Face checkpoint directory, or hub:owner/name.
         #[arg(long)]
         model: PathBuf,
-        /// Preference pairs (JSONL).
+        /// Preference pairs: a file, a glob or hub:owner/name:file.
         #[arg(long)]
         data: PathBuf,
         /// A chat template that replaces the model's.
@@ -144,17 +144,20 @@ fn execute(command: Command) -> Result<ExitCode, TrainError> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Score { model, data, chat_template, beta, max_length, batch_size } => {
+            let model = hub::model_dir(&model)?;
             let (config, _) = ModelConfig::from_dir(&model)?;
             let chat = load_chat(&model, chat_template.as_deref())?;
             let max_length = max_length.min(config.max_position_embeddings);
             let options = TokeniseOptions { max_length, ..Default::default() };
-            let examples = read_examples(&data, &chat, options, false)?;
+            let tokeniser = Tokeniser::new(&chat, options).with_vocab_size(config.vocab_size);
+            let dataset = Dataset::load(&data.into(), &Selection::default(), &tokeniser, false)?;
+            eprintln!("{}", dataset.describe());
             let decoder = Decoder::load(&config, &WeightFiles::open(&model)?, Trained::Nothing)?;
             let objective = Objective::Orpo { beta, nll: NllTarget::Full };
-            let metrics =
-                evaluate::evaluate(&decoder, &examples.used, &objective, BatchSize::Examples(batch_size.max(1)))?;
+            let size = BatchSize::Examples(batch_size.max(1));
+            let metrics = evaluate::evaluate(&decoder, &dataset.examples, &objective, size)?;
             let mut fields = telemetry::metric_fields(&metrics, &objective, "");
-            fields.insert("n".into(), examples.used.len().into());
+            fields.insert("n".into(), dataset.examples.len().into());
             println!("{}", serde_json::to_string_pretty(&fields).expect("plain data"));
             Ok(ExitCode::SUCCESS)
         }

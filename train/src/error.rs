@@ -31,13 +31,23 @@ pub enum TrainError {
         reason: String,
     },
     /// A row of a data file is wrong.
-    #[error("`{}` line {line}: {reason}", path.display())]
+    #[error("`{}` {unit} {number}: {reason}", path.display())]
     Row {
         /// The file.
         path: PathBuf,
-        /// The line, counted from 1.
-        line: usize,
+        /// What the number counts: `line` or `row`.
+        unit: &'static str,
+        /// The line or row, counted from 1.
+        number: usize,
         /// What is wrong in it.
+        reason: String,
+    },
+    /// A repository of the hub cannot be had.
+    #[error("`hub:{id}`: {reason}")]
+    Hub {
+        /// The repository, with revision and file where they were given.
+        id: String,
+        /// What is wrong, and what to do.
         reason: String,
     },
     /// Tokenizer or template.
@@ -75,8 +85,8 @@ impl TrainError {
         Self::Invalid { path: path.to_path_buf(), reason: reason.to_string() }
     }
 
-    /// Wrong content of one line (counted from 1) of `path`.
-    pub fn row(path: &Path, line: usize, reason: impl Display) -> Self {
-        Self::Row { path: path.to_path_buf(), line, reason: reason.to_string() }
+    /// Wrong content of one line or row (`unit`; counted from 1) of `path`.
+    pub fn row(path: &Path, unit: &'static str, number: usize, reason: impl Display) -> Self {
+        Self::Row { path: path.to_path_buf(), unit, number, reason: reason.to_string() }
     }
 }

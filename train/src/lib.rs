@@ -23,6 +23,7 @@ pub mod error;
 pub mod evaluate;
 pub mod export;
 pub mod generate;
+pub mod hub;
 pub mod loss;
 pub mod model;
 pub mod ops;

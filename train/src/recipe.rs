@@ -1,23 +1,24 @@
 //! The recipe: one TOML file per run, read into types that refuse what they do not know.
 
+mod export;
 mod interval;
+mod lora;
+mod objective;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{BatchSize, Boundary, TokeniseOptions, Truncation};
+use crate::data::{BatchSize, Boundary, Layout, Selection, Sources, TokeniseOptions, Truncation};
 use crate::error::TrainError;
+use crate::hub;
 use crate::loss::NllTarget;
 use crate::optim::{AdamWConfig, Schedule, ScheduleKind, ScheduleOptions};
 use crate::step::Objective;
 
-pub use interval::Interval;
-mod export;
-mod lora;
-mod objective;
-
 pub use export::ExportSection;
+pub use interval::Interval;
 pub use lora::LoraSection;
 pub use objective::{DivergenceType, LossType, ObjectiveKind};
 
@@ -49,7 +50,7 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// A Hugging Face checkpoint directory.
+    /// A Hugging Face checkpoint directory, or `hub:owner/name[@revision]`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
     /// A tokenizer directory, for a model that starts from random weights.
@@ -94,11 +95,18 @@ pub struct InitSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
-    /// JSONL of preference pairs; for `objective = "sft"` of documents.
-    pub train: PathBuf,
-    /// JSONL of the same kind, evaluated every `eval_steps` and at the end.
+    /// Preference pairs; for `objective = "sft"` documents. A path, a glob or `hub:owner/name[@revision][:path-or-glob]`
+    /// of JSONL, JSON arrays (both gzip-compressed or not) or parquet; or tables `{source, weight, format, columns}`.
+    pub train: Sources,
+    /// The same for evaluation every `eval_steps` and at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub validation: Option<PathBuf>,
+    pub validation: Option<Sources>,
+    /// The layout of all sources that name none; by default it is found from the rows of each file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Layout>,
+    /// For a field of the layout the name it has in the files, for all sources that name none: `{ prompt = "question" }`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, String>,
     /// A chat template that replaces the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,
@@ -129,10 +137,12 @@ pub struct DataSection {
 
 impl DataSection {
     /// Training data alone, every other key at its default.
-    pub fn new(train: PathBuf) -> Self {
+    pub fn new(train: impl Into<Sources>) -> Self {
         Self {
-            train,
+            train: train.into(),
             validation: None,
+            format: None,
+            columns: BTreeMap::new(),
             chat_template: None,
             max_length: default_max_length(),
             boundary: Boundary::default(),
@@ -142,6 +152,11 @@ impl DataSection {
             append_eos: true,
             truncated_eos: false,
         }
+    }
+
+    /// How rows are understood where a source says nothing.
+    pub fn selection(&self) -> Selection {
+        Selection { format: self.format, columns: self.columns.clone() }
     }
 }
 
@@ -369,10 +384,13 @@ impl Recipe {
     fn resolved(mut self, dir: &Path) -> Self {
         let resolve = |path: &mut PathBuf| *path = dir.join(&*path);
         resolve(&mut self.output_dir);
-        resolve(&mut self.data.train);
-        for path in
-            [&mut self.model.path, &mut self.model.tokenizer, &mut self.data.validation, &mut self.data.chat_template]
-        {
+        for sources in [Some(&mut self.data.train), self.data.validation.as_mut()].into_iter().flatten() {
+            sources.resolve(dir);
+        }
+        if self.model.path.as_ref().is_some_and(|path| !hub::is_id(path)) {
+            self.model.path.as_mut().map(resolve);
+        }
+        for path in [&mut self.model.tokenizer, &mut self.data.chat_template] {
             path.as_mut().map(resolve);
         }
         if let Some(adapter) = self.lora.as_mut().and_then(|lora| lora.adapter.as_mut()) {
@@ -388,6 +406,9 @@ impl Recipe {
         }
         if self.lora.is_some() && self.model.path.is_none() {
             return Err("[lora] needs `model.path`: an adapter to random weights cannot be used without them".into());
+        }
+        for (key, sources) in [("train", Some(&self.data.train)), ("validation", self.data.validation.as_ref())] {
+            sources.map_or(Ok(()), Sources::check).map_err(|reason| format!("`data.{key}`: {reason}"))?;
         }
         if let Some(lora) = &self.lora {
             lora.check()?;
@@ -552,7 +573,18 @@ mod tests {
         let recipe = load(MINIMAL, &[]).unwrap();
         assert_eq!(recipe.objective(), Objective::Orpo { beta: 0.1, nll: NllTarget::Full });
         assert!(recipe.output_dir.is_absolute() && recipe.output_dir.ends_with("out"));
-        assert_eq!(recipe.data.train, Path::new("/abs/train.jsonl"));
+        assert_eq!(recipe.data.train, Path::new("/abs/train.jsonl").into());
+    }
+
+    #[test]
+    fn ids_of_the_hub_are_not_paths() {
+        let text = MINIMAL.replace("\"base\"", "\"hub:a/b\"").replace("\"/abs/train.jsonl\"", "[\"hub:c/d\", \"x\"]");
+        let recipe = load(&text, &[]).unwrap();
+        assert_eq!(recipe.model.path.as_deref(), Some(Path::new("hub:a/b")));
+        assert_eq!(recipe.data.train.0[0].source, "hub:c/d");
+        assert!(Path::new(&recipe.data.train.0[1].source).is_absolute());
+        let error = load(MINIMAL, &["data.train=[{source = \"a\", weight = 0.0}]"]).unwrap_err();
+        assert!(error.contains("data.train") && error.contains("`weight` = 0"), "{error}");
     }
 
     #[test]
@@ -563,7 +595,7 @@ mod tests {
         assert_eq!(recipe.schedule(95).warmup_steps, 10);
         assert_eq!(toml::from_str::<Recipe>(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
         let plain = load(MINIMAL, &[]).unwrap();
-        assert_eq!(plain.data, DataSection { train: plain.data.train.clone(), ..DataSection::new(PathBuf::new()) });
+        assert_eq!(plain.data, DataSection { train: plain.data.train.clone(), ..DataSection::new(Path::new("")) });
         assert_eq!(plain.tokenise_options(), TokeniseOptions::default());
     }
 

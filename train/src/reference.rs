@@ -13,9 +13,13 @@ const BATCH: usize = 4;
 ///
 /// # Errors
 /// From the model's operations.
-pub fn set_references(decoder: &Decoder, examples: &mut [Example]) -> Result<(), TrainError> {
+pub fn set_references<'a>(
+    decoder: &Decoder,
+    examples: impl Iterator<Item = &'a mut Example>,
+) -> Result<(), TrainError> {
+    let mut examples: Vec<&mut Example> = examples.collect();
     for chunk in examples.chunks_mut(BATCH) {
-        let batch = collate(&chunk.iter().collect::<Vec<_>>());
+        let batch = collate(&chunk.iter().map(|example| &**example).collect::<Vec<_>>());
         let logps = token_logps(decoder, &batch)?;
         let sum = |span: &std::ops::Range<usize>| logps[span.clone()].iter().map(|x| *x as f64).sum::<f64>();
         for (example, spans) in chunk.iter_mut().zip(&batch.spans) {

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::checkpoint::{CheckpointDir, Manifest, TrainerState, replace_dir};
-use crate::data::{Example, collate};
+use crate::checkpoint::{CheckpointDir, Manifest, TrainerState, replace_dir, write_file};
+use crate::data::collate;
 use crate::error::TrainError;
 use crate::evaluate::{evaluate, sample};
 use crate::loss::PreferenceMetrics;
@@ -26,7 +26,7 @@ use crate::step::{Objective, weighted_forward_backward};
 use crate::telemetry::{Reports, StepRecord, Telemetry, memory, metric_fields};
 
 pub use dir::{MODEL_DIR, RunDir};
-pub use examples::{Examples, read_examples};
+pub use examples::DROPPED_FILE;
 pub use lock::RunLock;
 pub use plan::{Plan, PlannedStep};
 pub use source::{ModelSource, load_chat};
@@ -77,6 +77,7 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     }
 
     dir.create()?;
+    write_file(&recipe.output_dir.join(DROPPED_FILE), data.dropped.as_bytes())?;
     let optimizer = AdamW::new(&decoder.trainable(), recipe.adamw(), state.step);
     let reports = Reports { tensorboard: recipe.training.tensorboard, samples: recipe.training.sample_prompts > 0 };
     let telemetry = Telemetry::open(&recipe.output_dir, objective, state.step, plan.total_steps(), reports)?;
@@ -146,7 +147,7 @@ impl Run<'_> {
     /// One optimiser step; returns its learning rate and the norm of its gradient.
     fn train(&mut self, planned: &PlannedStep) -> Result<(f64, f64), TrainError> {
         let started = Instant::now();
-        let (step, file) = (self.state.step + 1, &self.recipe.data.train);
+        let step = self.state.step + 1;
         let mut parts = Vec::new();
         let mut tokens = 0;
         for (i, indices) in planned.micro_batches.iter().enumerate() {
@@ -160,7 +161,7 @@ impl Run<'_> {
             };
             let metrics = weighted_forward_backward(&self.decoder, &batch, &self.objective, weight)?;
             if !failure::is_finite(&metrics) {
-                let suspects = Suspects { step, file, examples: &examples };
+                let suspects = Suspects { step, examples: &self.data.suspects_at(indices) };
                 return Err(failure::of_loss(suspects, &self.decoder, &self.objective, &metrics));
             }
             tokens += batch.tokens;
@@ -171,8 +172,7 @@ impl Run<'_> {
         let grad_norm = match self.optimizer.step(learning_rate, 1.0 / total_weight) {
             Ok(norm) => norm,
             Err(error) => {
-                let examples = self.data.train_at(&planned.micro_batches.concat());
-                let suspects = Suspects { step, file, examples: &examples };
+                let suspects = Suspects { step, examples: &self.data.suspects_at(&planned.micro_batches.concat()) };
                 let not_finite = failure::of_gradient(suspects, &self.decoder, &self.objective);
                 return Err(not_finite.unwrap_or(error.into()));
             }
@@ -208,15 +208,13 @@ impl Run<'_> {
     fn evaluate(&mut self, epoch: f64) -> Result<bool, TrainError> {
         let Some(validation) = &self.data.validation else { return Ok(false) };
         let (step, t) = (self.state.step, &self.recipe.training);
-        let metrics = evaluate(&self.decoder, validation, &self.objective, self.recipe.batch_size())?;
+        let metrics = evaluate(&self.decoder, &validation.examples, &self.objective, self.recipe.batch_size())?;
         if !failure::is_finite(&metrics) {
-            let file = self.recipe.data.validation.as_deref().expect("the examples come from it");
-            let examples: Vec<&Example> = validation.iter().collect();
-            let suspects = Suspects { step, file, examples: &examples };
+            let suspects = Suspects { step, examples: &validation.suspects() };
             return Err(failure::of_loss(suspects, &self.decoder, &self.objective, &metrics));
         }
         self.telemetry.evaluation(step, epoch, &metrics)?;
-        for example in validation.iter().take(t.sample_prompts) {
+        for example in validation.examples.iter().take(t.sample_prompts) {
             let sample = sample(&self.decoder, &self.source.files.chat, example, t.sample_max_new_tokens)?;
             self.telemetry.sample(step, &sample)?;
         }

@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use orpo_chat::ChatTokenizer;
-use orpo_train::data::{Boundary, Example, Sequence, TokeniseOptions, Tokeniser, collate, read_preferences};
+use orpo_train::data::{Boundary, Example, Selection, Sequence, TokeniseOptions, Tokeniser, collate, read_preferences};
 use orpo_train::loss::NllTarget;
 use orpo_train::model::Trained;
 use orpo_train::step::{Objective, forward};
@@ -23,12 +23,14 @@ fn labels(sequence: &Sequence) -> Vec<i64> {
 fn compare(chat: &ChatTokenizer, pairs: &Path, max_length: usize, rows: &Value) {
     let options = TokeniseOptions { max_length, boundary: Boundary::Trl, ..Default::default() };
     let tokeniser = Tokeniser::new(chat, options);
-    let pairs = read_preferences(pairs).unwrap();
+    let pairs = read_preferences(pairs, &Selection::default()).unwrap();
+    assert!(pairs.dropped().is_empty());
+    let pairs: Vec<_> = pairs.used().collect();
     let rows = rows.as_array().unwrap();
     assert!(!rows.is_empty() && rows.len() <= pairs.len());
-    for (row, (line, pair)) in rows.iter().zip(&pairs) {
+    for (row, (line, pair)) in rows.iter().zip(pairs) {
         let empty = |side: &str| ids(&row[side]).iter().all(|label| *label == -100);
-        match tokeniser.pair(*line, pair).unwrap() {
+        match tokeniser.pair(line, pair).unwrap() {
             Ok(example) => {
                 let sides = [("chosen", &example.chosen), ("rejected", example.rejected.as_ref().unwrap())];
                 for (side, sequence) in sides {

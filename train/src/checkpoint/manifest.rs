@@ -14,10 +14,16 @@ use crate::recipe::Recipe;
 /// One data file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DataLineage {
+    /// `train` or `validation`.
+    pub split: String,
     /// Where it was.
     pub path: PathBuf,
     /// What it held.
     pub sha256: String,
+    /// How its rows were understood.
+    pub layout: String,
+    /// How often each row is used per epoch.
+    pub weight: f64,
     /// Rows that were used.
     pub rows_used: usize,
     /// Rows that were not, by reason.

@@ -5,6 +5,8 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::Mixture;
+
 /// Sorting by length happens within this many micro-batches, as in transformers: the order stays random beyond them.
 const MEGABATCH: usize = 50;
 
@@ -31,19 +33,17 @@ pub struct Batching {
 }
 
 impl Batching {
-    /// The steps of `epoch`, each a list of micro-batches of indices into `lengths`. Every index occurs once; the last
-    /// step may be smaller.
-    pub fn epoch(&self, lengths: &[usize], epoch: usize) -> Vec<Vec<Vec<usize>>> {
-        let mut rng = epoch_rng(self.seed, epoch);
-        let mut order: Vec<usize> = (0..lengths.len()).collect();
-        order.shuffle(&mut rng);
+    /// The steps of `epoch`, each a list of micro-batches of examples, whose lengths are `lengths`. The examples are those
+    /// of `mixture`; the last step may be smaller.
+    pub fn epoch(&self, mixture: &Mixture, lengths: &[usize], epoch: usize) -> Vec<Vec<Vec<usize>>> {
+        let mut order = mixture.epoch(self.seed, epoch);
         let micro_batches = if self.group_by_length {
             let mut micro_batches = Vec::new();
             for megabatch in order.chunks_mut(self.megabatch(lengths)) {
                 megabatch.sort_by_key(|index| std::cmp::Reverse(lengths[*index]));
                 micro_batches.extend(self.size.split(megabatch, lengths));
             }
-            micro_batches.shuffle(&mut rng);
+            micro_batches.shuffle(&mut epoch_rng(!self.seed, epoch));
             micro_batches
         } else {
             self.size.split(&order, lengths)
@@ -87,6 +87,13 @@ impl BatchSize {
     }
 }
 
+/// A permutation of `0..count` for `epoch`.
+pub(super) fn epoch_order(count: usize, seed: u64, epoch: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.shuffle(&mut epoch_rng(seed, epoch));
+    order
+}
+
 /// The random numbers of an epoch.
 fn epoch_rng(seed: u64, epoch: usize) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -99,6 +106,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn all(lengths: &[usize]) -> Mixture {
+        Mixture::new(vec![(0..lengths.len(), 1.0)])
+    }
+
     fn batching(size: BatchSize, group_by_length: bool, accumulation: usize) -> Batching {
         Batching { size, group_by_length, accumulation, seed: 1 }
     }
@@ -107,14 +118,14 @@ mod tests {
     fn the_order_changes_with_seed_and_epoch() {
         let plain = batching(BatchSize::Examples(4), false, 1);
         let lengths = [1; 100];
-        assert_eq!(plain.epoch(&lengths, 0), plain.epoch(&lengths, 0));
-        assert_ne!(plain.epoch(&lengths, 0), plain.epoch(&lengths, 1));
-        assert_ne!(plain.epoch(&lengths, 0), Batching { seed: 2, ..plain }.epoch(&lengths, 0));
+        assert_eq!(plain.epoch(&all(&lengths), &lengths, 0), plain.epoch(&all(&lengths), &lengths, 0));
+        assert_ne!(plain.epoch(&all(&lengths), &lengths, 0), plain.epoch(&all(&lengths), &lengths, 1));
+        assert_ne!(plain.epoch(&all(&lengths), &lengths, 0), Batching { seed: 2, ..plain }.epoch(&all(&lengths), &lengths, 0));
     }
 
     #[test]
     fn only_the_last_step_is_smaller() {
-        let steps = batching(BatchSize::Examples(2), false, 2).epoch(&[1; 11], 0);
+        let steps = batching(BatchSize::Examples(2), false, 2).epoch(&all(&[1; 11]), &[1; 11], 0);
         let sizes: Vec<Vec<usize>> = steps.iter().map(|step| step.iter().map(Vec::len).collect()).collect();
         assert_eq!(sizes, [vec![2, 2], vec![2, 2], vec![2, 1]]);
     }
@@ -123,7 +134,7 @@ mod tests {
     fn grouping_makes_micro_batches_of_similar_length() {
         let lengths: Vec<usize> = (0..1000).map(|i| 10 + i * 7919 % 500).collect();
         let spread = |group_by_length| -> usize {
-            let steps = batching(BatchSize::Examples(8), group_by_length, 1).epoch(&lengths, 0);
+            let steps = batching(BatchSize::Examples(8), group_by_length, 1).epoch(&all(&lengths), &lengths, 0);
             let range = |batch: &Vec<usize>| {
                 let of = || batch.iter().map(|i| lengths[*i]);
                 of().max().unwrap() - of().min().unwrap()
@@ -133,7 +144,7 @@ mod tests {
         assert!(spread(true) * 8 < spread(false), "{} against {}", spread(true), spread(false));
         // The batches themselves come in random order.
         let first: Vec<usize> = batching(BatchSize::Examples(8), true, 1)
-            .epoch(&lengths, 0)
+            .epoch(&all(&lengths), &lengths, 0)
             .iter()
             .map(|step| lengths[step[0][0]])
             .collect();
@@ -149,7 +160,7 @@ mod tests {
             accumulation in 1usize..5,
             epoch in 0usize..3,
         ) {
-            let steps = batching(size, group_by_length, accumulation).epoch(&lengths, epoch);
+            let steps = batching(size, group_by_length, accumulation).epoch(&all(&lengths), &lengths, epoch);
             let mut seen: Vec<usize> = steps.iter().flatten().flatten().copied().collect();
             seen.sort_unstable();
             prop_assert!(seen.into_iter().eq(0..lengths.len()));

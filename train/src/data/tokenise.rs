@@ -80,6 +80,16 @@ pub enum Dropped {
     EqualSides,
     /// A response is empty.
     EmptySide,
+    /// There is no prompt.
+    EmptyPrompt,
+    /// The responses answer different prompts.
+    PromptsDiffer,
+    /// A response is not the model's turn, or the prompt ends in one.
+    WrongRole,
+    /// A turn holds no text: an image, or nothing at all.
+    NoText,
+    /// The chat template refuses the turns.
+    TemplateRefused,
     /// `max_length` leaves no token of a response.
     NothingLeft,
     /// The prompt is longer than `drop_long_prompts`.
@@ -91,6 +101,11 @@ impl std::fmt::Display for Dropped {
         f.write_str(match self {
             Self::EqualSides => "chosen equals rejected",
             Self::EmptySide => "an empty response",
+            Self::EmptyPrompt => "an empty prompt",
+            Self::PromptsDiffer => "the prompts of chosen and rejected differ",
+            Self::WrongRole => "a response is not the assistant's turn, or the prompt ends in one",
+            Self::NoText => "a turn without text",
+            Self::TemplateRefused => "the chat template refuses the turns",
             Self::NothingLeft => "no response token within max_length",
             Self::LongPrompt => "a prompt longer than drop_long_prompts",
         })
@@ -151,12 +166,18 @@ impl Default for TokeniseOptions {
 pub struct Tokeniser<'a> {
     chat: &'a ChatTokenizer,
     options: TokeniseOptions,
+    vocab_size: usize,
 }
 
 impl<'a> Tokeniser<'a> {
     /// A tokeniser with the template and the tokenizer of `chat`.
     pub fn new(chat: &'a ChatTokenizer, options: TokeniseOptions) -> Self {
-        Self { chat, options }
+        Self { chat, options, vocab_size: chat.tokenizer().get_vocab_size(true) }
+    }
+
+    /// Token ids that come as ids must be below `vocab_size`, the model's; by default the tokenizer's.
+    pub fn with_vocab_size(self, vocab_size: usize) -> Self {
+        Self { vocab_size, ..self }
     }
 
     /// The example of a pair, or why it cannot be used.
@@ -164,11 +185,8 @@ impl<'a> Tokeniser<'a> {
     /// # Errors
     /// When the template refuses the messages or the tokenizer fails.
     pub fn pair(&self, line: usize, pair: &Preference) -> Result<Result<Example, Dropped>, TrainError> {
-        if pair.chosen.is_empty() || pair.rejected.is_empty() {
-            return Ok(Err(Dropped::EmptySide));
-        }
-        if pair.chosen == pair.rejected {
-            return Ok(Err(Dropped::EqualSides));
+        if let Some(reason) = pair.unusable() {
+            return Ok(Err(reason));
         }
         let chosen = self.sequence(&pair.prompt, &pair.chosen)?;
         let rejected = self.sequence(&pair.prompt, &pair.rejected)?;
@@ -198,11 +216,12 @@ impl<'a> Tokeniser<'a> {
         if document.is_empty() {
             return Ok(Err(Dropped::EmptySide));
         }
-        let text = match document {
-            Text::Plain(text) => text.clone(),
-            Text::Chat(messages) => self.chat.render(messages, false)?,
+        let ids = match document {
+            Text::Plain(text) => self.chat.with_bos(self.chat.encode(text)?),
+            Text::Chat(messages) => self.chat.with_bos(self.chat.encode(&self.chat.render(messages, false)?)?),
+            Text::Ids(ids) => self.checked(ids)?.to_vec(),
         };
-        let mut ids = self.with_eos(self.chat.with_bos(self.chat.encode(&text)?));
+        let mut ids = self.with_eos(ids);
         ids.truncate(self.options.max_length);
         if ids.len() < 2 {
             return Ok(Err(Dropped::NothingLeft));
@@ -212,6 +231,10 @@ impl<'a> Tokeniser<'a> {
 
     /// Prompt and response together, so that the boundary is tokenised as the model will see it.
     fn sequence(&self, prompt: &Text, response: &Text) -> Result<Sequence, TrainError> {
+        if let (Text::Ids(prompt), Text::Ids(response)) = (prompt, response) {
+            let ids = [self.checked(prompt)?, self.checked(response)?].concat();
+            return Ok(Sequence { ids: self.with_eos(ids), prompt_len: prompt.len() });
+        }
         let (prompt, text) = self.texts(prompt, response)?;
         let prompt_ids = self.chat.encode(&prompt)?;
         let ids = self.chat.encode(&text)?;
@@ -259,7 +282,20 @@ impl<'a> Tokeniser<'a> {
                 let end = common.map_or(prompt.len().min(text.len()), |((at, _), _)| at);
                 Ok((text[..end].to_string(), text))
             }
-            _ => Err(TrainError::Refused("a prompt and its responses must be all strings or all messages".into())),
+            _ => Err(TrainError::Refused(
+                "a prompt and its responses must be all strings, all messages or all token ids".into(),
+            )),
+        }
+    }
+
+    /// Ids that came as ids, if the model has them all.
+    fn checked<'i>(&self, ids: &'i [u32]) -> Result<&'i [u32], TrainError> {
+        match ids.iter().find(|id| **id as usize >= self.vocab_size) {
+            Some(id) => Err(TrainError::Refused(format!(
+                "token id {id} is outside the vocabulary of {} tokens",
+                self.vocab_size
+            ))),
+            None => Ok(ids),
         }
     }
 

@@ -1,42 +1,80 @@
 //! The examples that a run trains on and is evaluated on.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
-use orpo_chat::ChatTokenizer;
-
-use crate::checkpoint::{DataLineage, sha256_file};
-use crate::data::{
-    Dropped, Example, TokeniseOptions, Tokeniser, read_documents, read_preferences, untrained_terminator,
-};
+use crate::checkpoint::DataLineage;
+use crate::data::{DataFile, Dataset, Example, Sources, Tokeniser, untrained_terminator};
 use crate::error::TrainError;
 use crate::model::Decoder;
 use crate::recipe::{ObjectiveKind, Recipe};
 use crate::reference::set_references;
 use crate::run::ModelSource;
 
+/// Name of the file in the run directory that lists every row that is not used, one line of JSON each: `{"source", "row",
+/// "reason"}`.
+pub const DROPPED_FILE: &str = "dropped.jsonl";
+
 /// What a run trains on and is evaluated on.
 #[derive(Debug)]
 pub struct Data {
     /// To train on.
-    pub train: Vec<Example>,
-    /// To be evaluated on.
-    pub validation: Option<Vec<Example>>,
+    pub train: Dataset,
+    /// To be evaluated on, each as often as its weight says.
+    pub validation: Option<Validation>,
     /// Where they come from: training data, then validation data.
     pub lineage: Vec<DataLineage>,
+    /// Every row that is not used, as lines of JSON.
+    pub dropped: String,
+}
+
+/// The examples of an evaluation.
+#[derive(Debug)]
+pub struct Validation {
+    /// In the order of the files.
+    pub examples: Vec<Example>,
+    /// File and row of each.
+    places: Vec<String>,
+}
+
+/// An example with its place in the data, to be named where something is wrong with it.
+#[derive(Debug, Clone)]
+pub struct Suspect<'a> {
+    /// File and row.
+    pub place: String,
+    /// The example.
+    pub example: &'a Example,
+}
+
+impl Validation {
+    fn new(dataset: &Dataset, seed: u64) -> Self {
+        let order = dataset.weighted(seed);
+        Self {
+            examples: order.iter().map(|index| dataset.examples[*index].clone()).collect(),
+            places: order.iter().map(|index| dataset.place(*index)).collect(),
+        }
+    }
+
+    /// All examples, with their places.
+    pub fn suspects(&self) -> Vec<Suspect<'_>> {
+        let pairs = self.places.iter().zip(&self.examples);
+        pairs.map(|(place, example)| Suspect { place: place.clone(), example }).collect()
+    }
 }
 
 impl Data {
-    /// Reads the recipe's files.
+    /// Reads the recipe's sources, and says on stderr what they hold.
     ///
     /// # Errors
     /// When a row is not what it should be, a sequence is too long for the model, or no row can be used.
     pub fn load(recipe: &Recipe, source: &ModelSource) -> Result<Self, TrainError> {
-        let load = |path| load_examples(path, recipe, &source.files.chat);
-        let (train, train_lineage) = load(&recipe.data.train)?;
-        let (validation, validation_lineage) = recipe.data.validation.as_deref().map(load).transpose()?.unzip();
-        source.check_lengths(train.iter().chain(validation.iter().flatten()))?;
-        Ok(Self { train, validation, lineage: std::iter::once(train_lineage).chain(validation_lineage).collect() })
+        let train = dataset(&recipe.data.train, recipe, source)?;
+        let mut lineage = lineage_of("train", &train);
+        let mut dropped = train.dropped_lines();
+        let validation = recipe.data.validation.as_ref().map(|sources| dataset(sources, recipe, source)).transpose()?;
+        let validation = validation.map(|validation| {
+            lineage.extend(lineage_of("validation", &validation));
+            dropped += &validation.dropped_lines();
+            Validation::new(&validation, recipe.seed)
+        });
+        Ok(Self { train, validation, lineage, dropped })
     }
 
     /// Sets the log-probabilities of every pair under the reference model, which is `decoder` with its first weights.
@@ -44,79 +82,56 @@ impl Data {
     /// # Errors
     /// From the model's operations.
     pub fn set_references(&mut self, decoder: &Decoder) -> Result<(), TrainError> {
-        std::iter::once(&mut self.train)
-            .chain(&mut self.validation)
-            .try_for_each(|examples| set_references(decoder, examples))
+        let train = self.train.examples.iter_mut();
+        let validation = self.validation.iter_mut().flat_map(|validation| &mut validation.examples);
+        set_references(decoder, train.chain(validation))
     }
 
     /// The training examples at `indices`.
     pub fn train_at(&self, indices: &[usize]) -> Vec<&Example> {
-        indices.iter().map(|index| &self.train[*index]).collect()
+        indices.iter().map(|index| &self.train.examples[*index]).collect()
+    }
+
+    /// The training examples at `indices`, with their places.
+    pub fn suspects_at(&self, indices: &[usize]) -> Vec<Suspect<'_>> {
+        let suspect = |i: &usize| Suspect { place: self.train.place(*i), example: &self.train.examples[*i] };
+        indices.iter().map(suspect).collect()
     }
 }
 
-fn load_examples(
-    path: &Path,
-    recipe: &Recipe,
-    chat: &ChatTokenizer,
-) -> Result<(Vec<Example>, DataLineage), TrainError> {
+fn dataset(sources: &Sources, recipe: &Recipe, source: &ModelSource) -> Result<Dataset, TrainError> {
+    let chat = &source.files.chat;
+    let tokeniser = Tokeniser::new(chat, recipe.tokenise_options()).with_vocab_size(source.config.vocab_size);
     let documents = recipe.training.objective == ObjectiveKind::Sft;
-    let examples = read_examples(path, chat, recipe.tokenise_options(), documents)?;
-    let lineage = DataLineage {
-        path: path.to_path_buf(),
-        sha256: sha256_file(path)?,
-        rows_used: examples.used.len(),
-        rows_dropped: examples.dropped.iter().map(|(why, lines)| (why.to_string(), lines.len())).collect(),
-    };
-    Ok((examples.used, lineage))
-}
-
-/// A data file's examples, and the lines that cannot be used, by reason.
-#[derive(Debug)]
-pub struct Examples {
-    /// What can be used.
-    pub used: Vec<Example>,
-    /// Lines that cannot.
-    pub dropped: BTreeMap<Dropped, Vec<usize>>,
-}
-
-/// Reads and tokenises a file of pairs or of documents; rows that cannot be used are listed on stderr.
-///
-/// # Errors
-/// When a row is not what it should be, or none can be used.
-pub fn read_examples(
-    path: &Path,
-    chat: &ChatTokenizer,
-    options: TokeniseOptions,
-    documents: bool,
-) -> Result<Examples, TrainError> {
-    let tokeniser = Tokeniser::new(chat, options);
-    let results: Vec<(usize, Result<Example, Dropped>)> = if documents {
-        let rows = read_documents(path)?;
-        let examples = rows.iter().map(|(line, row)| Ok((*line, tokeniser.document(*line, row)?)));
-        examples.collect::<Result<_, TrainError>>()?
-    } else {
-        let rows = read_preferences(path)?;
-        let examples = rows.iter().map(|(line, row)| Ok((*line, tokeniser.pair(*line, row)?)));
-        examples.collect::<Result<_, TrainError>>()?
-    };
-    let mut used = Vec::new();
-    let mut dropped: BTreeMap<Dropped, Vec<usize>> = BTreeMap::new();
-    for (line, result) in results {
-        match result {
-            Ok(example) => used.push(example),
-            Err(reason) => dropped.entry(reason).or_default().push(line),
+    let dataset = Dataset::load(sources, &recipe.data.selection(), &tokeniser, documents)?;
+    eprintln!("{}", dataset.describe());
+    if let Some(warning) = untrained_terminator(&dataset.examples, chat.eos_ids()) {
+        eprintln!("warning: {warning}");
+    }
+    let limit = source.config.max_position_embeddings;
+    for (index, example) in dataset.examples.iter().enumerate() {
+        let longest = example.chosen.ids.len().max(example.rejected.as_ref().map_or(0, |s| s.ids.len()));
+        if longest > limit {
+            return Err(TrainError::Refused(format!(
+                "{}: {longest} tokens, but the model has max_position_embeddings = {limit}; set data.max_length to at \
+                 most {limit}, or data.drop_long_prompts to less",
+                dataset.place(index)
+            )));
         }
     }
-    for (reason, lines) in &dropped {
-        let list = lines.iter().map(|line| line.to_string()).collect::<Vec<_>>().join(", ");
-        eprintln!("`{}`: {} rows dropped ({reason}): lines {list}", path.display(), lines.len());
-    }
-    if used.is_empty() {
-        return Err(TrainError::invalid(path, "no row can be used"));
-    }
-    if let Some(warning) = untrained_terminator(&used, chat.eos_ids()) {
-        eprintln!("warning: `{}`: {warning}", path.display());
-    }
-    Ok(Examples { used, dropped })
+    Ok(dataset)
+}
+
+/// How a data set came to be, file by file.
+fn lineage_of(split: &str, dataset: &Dataset) -> Vec<DataLineage> {
+    let file = |file: &DataFile| DataLineage {
+        split: split.into(),
+        path: file.path.clone(),
+        sha256: file.sha256.clone(),
+        layout: file.layout.into(),
+        weight: file.weight,
+        rows_used: file.examples.len(),
+        rows_dropped: file.dropped.iter().map(|(why, rows)| (why.to_string(), rows.len())).collect(),
+    };
+    dataset.files.iter().map(file).collect()
 }

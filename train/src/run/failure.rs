@@ -1,24 +1,21 @@
 //! A loss or gradient that is no number any more: which part of it, and which rows. The rows are found by computing each
 //! by itself, and the gradients are lost by that: a run ends with it.
 
-use std::path::Path;
-
 use crate::data::{Example, collate};
 use crate::error::TrainError;
 use crate::loss::PreferenceMetrics;
 use crate::model::Decoder;
 use crate::ops::Param;
+use crate::run::examples::Suspect;
 use crate::step::{Objective, forward, forward_backward};
 
-/// Where the examples of a step or an evaluation come from.
+/// The examples of a step or an evaluation.
 #[derive(Debug, Clone, Copy)]
 pub struct Suspects<'a> {
     /// Optimiser step, counted from 1.
     pub step: usize,
-    /// The data file.
-    pub file: &'a Path,
-    /// Its examples in question.
-    pub examples: &'a [&'a Example],
+    /// The examples in question.
+    pub examples: &'a [Suspect<'a>],
 }
 
 /// Whether the loss and all that it is made of are finite.
@@ -89,21 +86,21 @@ fn report(
     what: &str,
     row_is_finite: impl Fn(&Example) -> Result<bool, TrainError>,
 ) -> TrainError {
-    let Suspects { step, file, examples } = suspects;
-    let list = |examples: &[&Example]| {
-        let lines: Vec<String> = examples.iter().map(|example| example.line.to_string()).collect();
-        format!("`{}` line{} {}", file.display(), if lines.len() == 1 { "" } else { "s" }, lines.join(", "))
-    };
+    let Suspects { step, examples } = suspects;
     let mut guilty = Vec::new();
-    for example in examples {
+    for Suspect { place, example } in examples {
         match row_is_finite(example) {
             Ok(true) => {}
-            Ok(false) => guilty.push(*example),
+            Ok(false) => guilty.push(place.as_str()),
             Err(error) => return error,
         }
     }
-    let rows =
-        if guilty.is_empty() { format!("only together, no row by itself: {}", list(examples)) } else { list(&guilty) };
+    let rows = if guilty.is_empty() {
+        let all: Vec<&str> = examples.iter().map(|suspect| suspect.place.as_str()).collect();
+        format!("only together, no row by itself: {}", all.join(", "))
+    } else {
+        guilty.join(", ")
+    };
     TrainError::NotFinite { step, reason: format!("{what} ({rows}); lower the learning rate, or look at these rows") }
 }
 
@@ -127,28 +124,29 @@ mod tests {
 
     fn example(line: usize, prompt: u32) -> Example {
         let sequence = |ids: [u32; 2]| Sequence { ids: [vec![prompt], ids.to_vec()].concat(), prompt_len: 1 };
-        Example { line, chosen: sequence([2, 3]), rejected: Some(sequence([4, 5])) }
+        Example::pair(line, sequence([2, 3]), sequence([4, 5]))
     }
 
-    fn suspects<'a>(examples: &'a [&'a Example]) -> Suspects<'a> {
-        Suspects { step: 3, file: Path::new("pairs.jsonl"), examples }
+    fn placed<'a>(examples: &[&'a Example]) -> Vec<Suspect<'a>> {
+        let place = |example: &Example| format!("`pairs.jsonl` line {}", example.line);
+        examples.iter().map(|example| Suspect { place: place(example), example: *example }).collect()
     }
 
     #[test]
     fn the_rows_of_a_loss_that_is_no_number_are_named() {
         let decoder = decoder();
         let embedding = &decoder.params()[0];
-        let mut values = embedding.weight().to_vec2::<f32>().unwrap();
+        let mut values = embedding.weight().unwrap().to_vec2::<f32>().unwrap();
         values[7][0] = f32::NAN;
-        embedding.assign(&candle_core::Tensor::new(values, embedding.weight().device()).unwrap()).unwrap();
+        embedding.assign(&candle_core::Tensor::new(values, &candle_core::Device::Cpu).unwrap()).unwrap();
         let error = |examples: &[&Example]| {
             let metrics = forward_backward(&decoder, &collate(examples), &OBJECTIVE).unwrap();
             assert!(!is_finite(&metrics));
-            of_loss(suspects(examples), &decoder, &OBJECTIVE, &metrics).to_string()
+            of_loss(Suspects { step: 3, examples: &placed(examples) }, &decoder, &OBJECTIVE, &metrics).to_string()
         };
         let both = error(&[&example(1, 1), &example(2, 7), &example(9, 1), &example(11, 7)]);
         assert!(both.starts_with("step 3: nll_loss is NaN, ") && both.contains("logps/rejected is NaN"), "{both}");
-        assert!(both.contains("(`pairs.jsonl` lines 2, 11)"), "{both}");
+        assert!(both.contains("(`pairs.jsonl` line 2, `pairs.jsonl` line 11)"), "{both}");
 
         let mut rejected = example(4, 1);
         rejected.rejected.as_mut().unwrap().ids[1] = 7;
@@ -160,15 +158,15 @@ mod tests {
     #[test]
     fn a_gradient_that_overflows_is_named() {
         let decoder = decoder();
-        let head = decoder.head();
+        let head = &decoder.head().weight;
         // The loss is still a number, the gradient of what lies below the norm is too large to be one.
-        head.assign(&((head.weight().copy().unwrap() * 1e38).unwrap() * 10.0).unwrap()).unwrap();
+        head.assign(&((head.weight().unwrap().copy().unwrap() * 1e38).unwrap() * 10.0).unwrap()).unwrap();
         let example = example(5, 1);
         let examples = [&example];
-        assert!(of_gradient(suspects(&examples), &decoder, &OBJECTIVE).is_none(), "there is no gradient yet");
+        assert!(of_gradient(Suspects { step: 3, examples: &placed(&examples) }, &decoder, &OBJECTIVE).is_none(), "there is no gradient yet");
         let metrics = forward_backward(&decoder, &collate(&examples), &OBJECTIVE).unwrap();
         assert!(metrics.loss.is_finite(), "{metrics:?}");
-        let error = of_gradient(suspects(&examples), &decoder, &OBJECTIVE).unwrap().to_string();
+        let error = of_gradient(Suspects { step: 3, examples: &placed(&examples) }, &decoder, &OBJECTIVE).unwrap().to_string();
         assert!(error.starts_with("step 3: the gradients of `model.embed_tokens.weight` and "), "{error}");
         assert!(error.contains("(`pairs.jsonl` line 5)"), "{error}");
     }
@@ -177,8 +175,8 @@ mod tests {
     fn a_weight_that_is_not_finite_is_named() {
         let decoder = decoder();
         assert!(of_weights(1, &decoder).unwrap().is_none());
-        let head = decoder.head();
-        head.assign(&(head.weight().copy().unwrap() / 0.0).unwrap()).unwrap();
+        let head = &decoder.head().weight;
+        head.assign(&(head.weight().unwrap().copy().unwrap() / 0.0).unwrap()).unwrap();
         let error = of_weights(1, &decoder).unwrap().unwrap().to_string();
         assert!(error.contains("`lm_head.weight`"), "{error}");
     }

@@ -13,7 +13,7 @@ use crate::recipe::Recipe;
 const FREE: [(&str, &[&str]); 4] = [
     ("", &["output_dir"]),
     ("model", &["path", "tokenizer"]),
-    ("data", &["train", "validation", "chat_template"]),
+    ("data", &["train", "validation", "format", "chat_template"]),
     (
         "training",
         &[
@@ -29,8 +29,9 @@ const FREE: [(&str, &[&str]); 4] = [
     ),
 ];
 
-/// The recipe without its free keys, and the SHA-256 of the base model's files and of the data.
+/// The recipe without its free keys, the SHA-256 of the base model's files, and what the data files are.
 pub fn fingerprint(recipe: &Recipe, base: &BTreeMap<String, String>, data: &[DataLineage]) -> Value {
+    let recipe_data = &recipe.data;
     let mut recipe = serde_json::to_value(recipe).expect("plain data");
     for (section, keys) in FREE {
         let section = if section.is_empty() { Some(&mut recipe) } else { recipe.get_mut(section) };
@@ -38,9 +39,18 @@ pub fn fingerprint(recipe: &Recipe, base: &BTreeMap<String, String>, data: &[Dat
             section.retain(|key, _| !keys.contains(&key.as_str()));
         }
     }
-    let data: Map<String, Value> =
-        ["train", "validation"].into_iter().zip(data).map(|(name, file)| (name.into(), json!(file.sha256))).collect();
-    json!({"recipe": recipe, "base": base, "data": data})
+    // By their places in the recipe, not by their names: files may be moved. Columns are fields of the sources.
+    let mut files = Map::new();
+    for (i, file) in data.iter().enumerate() {
+        let content = json!({"sha256": file.sha256, "layout": file.layout, "weight": file.weight});
+        files.insert(format!("{} file {}", file.split, i + 1), content);
+    }
+    let sources = [("train", Some(&recipe_data.train)), ("validation", recipe_data.validation.as_ref())];
+    for (split, sources) in sources {
+        let columns: Vec<Value> = sources.iter().flat_map(|s| &s.0).map(|source| json!(source.columns)).collect();
+        files.insert(format!("{split} columns"), columns.into());
+    }
+    json!({"recipe": recipe, "base": base, "data": files})
 }
 
 /// Checks that the checkpoint `dir` with the fingerprint `saved` can be continued by a run with the fingerprint `now`.
@@ -57,7 +67,7 @@ pub fn check(dir: &Path, saved: &Value, now: &Value) -> Result<(), TrainError> {
             format!("another recipe: `{key}` was {} and is now {}", shown(saved), shown(now))
         }
         ["base", file @ ..] => format!("another base model: `{}` has changed", file.join(".")),
-        ["data", file @ ..] => format!("other data: the content of `data.{}` has changed", file.join(".")),
+        ["data", what @ ..] => format!("other data: {} has changed", what.join(", ")),
         _ => "another version of this program".into(),
     };
     Err(TrainError::invalid(dir, format!("it was trained with {reason}; set it back, or use another `output_dir`")))
@@ -87,7 +97,15 @@ mod tests {
 
     fn data(sha256: &str) -> Vec<DataLineage> {
         let sha256 = sha256.to_string();
-        vec![DataLineage { path: "t".into(), sha256, rows_used: 1, rows_dropped: BTreeMap::new() }]
+        vec![DataLineage {
+            split: "train".into(),
+            path: "t".into(),
+            sha256,
+            layout: "l".into(),
+            weight: 1.0,
+            rows_used: 1,
+            rows_dropped: BTreeMap::new(),
+        }]
     }
 
     fn difference(recipe_now: &Recipe, base_now: &str, data_now: &str) -> Option<String> {
@@ -106,14 +124,14 @@ mod tests {
         says("beta = 0.3", "`training.beta` was 0.1 and is now 0.3");
         says("beta = 0.1\nmax_steps = 7", "`training.max_steps` was not set and is now 7");
         assert!(difference(&recipe(""), "other", "d").unwrap().contains("base model: `model.safetensors`"));
-        assert!(difference(&recipe(""), "b", "other").unwrap().contains("`data.train`"));
+        assert!(difference(&recipe(""), "b", "other").unwrap().contains("train file 1, sha256"));
     }
 
     #[test]
     fn where_and_how_often_is_free() {
         let mut moved = recipe("logging_steps = 7\nsave_steps = \"epoch\"\ntensorboard = false");
         moved.output_dir = "elsewhere".into();
-        moved.data.train = "moved.jsonl".into();
+        moved.data.train = Path::new("moved.jsonl").into();
         assert_eq!(difference(&moved, "b", "d"), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Which examples make which step of a run, and at which learning rate.
 
-use crate::data::{BatchSize, Batching, Example, packed_rows};
+use crate::data::{BatchSize, Batching, Dataset, Mixture, packed_rows};
 use crate::error::TrainError;
 use crate::model::Decoder;
 use crate::optim::Schedule;
@@ -13,6 +13,7 @@ pub struct Plan {
     /// The learning rate, and how many steps there are.
     pub schedule: Schedule,
     batching: Batching,
+    mixture: Mixture,
     /// Rows that each example takes.
     lengths: Vec<usize>,
     epoch: usize,
@@ -38,7 +39,7 @@ impl Plan {
     ///
     /// # Errors
     /// When an example alone is over the recipe's token budget.
-    pub fn new(recipe: &Recipe, examples: &[Example]) -> Result<Self, TrainError> {
+    pub fn new(recipe: &Recipe, data: &Dataset) -> Result<Self, TrainError> {
         let t = &recipe.training;
         let batching = Batching {
             size: recipe.batch_size(),
@@ -46,19 +47,21 @@ impl Plan {
             accumulation: t.gradient_accumulation_steps,
             seed: recipe.seed,
         };
-        let lengths: Vec<usize> = examples.iter().map(packed_rows).collect();
+        let lengths: Vec<usize> = data.examples.iter().map(packed_rows).collect();
         if let BatchSize::Tokens(budget) = batching.size
-            && let Some((example, length)) = examples.iter().zip(&lengths).find(|(_, length)| **length > budget)
+            && let Some((index, length)) = lengths.iter().enumerate().find(|(_, length)| **length > budget)
         {
-            let reason = format!(
-                "{length} tokens, more than training.max_tokens_per_batch = {budget}; raise it or lower data.max_length"
-            );
-            return Err(TrainError::row(&recipe.data.train, example.line, reason));
+            return Err(TrainError::Refused(format!(
+                "{}: {length} tokens, more than training.max_tokens_per_batch = {budget}; raise it or lower \
+                 data.max_length",
+                data.place(index)
+            )));
         }
-        let all_epochs = || (0..t.epochs).map(|epoch| batching.epoch(&lengths, epoch).len()).sum();
+        let mixture = data.mixture.clone();
+        let all_epochs = || (0..t.epochs).map(|epoch| batching.epoch(&mixture, &lengths, epoch).len()).sum();
         let schedule = recipe.schedule(t.max_steps.unwrap_or_else(all_epochs));
-        let steps = batching.epoch(&lengths, 0);
-        Ok(Self { schedule, batching, lengths, epoch: 0, before: 0, steps })
+        let steps = batching.epoch(&mixture, &lengths, 0);
+        Ok(Self { schedule, batching, mixture, lengths, epoch: 0, before: 0, steps })
     }
 
     /// All steps.
@@ -88,7 +91,7 @@ impl Plan {
         while step >= self.before + self.steps.len() {
             self.before += self.steps.len();
             self.epoch += 1;
-            self.steps = self.batching.epoch(&self.lengths, self.epoch);
+            self.steps = self.batching.epoch(&self.mixture, &self.lengths, self.epoch);
         }
         let index = step - self.before;
         PlannedStep {
@@ -102,14 +105,26 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Sequence;
+    use crate::data::{DataFile, Example, Sequence};
 
     fn plan(training: &str, lengths: &[usize]) -> Result<Plan, TrainError> {
         let text = format!("output_dir = \"o\"\n[model]\npath = \"m\"\n[data]\ntrain = \"t\"\n[training]\n{training}");
         let sequence = |length: usize| Sequence { ids: vec![0; length], prompt_len: 1 };
         let examples: Vec<Example> =
             (lengths.iter().enumerate()).map(|(i, length)| Example::document(i + 1, sequence(length + 1))).collect();
-        Plan::new(&toml::from_str(&text).unwrap(), &examples)
+        let file = DataFile {
+            path: "t".into(),
+            sha256: String::new(),
+            layout: "",
+            unit: "line",
+            weight: 1.0,
+            examples: 0..examples.len(),
+            dropped: Default::default(),
+            with_tools: 0,
+            refusal: None,
+        };
+        let mixture = Mixture::new(vec![(0..examples.len(), 1.0)]);
+        Plan::new(&toml::from_str(&text).unwrap(), &Dataset { examples, files: vec![file], mixture })
     }
 
     #[test]
@@ -138,6 +153,6 @@ mod tests {
     #[test]
     fn an_example_over_the_budget_is_named() {
         let error = plan("max_tokens_per_batch = 8", &[3, 9]).unwrap_err().to_string();
-        assert!(error.contains("line 2: 9 tokens") && error.contains("max_tokens_per_batch = 8"), "{error}");
+        assert!(error.contains("`t` line 2: 9 tokens") && error.contains("max_tokens_per_batch = 8"), "{error}");
     }
 }

@@ -7,8 +7,8 @@ use std::path::Path;
 use orpo_chat::ChatTokenizer;
 
 use crate::checkpoint::{ModelFiles, sha256_file};
-use crate::data::Example;
 use crate::error::TrainError;
+use crate::hub::model_dir;
 use crate::model::lora::{ADAPTER_FILE, LoraSetup};
 use crate::model::{Decoder, LlamaShape, ModelConfig, Trained, WeightFiles};
 use crate::recipe::Recipe;
@@ -33,9 +33,10 @@ impl ModelSource {
     /// When a file is missing or wrong.
     pub fn open(recipe: &Recipe) -> Result<Self, TrainError> {
         let chat = |dir: &Path| load_chat(dir, recipe.data.chat_template.as_deref());
-        if let Some(dir) = &recipe.model.path {
+        if let Some(path) = &recipe.model.path {
+            let dir = &model_dir(path)?;
             let (config, json) = ModelConfig::from_dir(dir)?;
-            let base_name = dir.display().to_string();
+            let base_name = path.to_string_lossy().trim_start_matches("hub:").to_string();
             let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat: chat(dir)?, base_name };
             let weights = WeightFiles::open(dir)?;
             let mut base = BTreeMap::new();
@@ -72,25 +73,6 @@ impl ModelSource {
             .map_err(|reason| TrainError::Refused(format!("recipe [model.init]: {reason}")))?;
         let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat, base_name: String::new() };
         Ok(Self { config, files, weights: None, lora: None, base: BTreeMap::new() })
-    }
-
-    /// Refuses examples that are longer than the model.
-    ///
-    /// # Errors
-    /// With the first such line.
-    pub fn check_lengths<'a>(&self, examples: impl Iterator<Item = &'a Example>) -> Result<(), TrainError> {
-        let limit = self.config.max_position_embeddings;
-        for example in examples {
-            let longest = example.chosen.ids.len().max(example.rejected.as_ref().map_or(0, |s| s.ids.len()));
-            if longest > limit {
-                return Err(TrainError::Refused(format!(
-                    "data line {}: {longest} tokens, but the model has max_position_embeddings = {limit}; \
-                     set data.max_length to at most {limit}, or drop prompts that are longer",
-                    example.line
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// The decoder with its first weights.

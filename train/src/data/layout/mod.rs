@@ -1,0 +1,323 @@
+//! The layouts in which preference data is published, one file each, and how one is told from another.
+//!
+//! A new layout is a file with a [`Spec`] and a line in [`LAYOUTS`].
+
+mod alpaca_ranking;
+mod fields;
+mod hh_transcript;
+mod llama_factory_v1;
+mod openai_preference;
+mod orca_dpo_pairs;
+mod sharegpt_ranking;
+mod sides;
+mod stack_exchange_paired;
+mod token_ids;
+mod trl_conversational;
+mod trl_standard;
+mod ultrafeedback_binarized;
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+use super::read::Row;
+use super::{Dropped, Preference, Text};
+
+/// Why a row gives no pair.
+#[derive(Debug, PartialEq)]
+pub(super) enum RowError {
+    /// It is not what the layout says: a field is missing or of another type.
+    Wrong(String),
+    /// It is well formed, but nothing can be learnt from it.
+    Unusable(Dropped),
+}
+
+impl RowError {
+    /// The error with the layout that was expected.
+    pub(super) fn in_layout(self, layout: &str) -> Self {
+        match self {
+            Self::Wrong(reason) => Self::Wrong(format!("{reason}; the layout is `{layout}`")),
+            unusable @ Self::Unusable(_) => unusable,
+        }
+    }
+}
+
+impl From<String> for RowError {
+    fn from(reason: String) -> Self {
+        Self::Wrong(reason)
+    }
+}
+
+impl From<Dropped> for RowError {
+    fn from(reason: Dropped) -> Self {
+        Self::Unusable(reason)
+    }
+}
+
+/// One layout.
+struct Spec {
+    name: &'static str,
+    /// Its fields, for messages.
+    fields: &'static str,
+    /// Whether a row has the fields of this layout, of the right kind.
+    fits: fn(&Row) -> bool,
+    parse: fn(&Row) -> Result<Preference, RowError>,
+}
+
+/// All layouts; the first that fits is taken.
+static LAYOUTS: [Spec; 13] = [
+    token_ids::SPEC,
+    openai_preference::SPEC,
+    llama_factory_v1::SPEC,
+    stack_exchange_paired::SPEC,
+    sharegpt_ranking::SPEC,
+    alpaca_ranking::SPEC,
+    orca_dpo_pairs::SPEC,
+    ultrafeedback_binarized::SPEC,
+    trl_conversational::EXPLICIT,
+    trl_conversational::IMPLICIT,
+    trl_standard::EXPLICIT,
+    hh_transcript::SPEC,
+    trl_standard::IMPLICIT,
+];
+
+/// A layout of preference pairs, by its name.
+#[derive(Clone, Copy)]
+pub struct Layout(&'static Spec);
+
+impl Layout {
+    /// The layout of this name.
+    ///
+    /// # Errors
+    /// With the names there are.
+    pub fn named(name: &str) -> Result<Self, String> {
+        LAYOUTS.iter().find(|spec| spec.name == name).map(Self).ok_or_else(|| {
+            let names: Vec<&str> = LAYOUTS.iter().map(|spec| spec.name).collect();
+            format!("there is no layout `{name}`; the layouts are {}", names.join(", "))
+        })
+    }
+
+    /// Its name in recipes and messages.
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    pub(super) fn parse(self, row: &Row) -> Result<Preference, RowError> {
+        (self.0.parse)(row)
+    }
+}
+
+impl PartialEq for Layout {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl fmt::Debug for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for Layout {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Layout {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::named(&name).map_err(serde::de::Error::custom)
+    }
+}
+
+/// The layout that fits most of a file's first rows.
+///
+/// # Errors
+/// When none fits any of them; unpaired feedback is recognised and explained.
+pub(super) fn detect(first: &[Row]) -> Result<Layout, String> {
+    let fitting = |spec: &Spec| first.iter().filter(|row| (spec.fits)(row)).count();
+    // Of several that fit equally well `max_by_key` takes the last.
+    let best = LAYOUTS.iter().rev().max_by_key(|spec| fitting(spec)).filter(|spec| fitting(spec) > 0);
+    best.map(Layout).ok_or_else(|| {
+        let Some(row) = first.first() else { return "it holds no rows".into() };
+        if is_unpaired(row) {
+            return "it holds unpaired feedback: one response a row with a true or false label, as KTO uses it. ORPO \
+                    compares two responses to one prompt: join a row labelled true and a row labelled false of the \
+                    same prompt into one with `prompt`, `chosen` and `rejected`"
+                .into();
+        }
+        let known: Vec<String> = LAYOUTS.iter().map(|spec| format!("{} ({})", spec.name, spec.fields)).collect();
+        format!(
+            "its layout is not known; {}. Name its columns, for example columns = {{ prompt = \"question\" }}, or \
+             bring it to one of: {}",
+            fields::list_of(row),
+            known.join("; ")
+        )
+    })
+}
+
+fn is_unpaired(row: &Row) -> bool {
+    let labelled = ["label", "kto_tag", "labels"].iter().any(|name| row.get(*name).is_some_and(Value::is_boolean));
+    labelled && !fields::has(row, "rejected")
+}
+
+/// Whether a row says that tools were at hand. Templates are rendered without tools.
+pub(super) fn declares_tools(row: &Row) -> bool {
+    let filled = |value: Option<&Value>| match value {
+        None | Some(Value::Null) => false,
+        Some(Value::String(text)) => !matches!(text.trim(), "" | "[]" | "null"),
+        Some(Value::Array(items)) => !items.is_empty(),
+        Some(_) => true,
+    };
+    filled(row.get("tools")) || filled(row.get("functions")) || filled(row.get("input").and_then(|i| i.get("tools")))
+}
+
+/// A document for next-token training: `messages` or `text`.
+pub(super) fn document(row: &Row) -> Result<Text, RowError> {
+    match (fields::has(row, "messages"), fields::has(row, "text")) {
+        (true, false) => Ok(Text::Chat(fields::turns(row, "messages")?)),
+        (false, true) => Ok(Text::Plain(fields::string(row, "text")?.into())),
+        _ => Err(RowError::Wrong(format!(
+            "a document has exactly one of `messages` and `text`, but {}",
+            fields::list_of(row)
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn row(value: Value) -> Row {
+        match value {
+            Value::Object(row) => row,
+            other => panic!("{other} is no object"),
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_read_again() {
+        for spec in &LAYOUTS {
+            let text = serde_json::to_string(&Layout(spec)).unwrap();
+            assert_eq!(serde_json::from_str::<Layout>(&text).unwrap(), Layout(spec));
+            assert_eq!(LAYOUTS.iter().filter(|other| other.name == spec.name).count(), 1);
+        }
+        assert!(Layout::named("alpaka").unwrap_err().contains("alpaca_ranking"));
+    }
+
+    #[test]
+    fn the_layout_is_that_of_most_rows() {
+        let string = || row(json!({"prompt": "p", "chosen": "a", "rejected": "b"}));
+        let list = || row(json!({"prompt": [], "chosen": [], "rejected": []}));
+        assert_eq!(detect(&[list(), string(), string()]).unwrap().name(), "trl_standard_explicit");
+        assert_eq!(detect(&[list(), string(), list()]).unwrap().name(), "trl_conversational_explicit");
+    }
+
+    #[test]
+    fn what_is_not_known_is_explained() {
+        let unpaired = row(json!({"messages": [{"role": "user", "content": "q"}], "label": false}));
+        let error = detect(&[unpaired]).unwrap_err();
+        assert!(error.contains("KTO") && error.contains("`rejected`"), "{error}");
+        let error = detect(&[row(json!({"a": 1, "b": null}))]).unwrap_err();
+        assert!(error.contains("`a`, `b`") && error.contains("columns = { prompt"), "{error}");
+    }
+
+    #[test]
+    fn declared_tools_are_noticed() {
+        for (value, expected) in [
+            (json!({"tools": "[]"}), false),
+            (json!({"tools": null, "functions": []}), false),
+            (json!({"tools": "[{}]"}), true),
+            (json!({"input": {"tools": [{}]}}), true),
+        ] {
+            assert_eq!(declares_tools(&row(value)), expected);
+        }
+    }
+
+    /// Arbitrary JSON under the names that layouts look for.
+    fn wild_row() -> impl Strategy<Value = Row> {
+        let name = prop::sample::select(vec![
+            "prompt",
+            "chosen",
+            "rejected",
+            "question",
+            "system",
+            "input",
+            "output",
+            "instruction",
+            "conversations",
+            "messages",
+            "preferred_output",
+            "non_preferred_output",
+            "chosen_messages",
+            "rejected_messages",
+            "role",
+            "response_j",
+            "response_k",
+            "content",
+            "from",
+            "value",
+            "type",
+            "text",
+            "label",
+            "history",
+            "prompt_input_ids",
+            "chosen_input_ids",
+            "rejected_input_ids",
+            "tools",
+        ]);
+        let text = prop::sample::select(vec![
+            "",
+            " ",
+            "user",
+            "assistant",
+            "gpt",
+            "human",
+            "text",
+            "é\n\nHuman: a",
+            "\n\nHuman: a\n\nAssistant: b",
+            "Assistant:",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (0..9u32).prop_map(Value::from),
+            text.prop_map(Value::from),
+        ];
+        let names = name.clone();
+        let value = leaf.prop_recursive(4, 64, 4, move |inner| {
+            let object = prop::collection::vec((names.clone(), inner.clone()), 0..4);
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(Value::from),
+                object.prop_map(|entries| entries.into_iter().map(|(k, v)| (k.to_string(), v)).collect()),
+            ]
+        });
+        prop::collection::vec((name, value), 0..6)
+            .prop_map(|entries| entries.into_iter().map(|(k, v)| (k.to_string(), v)).collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn no_row_makes_a_layout_panic(row in wild_row()) {
+            for spec in &LAYOUTS {
+                let fits = (spec.fits)(&row);
+                let parsed = (spec.parse)(&row);
+                // A row without the fields of a layout is refused by it, never taken for something else.
+                if let Ok(pair) = parsed {
+                    prop_assert!(fits || spec.name == "hh_transcript", "{} took {row:?}", spec.name);
+                    let _ = pair.unusable();
+                }
+            }
+            let _ = (detect(std::slice::from_ref(&row)), document(&row), declares_tools(&row));
+        }
+    }
+}
