@@ -101,7 +101,9 @@ pub struct DataSection {
     /// The same for evaluation every `eval_steps` and at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validation: Option<Sources>,
-    /// The layout of all sources that name none; by default it is found from the rows of each file.
+    /// The layout of all sources that name none; by default it is found from the rows of each file. Strings of the `trl`
+    /// layouts are trained on as they stand; to bring them into the chat template take `format = "orca_dpo_pairs"` with
+    /// `columns = { question = "prompt" }`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Layout>,
     /// For a field of the layout the name it has in the files, for all sources that name none: `{ prompt = "question" }`.
@@ -408,7 +410,12 @@ impl Recipe {
             return Err("[lora] needs `model.path`: an adapter to random weights cannot be used without them".into());
         }
         for (key, sources) in [("train", Some(&self.data.train)), ("validation", self.data.validation.as_ref())] {
-            sources.map_or(Ok(()), Sources::check).map_err(|reason| format!("`data.{key}`: {reason}"))?;
+            let Some(sources) = sources else { continue };
+            sources.check().map_err(|reason| format!("`data.{key}`: {reason}"))?;
+            let has_format = self.data.format.is_some() || sources.0.iter().any(|source| source.format.is_some());
+            if has_format && self.training.objective == ObjectiveKind::Sft {
+                return Err("`format` is a layout of pairs; documents (objective = \"sft\") have only one".into());
+            }
         }
         if let Some(lora) = &self.lora {
             lora.check()?;
@@ -585,6 +592,8 @@ mod tests {
         assert!(Path::new(&recipe.data.train.0[1].source).is_absolute());
         let error = load(MINIMAL, &["data.train=[{source = \"a\", weight = 0.0}]"]).unwrap_err();
         assert!(error.contains("data.train") && error.contains("`weight` = 0"), "{error}");
+        let error = load(MINIMAL, &["data.format=hh_transcript", "training.objective=sft"]).unwrap_err();
+        assert!(error.contains("`format`"), "{error}");
     }
 
     #[test]

@@ -171,3 +171,21 @@ fn unpaired_feedback_is_refused_with_an_explanation() {
         assert!(error.contains(part), "{error}");
     }
 }
+
+#[test]
+fn damaged_parquet_is_an_error_and_no_panic() {
+    let Some(path) = shared("formats/ultrafeedback_binarized.zstd.parquet") else { return };
+    let good = std::fs::read(path).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let step = good.len() / 97;
+    for at in (4..good.len()).step_by(step) {
+        std::fs::write(file.path(), &good[..at]).unwrap();
+        let error = read_preferences(file.path(), &Selection::default()).unwrap_err().to_string();
+        assert!(error.contains("parquet"), "{error}");
+        let mut flipped = good.clone();
+        flipped[at] ^= 0x55;
+        std::fs::write(file.path(), &flipped).unwrap();
+        // A bit of a text may go unnoticed.
+        let _ = read_preferences(file.path(), &Selection::default());
+    }
+}

@@ -202,6 +202,19 @@ mod tests {
     }
 
     #[test]
+    fn a_format_makes_turns_of_plain_strings() {
+        let content = br#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#;
+        let columns = [("question".to_string(), "prompt".to_string())].into();
+        let selection = Selection { format: Some(Layout::named("orca_dpo_pairs").unwrap()), columns };
+        let rows = read_preferences(file(content).path(), &selection).unwrap();
+        let (_, pair) = rows.used().next().unwrap();
+        assert_eq!(pair.prompt, Text::Chat(vec![Message::user("q")]));
+        let error = read_preferences(file(content).path(), &Selection { columns: BTreeMap::new(), ..selection });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("line 1: no `question`") && error.contains("`orca_dpo_pairs`"), "{error}");
+    }
+
+    #[test]
     fn documents() {
         let content = br#"{"messages": [{"role": "user", "content": "a"}]}
 {"text": "b"}

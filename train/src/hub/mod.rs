@@ -3,6 +3,9 @@
 //! A commit is pinned by the first listing of a repository; later files come from the same commit. To see a newer one,
 //! name it (`@revision`) or remove the repository from the cache.
 
+mod choose;
+mod id;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -13,7 +16,8 @@ use orpo_chat::TOKENIZER_FILES;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::data::is_glob;
+use self::choose::choose_data;
+use self::id::{HubId, is_plain};
 use crate::error::TrainError;
 
 /// The part after `hub:` of a source that names the hub.
@@ -43,34 +47,6 @@ pub struct Hub {
     endpoint: String,
     cache: Cache,
     token: Option<String>,
-}
-
-/// `owner/name[@revision][:path-or-glob]`.
-#[derive(Debug, PartialEq)]
-struct HubId<'a> {
-    /// As it was written, for messages.
-    text: &'a str,
-    name: &'a str,
-    revision: &'a str,
-    path: Option<&'a str>,
-}
-
-impl<'a> HubId<'a> {
-    fn parse(text: &'a str) -> Result<Self, TrainError> {
-        let (repo, path) = text.split_once(':').map_or((text, None), |(repo, path)| (repo, Some(path)));
-        let (name, revision) = repo.split_once('@').unwrap_or((repo, "main"));
-        let parts: Vec<&str> = name.split('/').collect();
-        let good = parts.len() <= 2 && parts.into_iter().all(is_plain) && revision.split('/').all(is_plain);
-        if !good || path == Some("") {
-            return Err(failure(text, "it must be written hub:owner/name[@revision][:path-or-glob]"));
-        }
-        Ok(Self { text, name, revision, path })
-    }
-}
-
-/// Whether a part of an id can stand in a path and in an address.
-fn is_plain(part: &str) -> bool {
-    !part.is_empty() && !part.contains("..") && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 /// What a commit of a repository holds.
@@ -153,51 +129,6 @@ fn shards(index: &Path) -> Result<BTreeSet<String>, TrainError> {
     let json: Value = serde_json::from_str(&text).map_err(|e| TrainError::invalid(index, e))?;
     let map = json["weight_map"].as_object().ok_or_else(|| TrainError::invalid(index, "no `weight_map` in it"))?;
     Ok(map.values().filter_map(|name| name.as_str().map(str::to_string)).collect())
-}
-
-/// The names that `path` chooses; without one all data files, if they are parts of one.
-fn choose_data<'n>(names: &[&'n str], path: Option<&str>) -> Result<Vec<&'n str>, String> {
-    const DATA: [&str; 5] = [".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet"];
-    let is_data = |name: &&str| DATA.iter().any(|end| name.ends_with(end)) && !name.starts_with('.');
-    let data: Vec<&str> = names.iter().copied().filter(is_data).collect();
-    let Some(path) = path else {
-        let stems: BTreeSet<&str> = data.iter().map(|name| without_part(name)).collect();
-        return match stems.len() {
-            0 => Err("it holds no JSON, JSONL or parquet file; name one as hub:owner/name:path".into()),
-            1 => Ok(data),
-            _ => Err(format!("it holds several data files; name one, or a glob, after `:`; there are {}", list(&data))),
-        };
-    };
-    if names.contains(&path) || !is_glob(path) {
-        let found = names.iter().copied().find(|name| *name == path);
-        return found
-            .map(|name| vec![name])
-            .ok_or_else(|| format!("it has no such file; its data files: {}", list(&data)));
-    }
-    let pattern = glob::Pattern::new(path).map_err(|e| format!("not a pattern: {e}"))?;
-    let chosen: Vec<&str> = names.iter().copied().filter(|name| pattern.matches(name)).collect();
-    if chosen.is_empty() {
-        Err(format!("no file matches this pattern; its data files: {}", list(&data)))
-    } else {
-        Ok(chosen)
-    }
-}
-
-/// A file's name without `-00003-of-00012`.
-fn without_part(name: &str) -> &str {
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
-    stem.rsplit_once("-of-")
-        .filter(|(_, count)| digits(count))
-        .and_then(|(rest, _)| rest.rsplit_once('-'))
-        .filter(|(_, part)| digits(part))
-        .map_or(name, |(rest, _)| rest)
-}
-
-fn list(names: &[&str]) -> String {
-    const SHOWN: usize = 12;
-    let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
-    if names.is_empty() { "none".into() } else { names[..names.len().min(SHOWN)].join(", ") + &more }
 }
 
 /// One commit of one repository.
@@ -382,29 +313,6 @@ fn failure(id: &str, reason: impl Into<String>) -> TrainError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_are_taken_apart() {
-        let parsed = |text: &'static str| HubId::parse(text).map(|id| (id.name, id.revision, id.path)).ok();
-        assert_eq!(parsed("gpt2"), Some(("gpt2", "main", None)));
-        assert_eq!(parsed("a/b@refs/pr/1:d/*.parquet"), Some(("a/b", "refs/pr/1", Some("d/*.parquet"))));
-        for wrong in ["", "a/b/c", "a/", "../b", "a/b@", "a/b:", "a b", "a/b@../x"] {
-            assert_eq!(parsed(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn data_files_are_chosen_only_where_the_choice_is_clear() {
-        let parts = ["README.md", "data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"];
-        assert_eq!(choose_data(&parts, None).unwrap(), parts[1..]);
-        let splits = ["data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet", ".x.json"];
-        assert!(choose_data(&splits, None).unwrap_err().contains("data/test-"));
-        assert_eq!(choose_data(&splits, Some("data/train-*")).unwrap(), splits[1..2]);
-        assert_eq!(choose_data(&splits, Some(".x.json")).unwrap(), splits[2..]);
-        assert!(choose_data(&splits, Some("x.json")).unwrap_err().contains("no such file"));
-        assert!(choose_data(&splits, Some("*.csv")).unwrap_err().contains("no file matches"));
-        assert!(choose_data(&["README.md"], None).unwrap_err().contains("no JSON"));
-    }
 
     #[test]
     fn a_listed_name_stays_inside() {
