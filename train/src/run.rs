@@ -14,13 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::checkpoint::{CheckpointDir, Manifest, TrainerState, replace_dir, write_model};
-use crate::data::{Example, collate};
+use crate::data::collate;
 use crate::error::TrainError;
 use crate::evaluate::{evaluate, sample};
 use crate::loss::PreferenceMetrics;
 use crate::model::Decoder;
 use crate::optim::AdamW;
-use crate::recipe::{LossWeighting, Recipe};
+use crate::recipe::Recipe;
 use crate::selection::Selection;
 use crate::step::{Objective, weighted_forward_backward};
 use crate::telemetry::{Reports, StepRecord, Telemetry, memory, metric_fields};
@@ -31,8 +31,7 @@ pub use lock::RunLock;
 pub use plan::{Plan, PlannedStep};
 pub use source::{ModelSource, load_chat};
 
-use examples::Data;
-use failure::Suspects;
+use self::{examples::Data, failure::Suspects};
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,8 +57,7 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     let source = ModelSource::open(recipe)?;
     let data = Data::load(recipe, &source)?;
     let objective = recipe.objective();
-    let names = metric_fields(&PreferenceMetrics::default(), &objective, "eval_");
-    let selection = Selection::new(recipe, names.keys())?;
+    let selection = Selection::new(recipe)?;
     let plan = Plan::new(recipe, &data.train)?;
 
     let mut state = TrainerState::new(fingerprint::fingerprint(recipe, &source.base, &data.lineage));
@@ -74,19 +72,13 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     }
 
     dir.create()?;
+    dir.checkpoints.prune(&state, recipe.training.save_total_limit)?;
     let optimizer = AdamW::new(decoder.params(), recipe.adamw(), state.step);
     let reports = Reports { tensorboard: recipe.training.tensorboard, samples: recipe.training.sample_prompts > 0 };
     let telemetry = Telemetry::open(&recipe.output_dir, objective, state.step, plan.total_steps(), reports)?;
     telemetry.say(&plan.describe(&decoder, state.step));
     let pace = Pace::default();
     Run { recipe, objective, dir, source, data, selection, plan, state, decoder, optimizer, telemetry, pace }.go(stop)
-}
-
-/// Training time and tokens since the last record.
-#[derive(Default)]
-struct Pace {
-    seconds: f64,
-    tokens: usize,
 }
 
 /// A run under way. What a resumed run must know of it is in `state`, the parameters and their moments.
@@ -102,7 +94,14 @@ struct Run<'a> {
     decoder: Decoder,
     optimizer: AdamW,
     telemetry: Telemetry,
+    /// Training since the last record.
     pace: Pace,
+}
+
+#[derive(Default)]
+struct Pace {
+    seconds: f64,
+    tokens: usize,
 }
 
 impl Run<'_> {
@@ -117,11 +116,8 @@ impl Run<'_> {
             if step.is_multiple_of(t.logging_steps) || is_last {
                 self.log(planned.epoch, learning_rate, grad_norm)?;
             }
-            let is_best = if t.eval_steps.is_due(step, planned.ends_epoch) || is_last {
-                self.evaluate(planned.epoch)?
-            } else {
-                false
-            };
+            let is_evaluated = t.eval_steps.is_due(step, planned.ends_epoch) || is_last;
+            let is_best = is_evaluated && self.evaluate(planned.epoch)?;
             let is_over = is_last || self.state.selection.stopped_early;
             let is_interrupted = stop.load(Ordering::Relaxed) && !is_over;
             if t.save_steps.is_due(step, planned.ends_epoch) || is_best || is_over || is_interrupted {
@@ -134,8 +130,7 @@ impl Run<'_> {
         }
         self.telemetry.finish();
         if self.state.selection.stopped_early {
-            let reason = self.selection.reason(&self.state.selection);
-            self.telemetry.say(&format!("stopped after step {}: {reason}", self.state.step));
+            self.telemetry.say(&self.selection.reason(&self.state.selection, self.state.step));
         }
         self.export()
     }
@@ -149,10 +144,7 @@ impl Run<'_> {
         for indices in &planned.micro_batches {
             let examples = self.data.train_at(indices);
             let batch = collate(&examples);
-            let weight = match self.recipe.loss_weighting() {
-                LossWeighting::Batches => 1.0,
-                LossWeighting::Examples => examples.len() as f64,
-            };
+            let weight = self.recipe.loss_weighting().weight(examples.len());
             let metrics = weighted_forward_backward(&self.decoder, &batch, &self.objective, weight)?;
             if !failure::is_finite(&metrics) {
                 let suspects = Suspects { step, file, examples: &examples };
@@ -206,8 +198,7 @@ impl Run<'_> {
         let metrics = evaluate(&self.decoder, validation, &self.objective, self.recipe.batch_size())?;
         if !failure::is_finite(&metrics) {
             let file = self.recipe.data.validation.as_deref().expect("the examples come from it");
-            let examples: Vec<&Example> = validation.iter().collect();
-            let suspects = Suspects { step, file, examples: &examples };
+            let suspects = Suspects { step, file, examples: &validation.iter().collect::<Vec<_>>() };
             return Err(failure::of_loss(suspects, &self.decoder, &self.objective, &metrics));
         }
         self.telemetry.evaluation(step, epoch, &metrics)?;
