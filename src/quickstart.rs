@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use orpo_train::optim::ScheduleKind;
-use orpo_train::recipe::{DataSection, InitSection, ModelSection, ObjectiveKind, Recipe, TrainingSection};
+use orpo_train::recipe::{DataSection, InitSection, Interval, ModelSection, ObjectiveKind, Recipe, TrainingSection};
 use serde::{Deserialize, Serialize};
 
 use crate::children::Children;
@@ -140,7 +140,7 @@ fn orpo_pipeline(out: &Path, seed: u64) -> Pipeline {
             learning_rate: 2e-3,
             lr_scheduler: ScheduleKind::Cosine,
             warmup_steps: 20,
-            eval_steps: 100.into(),
+            eval_steps: Interval::Steps(100),
             ..Default::default()
         },
         ifeval: Some(Ifeval { data: Some(out.join("data/ifeval_prompts.jsonl")), max_tokens: MAX_TOKENS, limit: None }),

@@ -292,6 +292,16 @@ pub enum LossWeighting {
     Examples,
 }
 
+impl LossWeighting {
+    /// The weight of a micro-batch of so many examples.
+    pub fn weight(self, examples: usize) -> f64 {
+        match self {
+            Self::Batches => 1.0,
+            Self::Examples => examples as f64,
+        }
+    }
+}
+
 impl Default for TrainingSection {
     fn default() -> Self {
         Self {

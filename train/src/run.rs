@@ -20,7 +20,7 @@ use crate::evaluate::{evaluate, sample};
 use crate::loss::PreferenceMetrics;
 use crate::model::Decoder;
 use crate::optim::AdamW;
-use crate::recipe::{LossWeighting, Recipe};
+use crate::recipe::Recipe;
 use crate::selection::Selection;
 use crate::step::{Objective, weighted_forward_backward};
 use crate::telemetry::{Reports, StepRecord, Telemetry, memory, metric_fields};
@@ -31,8 +31,7 @@ pub use lock::RunLock;
 pub use plan::{Plan, PlannedStep};
 pub use source::{ModelSource, load_chat};
 
-use examples::Data;
-use failure::Suspects;
+use self::{examples::Data, failure::Suspects};
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,8 +57,7 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     let source = ModelSource::open(recipe)?;
     let mut data = Data::load(recipe, &source)?;
     let objective = recipe.objective();
-    let names = metric_fields(&PreferenceMetrics::default(), &objective, "eval_");
-    let selection = Selection::new(recipe, names.keys())?;
+    let selection = Selection::new(recipe)?;
     let plan = Plan::new(recipe, &data.train)?;
 
     let mut state = TrainerState::new(fingerprint::fingerprint(recipe, &source.base, &data.lineage));
@@ -77,6 +75,7 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     }
 
     dir.create()?;
+    dir.checkpoints.prune(&state, recipe.training.save_total_limit)?;
     write_file(&recipe.output_dir.join(DROPPED_FILE), data.dropped.as_bytes())?;
     let optimizer = AdamW::new(&decoder.trainable(), recipe.adamw(), state.step);
     let reports = Reports { tensorboard: recipe.training.tensorboard, samples: recipe.training.sample_prompts > 0 };
@@ -84,13 +83,6 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     telemetry.say(&plan.describe(&decoder, state.step));
     let pace = Pace::default();
     Run { recipe, objective, dir, source, data, selection, plan, state, decoder, optimizer, telemetry, pace }.go(stop)
-}
-
-/// Training time and tokens since the last record.
-#[derive(Default)]
-struct Pace {
-    seconds: f64,
-    tokens: usize,
 }
 
 /// A run under way. What a resumed run must know of it is in `state`, the parameters and their moments.
@@ -106,7 +98,14 @@ struct Run<'a> {
     decoder: Decoder,
     optimizer: AdamW,
     telemetry: Telemetry,
+    /// Training since the last record.
     pace: Pace,
+}
+
+#[derive(Default)]
+struct Pace {
+    seconds: f64,
+    tokens: usize,
 }
 
 impl Run<'_> {
@@ -121,11 +120,8 @@ impl Run<'_> {
             if step.is_multiple_of(t.logging_steps) || is_last {
                 self.log(planned.epoch, learning_rate, grad_norm)?;
             }
-            let is_best = if t.eval_steps.is_due(step, planned.ends_epoch) || is_last {
-                self.evaluate(planned.epoch)?
-            } else {
-                false
-            };
+            let is_evaluated = t.eval_steps.is_due(step, planned.ends_epoch) || is_last;
+            let is_best = is_evaluated && self.evaluate(planned.epoch)?;
             let is_over = is_last || self.state.selection.stopped_early;
             let is_interrupted = stop.load(Ordering::Relaxed) && !is_over;
             if t.save_steps.is_due(step, planned.ends_epoch) || is_best || is_over || is_interrupted {
@@ -138,8 +134,7 @@ impl Run<'_> {
         }
         self.telemetry.finish();
         if self.state.selection.stopped_early {
-            let reason = self.selection.reason(&self.state.selection);
-            self.telemetry.say(&format!("stopped after step {}: {reason}", self.state.step));
+            self.telemetry.say(&self.selection.reason(&self.state.selection, self.state.step));
         }
         self.export()
     }
@@ -155,10 +150,7 @@ impl Run<'_> {
             let mut batch = collate(&examples);
             // A function of the place in the run, so that a resumed run drops the same elements.
             batch.rows.dropout_seed = Some(self.recipe.seed.wrapping_add((step as u64) << 24 | i as u64));
-            let weight = match self.recipe.loss_weighting() {
-                LossWeighting::Batches => 1.0,
-                LossWeighting::Examples => examples.len() as f64,
-            };
+            let weight = self.recipe.loss_weighting().weight(examples.len());
             let metrics = weighted_forward_backward(&self.decoder, &batch, &self.objective, weight)?;
             if !failure::is_finite(&metrics) {
                 let suspects = Suspects { step, examples: &self.data.suspects_at(indices) };

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::TrainError;
+use crate::loss::PreferenceMetrics;
 use crate::recipe::Recipe;
+use crate::telemetry::metric_fields;
 
 /// The best evaluation so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,19 +40,20 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// The rule of a recipe whose evaluations have the metrics `names`.
+    /// The rule of a recipe.
     ///
     /// # Errors
-    /// When the recipe's metric is not one of them.
-    pub fn new<'a>(recipe: &Recipe, names: impl Iterator<Item = &'a String> + Clone) -> Result<Self, TrainError> {
+    /// When evaluations with its objective do not have its metric.
+    pub fn new(recipe: &Recipe) -> Result<Self, TrainError> {
         let t = &recipe.training;
         let name = &t.metric_for_best_model;
         let metric = if name.starts_with("eval_") { name.clone() } else { format!("eval_{name}") };
-        if !names.clone().any(|name| *name == metric) {
-            return Err(TrainError::Refused(format!(
-                "training.metric_for_best_model: an evaluation has no `{metric}`; it has {}",
-                names.cloned().collect::<Vec<_>>().join(", ")
-            )));
+        let known = metric_fields(&PreferenceMetrics::default(), &recipe.objective(), "eval_");
+        if !known.contains_key(&metric) {
+            let known: Vec<&str> = known.keys().map(String::as_str).collect();
+            let known = known.join(", ");
+            let reason = format!("training.metric_for_best_model: an evaluation has no `{metric}`; it has {known}");
+            return Err(TrainError::Refused(reason));
         }
         Ok(Self {
             greater_is_better: t.greater_is_better.unwrap_or(!metric.ends_with("loss")),
@@ -82,9 +85,10 @@ impl Selection {
         better
     }
 
-    /// Why a run ended early.
-    pub fn reason(&self, state: &SelectionState) -> String {
-        format!("{} has not improved for {} evaluations", self.metric, state.without_improvement)
+    /// Why a run ended early, after `step`.
+    pub fn reason(&self, state: &SelectionState, step: usize) -> String {
+        let count = state.without_improvement;
+        format!("stopped after step {step}: {} has not improved for {count} evaluations", self.metric)
     }
 }
 
@@ -92,15 +96,14 @@ impl Selection {
 mod tests {
     use super::*;
 
-    fn selection(training: &str, metrics: &[&str]) -> Result<Selection, TrainError> {
+    fn selection(training: &str) -> Result<Selection, TrainError> {
         let text = format!("output_dir = \"o\"\n[model]\npath = \"m\"\n[data]\ntrain = \"t\"\n[training]\n{training}");
-        let names: Vec<String> = metrics.iter().map(|name| name.to_string()).collect();
-        Selection::new(&toml::from_str(&text).unwrap(), names.iter())
+        Selection::new(&toml::from_str(&text).unwrap())
     }
 
     /// For each value: best so far, stopped.
     fn decisions(training: &str, metric: &str, values: &[f64]) -> Vec<(bool, bool)> {
-        let selection = selection(training, &[metric]).unwrap();
+        let selection = selection(training).unwrap();
         let mut state = SelectionState::default();
         let decide = |(step, value): (usize, &f64)| {
             let metrics = Map::from_iter([(metric.to_string(), Value::from(*value))]);
@@ -134,7 +137,8 @@ mod tests {
 
     #[test]
     fn an_unknown_metric_is_refused_with_those_there_are() {
-        let error = selection("metric_for_best_model = \"accuracy\"", &["eval_loss", "eval_nll_loss"]).unwrap_err();
-        assert!(error.to_string().contains("`eval_accuracy`; it has eval_loss, eval_nll_loss"), "{error}");
+        let sft = "objective = \"sft\"\nmetric_for_best_model = \"rewards/margins\"";
+        let error = selection(sft).unwrap_err().to_string();
+        assert!(error.contains("`eval_rewards/margins`; it has eval_loss, eval_nll_loss"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use candle_transformers::models::llama;
 use orpo_train::data::{Example, Sequence, collate};
 use orpo_train::loss::NllTarget;
 use orpo_train::model::{Decoder, LlamaShape, ModelConfig, PackedRows, Trained};
-use orpo_train::step::{Objective, forward, forward_backward};
+use orpo_train::step::{Objective, forward, forward_backward, weighted_forward_backward};
 
 fn config(tie_word_embeddings: bool) -> ModelConfig {
     ModelConfig::llama(&LlamaShape {
@@ -162,6 +162,27 @@ fn gradients_of_micro_batches_add_up_and_are_repeatable() {
     assert_eq!(once, gradients(&[&examples]), "the same computation gives the same bits");
     for (once, twice) in once.iter().flatten().zip(gradients(&[&examples, &examples]).iter().flatten()) {
         assert!((2.0 * once - twice).abs() <= 1e-5 * once.abs().max(1e-3), "{once} {twice}");
+    }
+}
+
+/// With a likelihood that is a mean over pairs, a pair then counts the same whichever micro-batch it is in.
+#[test]
+fn micro_batches_weighted_by_their_examples_make_the_gradient_of_one_batch() {
+    let objective = Objective::Orpo { beta: 0.5, nll: NllTarget::ResponseSequences };
+    let examples: Vec<Example> =
+        (0..3).map(|i| example(i, &[1, 2, 3], &[4 + i as u32, 5], &[6, 7 + i as u32])).collect();
+    let gradients = |decoder: &Decoder, scale: f32| -> Vec<f32> {
+        decoder.params().iter().flat_map(|p| p.slot().grad.iter().map(|g| g * scale).collect::<Vec<_>>()).collect()
+    };
+    let whole = Decoder::random(&config(true), 1).unwrap();
+    forward_backward(&whole, &collate(&examples.iter().collect::<Vec<_>>()), &objective).unwrap();
+    let parts = Decoder::random(&config(true), 1).unwrap();
+    for part in [&examples[..1], &examples[1..]] {
+        let batch = collate(&part.iter().collect::<Vec<_>>());
+        weighted_forward_backward(&parts, &batch, &objective, part.len() as f64).unwrap();
+    }
+    for (a, b) in gradients(&whole, 1.0).into_iter().zip(gradients(&parts, 1.0 / 3.0)) {
+        assert!((a - b).abs() < 1e-6, "{a} {b}");
     }
 }
 

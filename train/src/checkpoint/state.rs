@@ -64,7 +64,7 @@ impl CheckpointDir {
         Self { dir: run_dir.join("checkpoints") }
     }
 
-    /// Writes a complete checkpoint, then removes older ones: all but the latest `keep` and the best.
+    /// Writes a complete checkpoint, then [prunes](Self::prune) the older ones.
     ///
     /// # Errors
     /// When a file cannot be written; the older checkpoints are still there then.
@@ -85,6 +85,14 @@ impl CheckpointDir {
             write_tensors(&dir.join(OPTIMIZER), moments)?;
             write_json(&dir.join(STATE), &serde_json::to_value(state).expect("plain data"))
         })?;
+        self.prune(state, keep)
+    }
+
+    /// Removes all checkpoints but the latest `keep` and the best one of `state`.
+    ///
+    /// # Errors
+    /// From the file system.
+    pub fn prune(&self, state: &TrainerState, keep: usize) -> Result<(), TrainError> {
         let best = state.selection.best.as_ref().map(|best| best.step);
         let steps: Vec<usize> = self.complete()?.into_iter().map(|(step, _)| step).collect();
         for step in superseded(steps, keep, best) {

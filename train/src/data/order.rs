@@ -120,7 +120,10 @@ mod tests {
         let lengths = [1; 100];
         assert_eq!(plain.epoch(&all(&lengths), &lengths, 0), plain.epoch(&all(&lengths), &lengths, 0));
         assert_ne!(plain.epoch(&all(&lengths), &lengths, 0), plain.epoch(&all(&lengths), &lengths, 1));
-        assert_ne!(plain.epoch(&all(&lengths), &lengths, 0), Batching { seed: 2, ..plain }.epoch(&all(&lengths), &lengths, 0));
+        assert_ne!(
+            plain.epoch(&all(&lengths), &lengths, 0),
+            Batching { seed: 2, ..plain }.epoch(&all(&lengths), &lengths, 0)
+        );
     }
 
     #[test]

@@ -25,12 +25,6 @@ impl Interval {
     }
 }
 
-impl From<usize> for Interval {
-    fn from(steps: usize) -> Self {
-        Self::Steps(steps)
-    }
-}
-
 impl Serialize for Interval {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {

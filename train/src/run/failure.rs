@@ -163,10 +163,14 @@ mod tests {
         head.assign(&((head.weight().unwrap().copy().unwrap() * 1e38).unwrap() * 10.0).unwrap()).unwrap();
         let example = example(5, 1);
         let examples = [&example];
-        assert!(of_gradient(Suspects { step: 3, examples: &placed(&examples) }, &decoder, &OBJECTIVE).is_none(), "there is no gradient yet");
+        assert!(
+            of_gradient(Suspects { step: 3, examples: &placed(&examples) }, &decoder, &OBJECTIVE).is_none(),
+            "there is no gradient yet"
+        );
         let metrics = forward_backward(&decoder, &collate(&examples), &OBJECTIVE).unwrap();
         assert!(metrics.loss.is_finite(), "{metrics:?}");
-        let error = of_gradient(Suspects { step: 3, examples: &placed(&examples) }, &decoder, &OBJECTIVE).unwrap().to_string();
+        let error =
+            of_gradient(Suspects { step: 3, examples: &placed(&examples) }, &decoder, &OBJECTIVE).unwrap().to_string();
         assert!(error.starts_with("step 3: the gradients of `model.embed_tokens.weight` and "), "{error}");
         assert!(error.contains("(`pairs.jsonl` line 5)"), "{error}");
     }

@@ -145,8 +145,8 @@ mod tests {
         let steps: Vec<PlannedStep> = (0..whole.total_steps()).map(|step| whole.step(step)).collect();
         assert_eq!(steps.last().unwrap().epoch, 4.0);
         assert_eq!(steps.iter().filter(|step| step.ends_epoch).count(), 4);
-        for first in 0..steps.len() {
-            assert_eq!(plan(training, &lengths).unwrap().step(first), steps[first]);
+        for (first, step) in steps.iter().enumerate() {
+            assert_eq!(plan(training, &lengths).unwrap().step(first), *step);
         }
     }
 

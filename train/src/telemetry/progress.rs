@@ -28,8 +28,7 @@ impl Progress {
     /// Starts at `done` of `total` steps.
     pub fn new(objective: Objective, done: usize, total: usize) -> Self {
         let bar = ProgressBar::new(total as u64);
-        // A line that is wider than the terminal is cut, not wrapped.
-        bar.set_style(ProgressStyle::with_template("{bar:10} {wide_msg}").expect("the template is valid"));
+        bar.set_style(ProgressStyle::with_template("{bar:10} {msg}").expect("the template is valid"));
         bar.set_position(done as u64);
         let now = Instant::now();
         Self { bar, objective, total, first: done, started: now, printed: (now, done) }
