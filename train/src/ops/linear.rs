@@ -85,6 +85,9 @@ pub fn linear(
     }
 }
 
+/// The gradients of an operation's arguments.
+type Gradients = Result<Vec<Vec<f32>>>;
+
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Plain,
@@ -246,7 +249,7 @@ impl LinearOp {
     /// The gradients of the inputs, in their order, without that of the residual, which is `dy`.
     fn backward(&self, tensors: &[&Tensor], dy: &Tensor) -> Result<Vec<Tensor>> {
         let tensors: Vec<Tensor> = tensors.iter().map(|tensor| tensor.contiguous()).collect::<Result<_>>()?;
-        let of = |tensor: usize, f: &dyn Fn(&[f32]) -> Result<Vec<Vec<f32>>>| with_slice(&tensors[tensor], f)?;
+        let of = |tensor: usize, f: &dyn Fn(&[f32]) -> Gradients| with_slice(&tensors[tensor], f)?;
         let grads = with_slice(dy, |dy| match self.kind {
             Kind::Plain => of(0, &|x| Ok(vec![self.input_gradient(x, dy)?])),
             Kind::Activated(activation) => of(0, &|x| {

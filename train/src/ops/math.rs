@@ -36,7 +36,7 @@ pub fn tanh(x: f32) -> f32 {
     // Near 0 the quotient below would lose the small part; there an odd polynomial (Cephes).
     let z = x * x;
     let mut p = -5.704_988_7e-3f32;
-    p = p.mul_add(z, 2.063_908_9e-2);
+    p = p.mul_add(z, 2.063_909e-2);
     p = p.mul_add(z, -5.373_971_5e-2);
     p = p.mul_add(z, 1.333_144_2e-1);
     p = p.mul_add(z, -3.333_328e-1);
