@@ -26,12 +26,12 @@ use crate::step::{Objective, weighted_forward_backward};
 use crate::telemetry::{Reports, StepRecord, Telemetry, memory, metric_fields};
 
 pub use dir::{MODEL_DIR, RunDir};
-pub use examples::DROPPED_FILE;
+pub use examples::{DROPPED_FILE, Data};
 pub use lock::RunLock;
 pub use plan::{Plan, PlannedStep};
 pub use source::{ModelSource, load_chat};
 
-use self::{examples::Data, failure::Suspects};
+use self::failure::Suspects;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]

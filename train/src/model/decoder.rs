@@ -95,6 +95,11 @@ impl Decoder {
         self
     }
 
+    /// Whether the blocks are computed again in the backward pass.
+    pub fn has_activation_checkpointing(&self) -> bool {
+        self.activation_checkpointing
+    }
+
     /// Its configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
