@@ -55,6 +55,8 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     let latest = dir.latest(resume)?;
 
     let source = ModelSource::open(recipe)?;
+    // What the headers of the weights tell is told before the data is read.
+    source.outline()?;
     let mut data = Data::load(recipe, &source)?;
     data.notes.iter().for_each(|note| eprintln!("{note}"));
     let objective = recipe.objective();

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use crate::data::{Example, collate};
+use crate::data::{Example, collate, packed_rows};
 use crate::error::TrainError;
+use crate::loss::NllTarget;
 use crate::model::{Decoder, ModelConfig};
 use crate::ops::Segment;
 use crate::optim::{AdamW, AdamWConfig};
@@ -28,11 +29,14 @@ pub struct Work {
 /// Counts the work of examples in a model.
 #[derive(Debug, Clone, Copy)]
 pub struct Counter {
-    /// Matrix elements of the blocks that get a gradient, and those that do not.
+    /// Matrix elements of the blocks that get a gradient.
     trained: f64,
+    /// Those that do not.
     frozen: f64,
     layers: f64,
+    /// Width of the queries of all heads.
     queries: f64,
+    /// Matrix elements of the head.
     head: f64,
     head_trained: bool,
     checkpointing: bool,
@@ -42,15 +46,16 @@ impl Counter {
     /// A counter for `model`; an outline is enough.
     pub fn new(model: &Decoder) -> Self {
         let config = model.config();
-        let in_blocks = model.params().iter().chain(&model.adapter_params()).cloned().collect::<Vec<_>>();
-        let matrices = in_blocks.iter().filter(|param| param.name().contains("layers.") && param.shape().len() == 2);
-        let (trained, frozen): (Vec<_>, Vec<_>) = matrices.partition(|param| param.is_trainable());
-        let count = |params: &[&std::sync::Arc<crate::ops::Param>]| -> f64 {
-            params.iter().map(|param| param.elem_count() as f64).sum()
-        };
+        let (mut trained, mut frozen) = (0.0, 0.0);
+        for param in model.params().iter().chain(&model.adapter_params()) {
+            if param.name().contains("layers.") && param.shape().len() == 2 {
+                let sum = if param.is_trainable() { &mut trained } else { &mut frozen };
+                *sum += param.elem_count() as f64;
+            }
+        }
         Self {
-            trained: count(&trained),
-            frozen: count(&frozen),
+            trained,
+            frozen,
             layers: config.num_hidden_layers as f64,
             queries: (config.num_attention_heads * config.head_dim) as f64,
             head: model.head().weight.elem_count() as f64,
@@ -98,23 +103,12 @@ impl Pace {
         let config = one_block(config);
         let decoder = Decoder::random(&config, 0)?;
         let counter = Counter::new(&decoder);
-        let mut rows = 0;
-        let chosen = examples.iter().take_while(|example| {
-            let first = rows == 0;
-            rows += crate::data::packed_rows(example);
-            first || rows <= ROWS
-        });
-        let vocabulary = config.vocab_size as u32;
-        let within = |example: &Example| {
-            let mut example = example.clone();
-            let ids = std::iter::once(&mut example.chosen).chain(&mut example.rejected).flat_map(|s| &mut s.ids);
-            ids.for_each(|id| *id %= vocabulary);
-            example
-        };
-        let examples: Vec<Example> = chosen.map(within).collect();
+        let parameters: usize = decoder.trainable().iter().map(|param| param.elem_count()).sum();
+        let examples = sample(examples, config.vocab_size as u32);
         let batch = collate(&examples.iter().collect::<Vec<_>>());
+        let work: f64 = examples.iter().map(|example| counter.of(example).training).sum();
         // The simplest of all losses: what is timed is the model.
-        let objective = Objective::Sft { nll: crate::loss::NllTarget::Full };
+        let objective = Objective::Sft { nll: NllTarget::Full };
         let mut optimizer = AdamW::new(
             &decoder.trainable(),
             AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0, max_grad_norm: None },
@@ -126,14 +120,28 @@ impl Pace {
             let computed = started.elapsed().as_secs_f64();
             optimizer.step(1e-6, 1.0)?;
             let updated = started.elapsed().as_secs_f64() - computed;
-            let parameters: usize = decoder.trainable().iter().map(|param| param.elem_count()).sum();
-            let work: f64 = examples.iter().map(|example| counter.of(example).training).sum();
             Ok(Self { flops: work / computed, update: updated / parameters as f64 })
         };
         // The first time memory is new.
         timed()?;
         timed()
     }
+}
+
+/// The first of `examples` that make a micro-batch, with token ids below `vocabulary`.
+fn sample(examples: &[Example], vocabulary: u32) -> Vec<Example> {
+    let mut rows = 0;
+    let first = examples.iter().take_while(|example| {
+        let is_first = rows == 0;
+        rows += packed_rows(example);
+        is_first || rows <= ROWS
+    });
+    let mut sample: Vec<Example> = first.cloned().collect();
+    for example in &mut sample {
+        let sides = std::iter::once(&mut example.chosen).chain(&mut example.rejected);
+        sides.flat_map(|side| &mut side.ids).for_each(|id| *id %= vocabulary);
+    }
+    sample
 }
 
 /// One block of a model, no wider than need be.
@@ -163,4 +171,57 @@ fn one_block(config: &ModelConfig) -> ModelConfig {
         }
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Sequence;
+    use crate::model::{LlamaShape, Trained};
+
+    fn llama(hidden_size: usize, heads: usize, kv_heads: usize) -> ModelConfig {
+        ModelConfig::llama(&LlamaShape {
+            hidden_size,
+            intermediate_size: 2 * hidden_size,
+            num_hidden_layers: 2,
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            vocab_size: 10,
+            max_position_embeddings: 32,
+            rms_norm_eps: 1e-5,
+            rope_theta: 1e4,
+            tie_word_embeddings: true,
+            initializer_range: 0.02,
+        })
+    }
+
+    #[test]
+    fn work_by_hand() {
+        let config = llama(8, 2, 1);
+        let work = |trained, checkpointing| {
+            let model = Decoder::outline(&config, None, trained).unwrap().with_activation_checkpointing(checkpointing);
+            let sequence = |ids: &[u32]| Sequence { ids: ids.to_vec(), prompt_len: 2 };
+            Counter::new(&model).of(&Example::pair(1, sequence(&[1, 2, 3, 4]), sequence(&[1, 2, 5, 6])))
+        };
+        // Rows: two of the prompt, one of each response; labels: one in the prompt, two in each response.
+        let products = 2.0 * 4.0 * f64::from(2 * (8 * 8 + 2 * 4 * 8 + 8 * 8 + 3 * 8 * 16));
+        let attention = (2.0 * 1.0 + 2.0 * 2.5) * 8.0 * 2.0;
+        let head = 2.0 * 5.0 * 80.0;
+        let forward = products + 4.0 * attention;
+        let Work { training, evaluation } = work(Trained::Everything, false);
+        assert_eq!(evaluation, forward + head);
+        assert_eq!(training, forward + 2.0 * products + 10.0 * attention + 4.0 * head);
+        assert_eq!(work(Trained::Everything, true).training, training + forward);
+        assert_eq!(work(Trained::Nothing, false).training, training - products - head);
+    }
+
+    #[test]
+    fn a_wide_model_is_timed_at_a_narrow_width() {
+        for (config, width) in [(llama(256, 4, 2), 256), (llama(4096, 32, 8), 1024), (llama(3840, 15, 5), 960)] {
+            let block = one_block(&config);
+            assert_eq!((block.hidden_size, block.num_hidden_layers, block.windows.len()), (width, 1, 1));
+            assert_eq!(block.head_dim, config.head_dim);
+            assert!(block.num_attention_heads.is_multiple_of(block.num_key_value_heads));
+        }
+    }
 }

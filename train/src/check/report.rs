@@ -6,10 +6,7 @@ use serde::Serialize;
 
 use super::{Cuts, Lengths, MemoryEstimate, Percentiles, ShownExample};
 use crate::checkpoint::DataLineage;
-use crate::data::BatchSize;
 use crate::model::Decoder;
-use crate::recipe::Recipe;
-use crate::run::Plan;
 
 /// How many numbers a model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -48,25 +45,6 @@ pub struct Steps {
     pub packed_tokens_per_epoch: usize,
     /// Rows of the largest micro-batch, which decides on memory.
     pub largest_micro_batch: usize,
-}
-
-impl Steps {
-    pub(super) fn new(recipe: &Recipe, plan: &Plan) -> Self {
-        let (batch_size, max_tokens_per_batch) = match recipe.batch_size() {
-            BatchSize::Examples(size) => (Some(size), None),
-            BatchSize::Tokens(budget) => (None, Some(budget)),
-        };
-        Self {
-            total: plan.total_steps(),
-            epochs: 0.0,
-            micro_batches: recipe.training.gradient_accumulation_steps,
-            batch_size,
-            max_tokens_per_batch,
-            tokens_per_epoch: 0,
-            packed_tokens_per_epoch: 0,
-            largest_micro_batch: 0,
-        }
-    }
 }
 
 /// How long a run will take on this machine, roughly.
