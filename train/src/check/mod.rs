@@ -52,7 +52,7 @@ pub fn check(recipe: &Recipe, shown: usize) -> Result<Report, TrainError> {
         steps: workload.steps,
         time,
         holds_run: has_checkpoint || recipe.output_dir.join(MODEL_DIR).exists(),
-        preview: preview(&data.train, shown, &source.files.chat, recipe.objective().nll())?,
+        preview: preview(&data.train, shown, &source.files.chat, recipe.objective().nll()),
         notes: data.notes,
         data: data.lineage,
     })

@@ -11,7 +11,7 @@ use crate::optim::{AdamW, AdamWConfig};
 use crate::step::{Objective, weighted_forward_backward};
 
 /// Matrix elements of the block that is timed, at most; wider models are timed at a narrower width.
-const BLOCK_LIMIT: usize = 8 << 20;
+const BLOCK_LIMIT: usize = 12 << 20;
 /// Packed rows that are timed, at most (but one example in any case).
 const ROWS: usize = 1024;
 /// Vocabulary that is timed, at most.

@@ -6,7 +6,6 @@ use orpo_chat::ChatTokenizer;
 use serde::Serialize;
 
 use crate::data::{Dataset, Example, Sequence};
-use crate::error::TrainError;
 use crate::loss::NllTarget;
 
 /// A token of a preview.
@@ -14,7 +13,7 @@ use crate::loss::NllTarget;
 pub struct ShownToken {
     /// Its id.
     pub id: u32,
-    /// What it stands for by itself.
+    /// What the vocabulary calls it.
     pub text: String,
     /// Whether the loss looks at it.
     pub scored: bool,
@@ -36,33 +35,29 @@ pub struct ShownExample {
 }
 
 /// The first `count` examples of `data`, whose likelihood term averages over `nll`.
-///
-/// # Errors
-/// When the tokenizer cannot decode an id.
-pub fn preview(
-    data: &Dataset,
-    count: usize,
-    chat: &ChatTokenizer,
-    nll: NllTarget,
-) -> Result<Vec<ShownExample>, TrainError> {
-    let token = |id: u32, scored: bool| -> Result<ShownToken, TrainError> {
-        Ok(ShownToken { id, text: chat.decode(&[id], false)?, scored, eos: chat.eos_ids().contains(&id) })
+pub fn preview(data: &Dataset, count: usize, chat: &ChatTokenizer, nll: NllTarget) -> Vec<ShownExample> {
+    // As the vocabulary spells it: decoded by themselves, tokens lose their spaces.
+    let token = |id: u32, scored: bool| ShownToken {
+        id,
+        text: chat.tokenizer().id_to_token(id).unwrap_or_else(|| format!("<{id}>")),
+        scored,
+        eos: chat.eos_ids().contains(&id),
     };
     let learns_prompt = matches!(nll, NllTarget::Full | NllTarget::Authors);
-    let shown = |(index, example): (usize, &Example)| -> Result<ShownExample, TrainError> {
-        // Nothing predicts a sequence's first token.
-        let response = |sequence: &Sequence| -> Result<Vec<ShownToken>, TrainError> {
-            let ids = sequence.ids.iter().enumerate().skip(sequence.prompt_len);
-            ids.map(|(at, id)| token(*id, at > 0)).collect()
-        };
+    // Nothing predicts a sequence's first token.
+    let response = |sequence: &Sequence| -> Vec<ShownToken> {
+        let ids = sequence.ids.iter().enumerate().skip(sequence.prompt_len);
+        ids.map(|(at, id)| token(*id, at > 0)).collect()
+    };
+    let shown = |(index, example): (usize, &Example)| {
         let prompt = example.chosen.ids[..example.chosen.prompt_len].iter().enumerate();
-        let in_prompt = |at: usize, id: u32| at > 0 && learns_prompt && Some(id) != example.nll_skips;
-        Ok(ShownExample {
+        let is_learnt = |at: usize, id: u32| at > 0 && learns_prompt && Some(id) != example.nll_skips;
+        ShownExample {
             place: data.place(index),
-            prompt: prompt.map(|(at, id)| token(*id, in_prompt(at, *id))).collect::<Result<_, _>>()?,
-            chosen: response(&example.chosen)?,
-            rejected: example.rejected.as_ref().map(response).transpose()?.unwrap_or_default(),
-        })
+            prompt: prompt.map(|(at, id)| token(*id, is_learnt(at, *id))).collect(),
+            chosen: response(&example.chosen),
+            rejected: example.rejected.as_ref().map(response).unwrap_or_default(),
+        }
     };
     data.examples.iter().enumerate().take(count).map(shown).collect()
 }
