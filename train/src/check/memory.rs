@@ -142,19 +142,19 @@ impl<'a> Shape<'a> {
     fn graph(&self) -> usize {
         let c = self.config;
         let (queries, keys) = self.projected();
-        let rotated = usize::from(matches!(c.positions, Positions::Rope(_)));
         let normed = usize::from(c.qk_norm);
-        // Input; attention's and feed-forward layer's outputs; both sums.
-        let hidden = 5 + match c.norm_placement {
-            NormPlacement::Pre | NormPlacement::Post => 2,
-            NormPlacement::Sandwich => 4,
-            NormPlacement::Parallel => 1,
+        // Input; attention's and feed-forward layer's outputs, into which the sums are fused but for the sandwich; norms.
+        let hidden = match c.norm_placement {
+            NormPlacement::Pre | NormPlacement::Post => 5,
+            NormPlacement::Sandwich => 9,
+            NormPlacement::Parallel => 4,
         };
-        let inner = if c.gated_mlp { 3 } else { 2 };
-        // Queries and keys before and after the rotation, values; attention's output and its log-sum-exp.
+        // The activation is fused into the projection behind it.
+        let inner = if c.gated_mlp { 2 } else { 1 };
+        // Queries, keys and values; attention's output and its log-sum-exp.
         hidden * c.hidden_size
-            + (2 + rotated + normed) * queries
-            + (2 + rotated + normed) * keys
+            + (2 + normed) * queries
+            + (2 + normed) * keys
             + c.num_attention_heads
             + inner * c.intermediate_size
     }
@@ -164,7 +164,7 @@ impl<'a> Shape<'a> {
     fn block_backward(&self) -> usize {
         let c = self.config;
         let (queries, keys) = self.projected();
-        let feed_forward = if c.gated_mlp { 5 } else { 4 } * c.intermediate_size;
+        let feed_forward = if c.gated_mlp { 4 } else { 3 } * c.intermediate_size;
         let attention = (3 * queries + 4 * keys).max(4 * queries + 2 * keys);
         2 * c.hidden_size + feed_forward.max(attention)
     }
@@ -174,7 +174,7 @@ impl<'a> Shape<'a> {
         let c = self.config;
         let (queries, keys) = self.projected();
         let feed_forward = if c.gated_mlp { 3 } else { 2 } * c.intermediate_size;
-        2 * c.hidden_size + feed_forward.max(4 * queries + 2 * keys)
+        2 * c.hidden_size + feed_forward.max(4 * queries + 3 * keys)
     }
 
     /// Attention's scores, which every thread has for itself, and the angles of the rotation.
