@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand};
 
+use crate::check::check;
 use crate::checkpoint::{WeightDtype, WeightFormat};
 use crate::data::{BatchSize, Dataset, Selection, TokeniseOptions, Tokeniser};
 use crate::error::TrainError;
@@ -32,6 +33,7 @@ Examples:
   orpo-train run recipe.toml
   orpo-train run recipe.toml --set training.learning_rate=1e-5 --set output_dir=runs/b
   orpo-train run recipe.toml --resume
+  orpo-train check recipe.toml --preview 2
   orpo-train export runs/a --out merged --merge --dtype bf16
   orpo-train score --model runs/a/model --data held-out.jsonl";
 
@@ -47,6 +49,20 @@ enum Command {
         /// Go on from the last complete checkpoint in the recipe's output_dir.
         #[arg(long)]
         resume: bool,
+    },
+    /// Say what a recipe would do: rows, token lengths, parameters, memory, time. Trains nothing, writes nothing.
+    Check {
+        /// The recipe (TOML).
+        recipe: PathBuf,
+        /// Override a key of the recipe, as for `run`.
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        overrides: Vec<String>,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Show the first N examples token by token, with what the loss looks at.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        preview: usize,
     },
     /// Write a trained model in another form: an adapter merged into its base, another type, other shards.
     Export {
@@ -136,6 +152,15 @@ fn execute(command: Command) -> Result<ExitCode, TrainError> {
                     Ok(ExitCode::from(INTERRUPTED))
                 }
             }
+        }
+        Command::Check { recipe, overrides, json, preview } => {
+            let report = check(&Recipe::load(&recipe, &overrides)?, preview)?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&report).expect("plain data"));
+            } else {
+                print!("{report}");
+            }
+            Ok(ExitCode::SUCCESS)
         }
         Command::Export { run_dir, out, merge, base, dtype, max_shard_size } => {
             let format = WeightFormat { dtype, max_shard_bytes: max_shard_size };

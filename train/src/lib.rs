@@ -3,6 +3,7 @@
 //! - [`recipe::Recipe`] is one TOML file that determines a run; [`run::run`] carries it out, top-down.
 //! - [`data`] brings pairs to packed token rows, [`model::Decoder`] computes them on the differentiable operations of
 //!   [`ops`], [`loss`] turns log-probabilities into a loss and its gradient, [`optim`] updates the weights.
+//! - [`check`] says what a recipe would do before anything runs.
 //! - [`checkpoint`] writes what `transformers`, vLLM, llama.cpp and the server of this project load.
 //!
 //! ```
@@ -16,6 +17,7 @@
 //! assert_eq!(output.grad.len(), logps.len());
 //! ```
 
+pub mod check;
 pub mod checkpoint;
 pub mod cli;
 pub mod data;

@@ -6,7 +6,7 @@ use crate::model::Decoder;
 use crate::step::token_logps;
 
 /// Pairs at a time.
-const BATCH: usize = 4;
+pub(crate) const BATCH: usize = 4;
 
 /// Sets [`Example::reference`] of every pair to the summed log-probabilities of its responses under `decoder`, in batches
 /// of a few pairs. To be called with the starting weights, before a resumed run restores its own.

@@ -26,12 +26,12 @@ use crate::step::{Objective, weighted_forward_backward};
 use crate::telemetry::{Reports, StepRecord, Telemetry, memory, metric_fields};
 
 pub use dir::{MODEL_DIR, RunDir};
-pub use examples::DROPPED_FILE;
+pub use examples::{DROPPED_FILE, Data};
 pub use lock::RunLock;
 pub use plan::{Plan, PlannedStep};
 pub use source::{ModelSource, load_chat};
 
-use self::{examples::Data, failure::Suspects};
+use self::failure::Suspects;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,12 +55,16 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     let latest = dir.latest(resume)?;
 
     let source = ModelSource::open(recipe)?;
+    // What the headers of the weights tell is told before the data is read.
+    source.outline()?;
     let mut data = Data::load(recipe, &source)?;
+    data.notes.iter().for_each(|note| eprintln!("{note}"));
     let objective = recipe.objective();
     let selection = Selection::new(recipe)?;
     let plan = Plan::new(recipe, &data.train)?;
 
-    let mut state = TrainerState::new(fingerprint::fingerprint(recipe, &source.base, &data.lineage));
+    let base = source.hashes()?;
+    let mut state = TrainerState::new(fingerprint::fingerprint(recipe, &base, &data.lineage));
     let decoder = source.load(recipe.seed)?.with_activation_checkpointing(recipe.training.gradient_checkpointing);
     if objective.needs_reference() {
         data.set_references(&decoder)?;
@@ -82,7 +86,8 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     let telemetry = Telemetry::open(&recipe.output_dir, objective, state.step, plan.total_steps(), reports)?;
     telemetry.say(&plan.describe(&decoder, state.step));
     let pace = Pace::default();
-    Run { recipe, objective, dir, source, data, selection, plan, state, decoder, optimizer, telemetry, pace }.go(stop)
+    Run { recipe, objective, dir, source, base, data, selection, plan, state, decoder, optimizer, telemetry, pace }
+        .go(stop)
 }
 
 /// A run under way. What a resumed run must know of it is in `state`, the parameters and their moments.
@@ -91,6 +96,8 @@ struct Run<'a> {
     objective: Objective,
     dir: RunDir,
     source: ModelSource,
+    /// SHA-256 of its files.
+    base: BTreeMap<String, String>,
     data: Data,
     selection: Selection,
     plan: Plan,
@@ -236,7 +243,7 @@ impl Run<'_> {
         }
         let manifest = Manifest {
             recipe: self.recipe.clone(),
-            base: self.source.base,
+            base: self.base,
             data: self.data.lineage,
             step,
             metrics: metrics.into(),

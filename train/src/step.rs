@@ -44,6 +44,13 @@ impl Objective {
         matches!(self, Self::Pairs { loss, .. } if loss.reference)
     }
 
+    /// Tokens its likelihood term averages over.
+    pub fn nll(&self) -> NllTarget {
+        match *self {
+            Self::Sft { nll } | Self::Orpo { nll, .. } | Self::Pairs { nll, .. } => nll,
+        }
+    }
+
     /// Whether TRL's trainer of this loss logs the metric `name`.
     pub fn logs(&self, name: &str) -> bool {
         match self {

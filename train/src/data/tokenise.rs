@@ -42,17 +42,19 @@ pub struct Example {
     pub reference: Option<(f64, f64)>,
     /// A token that the likelihood leaves out wherever it stands: the EOS, in the authors' convention.
     pub nll_skips: Option<u32>,
+    /// Tokens of both sides that the truncation rule took away.
+    pub cut: usize,
 }
 
 impl Example {
     /// A pair.
     pub fn pair(line: usize, chosen: Sequence, rejected: Sequence) -> Self {
-        Self { line, chosen, rejected: Some(rejected), reference: None, nll_skips: None }
+        Self { line, chosen, rejected: Some(rejected), reference: None, nll_skips: None, cut: 0 }
     }
 
     /// A document.
     pub fn document(line: usize, sequence: Sequence) -> Self {
-        Self { line, chosen: sequence, rejected: None, reference: None, nll_skips: None }
+        Self { line, chosen: sequence, rejected: None, reference: None, nll_skips: None, cut: 0 }
     }
 
     /// A pair in the convention of the ORPO authors' code, which pads every sequence with EOS up to `max_length`: the
@@ -195,11 +197,13 @@ impl<'a> Tokeniser<'a> {
             return Ok(Err(Dropped::LongPrompt));
         }
         let longest = chosen.response_len().max(rejected.response_len());
+        let whole = chosen.ids.len() + rejected.ids.len();
         let (chosen, rejected) = (self.cut(chosen, longest), self.cut(rejected, longest));
         if !chosen.is_scored() || !rejected.is_scored() {
             return Ok(Err(Dropped::NothingLeft));
         }
-        let example = Example::pair(line, chosen, rejected);
+        let cut = whole - chosen.ids.len() - rejected.ids.len();
+        let example = Example { cut, ..Example::pair(line, chosen, rejected) };
         if !self.options.authors {
             return Ok(Ok(example));
         }
@@ -222,11 +226,12 @@ impl<'a> Tokeniser<'a> {
             Text::Ids(ids) => self.checked(ids)?.to_vec(),
         };
         let mut ids = self.with_eos(ids);
+        let cut = ids.len().saturating_sub(self.options.max_length);
         ids.truncate(self.options.max_length);
         if ids.len() < 2 {
             return Ok(Err(Dropped::NothingLeft));
         }
-        Ok(Ok(Example::document(line, Sequence { ids, prompt_len: 1 })))
+        Ok(Ok(Example { cut, ..Example::document(line, Sequence { ids, prompt_len: 1 }) }))
     }
 
     /// Prompt and response together, so that the boundary is tokenised as the model will see it.
@@ -394,6 +399,9 @@ mod tests {
         assert_eq!(cut(Truncation::Response, true), (vec![0, 10, 11, 12, 13, 1], rejected));
         assert_eq!(cut(Truncation::KeepStart, false), (vec![0, 10, 11, 13, 14, 15], vec![0, 10, 11, 17, 1]));
         assert_eq!(cut(Truncation::KeepEnd, false), (vec![10, 11, 12, 13, 14, 15], vec![10, 11, 12, 17, 1]));
+        let options = TokeniseOptions { max_length: 6, ..Default::default() };
+        assert_eq!(pair(options, "abc", "defg", "h").unwrap().cut, 3);
+        assert_eq!(pair(options, "abc", "d", "h").unwrap().cut, 0);
     }
 
     #[test]

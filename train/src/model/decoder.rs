@@ -9,7 +9,7 @@ use super::block::{Block, Context};
 use super::load::{Trained, load};
 use super::lora::{LoraConfig, LoraSetup, adapter_params, merged, target_names};
 use super::weights::RandomWeights;
-use super::{ModelConfig, Positions, WeightSource};
+use super::{ModelConfig, Positions, WeightFiles, WeightSource};
 use crate::error::TrainError;
 use crate::ops::{self, Head, Input, Linear, LoraWeights, Norm, Param, RopeTables, Segment};
 
@@ -61,7 +61,23 @@ impl Decoder {
     /// # Errors
     /// When a weight is missing, has another shape, or has no place in the model.
     pub fn load(config: &ModelConfig, source: &impl WeightSource, trained: Trained<'_>) -> Result<Self, TrainError> {
-        load(config, source, trained)
+        load(config, source, trained, false)
+    }
+
+    /// A decoder whose weights have names and shapes and no values, to be counted; without `source` that of random
+    /// weights. It cannot compute.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`], of which the headers of the files tell everything.
+    pub fn outline(
+        config: &ModelConfig,
+        source: Option<&WeightFiles>,
+        trained: Trained<'_>,
+    ) -> Result<Self, TrainError> {
+        match source {
+            Some(source) => load(config, source, trained, true),
+            None => load(config, &RandomWeights { seed: 0, standard_deviation: 0.0 }, trained, true),
+        }
     }
 
     /// A trainable decoder with random weights (normal with `initializer_range`, norms 1, biases 0).
@@ -86,6 +102,11 @@ impl Decoder {
     pub fn with_activation_checkpointing(mut self, on: bool) -> Self {
         self.activation_checkpointing = on;
         self
+    }
+
+    /// Whether the blocks are computed again in the backward pass.
+    pub fn has_activation_checkpointing(&self) -> bool {
+        self.activation_checkpointing
     }
 
     /// Its configuration.

@@ -28,19 +28,27 @@ struct Loader<'a, S> {
     names: Names,
     source: &'a S,
     trained: Trained<'a>,
+    /// Whether shapes and types are found and no values are read.
+    outline: bool,
     params: Vec<Arc<Param>>,
     loras: BTreeMap<String, LoraWeights>,
     /// Names that were asked for, as the source has them.
     used: BTreeSet<String>,
 }
 
-/// Loads a decoder.
-pub fn load(config: &ModelConfig, source: &impl WeightSource, trained: Trained<'_>) -> Result<Decoder, TrainError> {
+/// Loads a decoder; of an `outline` nothing but the shapes.
+pub fn load(
+    config: &ModelConfig,
+    source: &impl WeightSource,
+    trained: Trained<'_>,
+    outline: bool,
+) -> Result<Decoder, TrainError> {
     let mut loader = Loader {
         config,
         names: Names::of(config.family),
         source,
         trained,
+        outline,
         params: Vec::new(),
         loras: BTreeMap::new(),
         used: BTreeSet::new(),
@@ -177,11 +185,21 @@ impl<S: WeightSource> Loader<'_, S> {
         Ok(tensor)
     }
 
+    fn dtype(&mut self, name: &str, shape: &[usize]) -> Result<DType, TrainError> {
+        let stored = self.stored_name(name);
+        let dtype = self.source.dtype(&stored, shape)?;
+        self.used.insert(stored);
+        Ok(dtype)
+    }
+
     fn param(&mut self, name: String, shape: &[usize]) -> Result<Arc<Param>, TrainError> {
-        let stored = self.read(&name, shape)?;
-        let param = match self.trained {
-            Trained::Everything => Param::trainable(name, stored.to_dtype(DType::F32)?)?,
-            Trained::Nothing | Trained::Adapter(_) => Param::frozen(name, stored)?,
+        let trained = matches!(self.trained, Trained::Everything);
+        let param = if self.outline {
+            let dtype = self.dtype(&name, shape)?;
+            if trained { Param::trainable_outline(name, shape) } else { Param::frozen_outline(name, shape, dtype) }
+        } else {
+            let stored = self.read(&name, shape)?;
+            if trained { Param::trainable(name, stored.to_dtype(DType::F32)?)? } else { Param::frozen(name, stored)? }
         };
         self.params.push(param.clone());
         Ok(param)
@@ -211,8 +229,13 @@ impl<S: WeightSource> Loader<'_, S> {
         let weight = match quantised {
             None => self.param(weight_name.clone(), &[outputs, inputs])?,
             Some(dtype) => {
-                let stored = self.read(&weight_name, &[outputs, inputs])?;
-                let param = Param::quantised(weight_name.clone(), &stored, dtype)?;
+                let shape = &[outputs, inputs];
+                let param = if self.outline {
+                    self.dtype(&weight_name, shape)?;
+                    Param::quantised_outline(weight_name.clone(), shape, dtype)?
+                } else {
+                    Param::quantised(weight_name.clone(), &self.read(&weight_name, shape)?, dtype)?
+                };
                 self.params.push(param.clone());
                 param
             }
@@ -220,7 +243,7 @@ impl<S: WeightSource> Loader<'_, S> {
         let bias = bias.then(|| self.param(format!("{name}.bias"), &[outputs])).transpose()?;
         let lora = match self.trained {
             Trained::Adapter(setup) if setup.config.targets(&name) => {
-                let lora = setup.adapter(&name, (outputs, inputs))?;
+                let lora = setup.adapter(&name, (outputs, inputs), self.outline)?;
                 self.loras.insert(weight_name, lora.clone());
                 Some(lora)
             }

@@ -171,8 +171,13 @@ impl LoraConfig {
 
 impl LoraSetup {
     /// The trainable adapter of the layer `module` with a weight of `shape` (out, in): A uniform as PEFT draws it, B
-    /// zero, or both from the initial adapter.
-    pub(super) fn adapter(&self, module: &str, shape: (usize, usize)) -> Result<LoraWeights, TrainError> {
+    /// zero, or both from the initial adapter. Of an `outline` only the shapes are there.
+    pub(super) fn adapter(
+        &self,
+        module: &str,
+        shape: (usize, usize),
+        outline: bool,
+    ) -> Result<LoraWeights, TrainError> {
         let (outputs, inputs) = shape;
         let LoraConfig { r, lora_dropout, .. } = self.config;
         let name = |side: char| format!("base_model.model.{module}.lora_{side}.weight");
@@ -189,9 +194,19 @@ impl LoraSetup {
                 None => Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?),
             }
         };
+        let param = |side: char, shape: &[usize]| -> Result<Arc<Param>, TrainError> {
+            match &self.initial {
+                _ if !outline => Ok(Param::trainable(name(side), tensor(side, shape)?)?),
+                Some(files) => {
+                    files.dtype(&stored_name(files, module, side), shape)?;
+                    Ok(Param::trainable_outline(name(side), shape))
+                }
+                None => Ok(Param::trainable_outline(name(side), shape)),
+            }
+        };
         Ok(LoraWeights {
-            a: Param::trainable(name('A'), tensor('A', &[r, inputs])?)?,
-            b: Param::trainable(name('B'), tensor('B', &[outputs, r])?)?,
+            a: param('A', &[r, inputs])?,
+            b: param('B', &[outputs, r])?,
             scale: self.config.scale(),
             dropout: lora_dropout as f32,
         })

@@ -21,6 +21,12 @@ pub trait WeightSource {
     /// When it is missing, has another shape or type, or cannot be read.
     fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError>;
 
+    /// The type that it is stored in, found without reading it.
+    ///
+    /// # Errors
+    /// When it is missing, or has another shape or type.
+    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, TrainError>;
+
     /// The tensor in f32.
     ///
     /// # Errors
@@ -144,16 +150,9 @@ impl WeightFile {
     }
 }
 
-impl WeightSource for WeightFiles {
-    fn contains(&self, name: &str) -> bool {
-        self.index.contains_key(name)
-    }
-
-    fn names(&self) -> Vec<&str> {
-        self.index.keys().map(String::as_str).collect()
-    }
-
-    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
+impl WeightFiles {
+    /// The file that holds the tensor `name` of this shape, its place there and its type.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(&WeightFile, (usize, usize), DType), TrainError> {
         let Some(file) = self.index.get(name).map(|at| &self.files[*at]) else {
             return Err(TrainError::invalid(&self.origin, format!("the weights have no tensor `{name}`")));
         };
@@ -171,7 +170,25 @@ impl WeightSource for WeightFiles {
                 return Err(TrainError::invalid(&file.path, reason));
             }
         };
-        let (from, to) = info.data_offsets;
+        Ok((file, info.data_offsets, dtype))
+    }
+}
+
+impl WeightSource for WeightFiles {
+    fn contains(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.index.keys().map(String::as_str).collect()
+    }
+
+    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, TrainError> {
+        Ok(self.find(name, shape)?.2)
+    }
+
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
+        let (file, (from, to), dtype) = self.find(name, shape)?;
         let mut bytes = vec![0u8; to - from];
         file.file
             .read_exact_at(&mut bytes, file.data_offset + from as u64)
@@ -195,6 +212,10 @@ impl WeightSource for RandomWeights {
 
     fn names(&self) -> Vec<&str> {
         Vec::new()
+    }
+
+    fn dtype(&self, _name: &str, _shape: &[usize]) -> Result<DType, TrainError> {
+        Ok(DType::F32)
     }
 
     fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {

@@ -28,6 +28,8 @@ enum Storage {
     Half(Tensor),
     /// Blocks of integers with their scales, frozen.
     Quantised(QTensor),
+    /// So many bytes that are not there, of a weight that is only counted.
+    Absent(usize),
 }
 
 /// A named weight (the name is the checkpoint's), contiguous, on the CPU.
@@ -78,12 +80,34 @@ impl Param {
     /// When they are not.
     pub fn quantised(name: impl Into<String>, weight: &Tensor, dtype: GgmlDType) -> Result<Arc<Self>> {
         let (name, shape) = (name.into(), weight.dims().to_vec());
-        let block = dtype.block_size();
-        if !shape.last().is_some_and(|width| width.is_multiple_of(block)) {
-            candle_core::bail!("`{name}` of shape {shape:?} cannot be {dtype:?}: its rows are no multiple of {block}");
-        }
+        quantised_bytes(&name, &shape, dtype)?;
         let storage = Storage::Quantised(QTensor::quantize(&weight.to_dtype(DType::F32)?, dtype)?);
         Ok(Arc::new(Self { name, shape, storage, trainable: false, slot: Mutex::default() }))
+    }
+
+    /// A weight of which only name and shape are there, to be counted: as it would be trained in f32.
+    pub fn trainable_outline(name: impl Into<String>, shape: &[usize]) -> Arc<Self> {
+        Self::outline(name.into(), shape, shape.iter().product::<usize>() * size_of::<f32>(), true)
+    }
+
+    /// The same of a weight that would only be read, in the type `dtype`.
+    pub fn frozen_outline(name: impl Into<String>, shape: &[usize], dtype: DType) -> Arc<Self> {
+        Self::outline(name.into(), shape, shape.iter().product::<usize>() * dtype.size_in_bytes(), false)
+    }
+
+    /// The same of a weight that would be quantised.
+    ///
+    /// # Errors
+    /// As [`Param::quantised`].
+    pub fn quantised_outline(name: impl Into<String>, shape: &[usize], dtype: GgmlDType) -> Result<Arc<Self>> {
+        let name = name.into();
+        let bytes = quantised_bytes(&name, shape, dtype)?;
+        Ok(Self::outline(name, shape, bytes, false))
+    }
+
+    fn outline(name: String, shape: &[usize], bytes: usize, trainable: bool) -> Arc<Self> {
+        let (shape, storage) = (shape.to_vec(), Storage::Absent(bytes));
+        Arc::new(Self { name, shape, storage, trainable, slot: Mutex::default() })
     }
 
     /// The weight's name in the checkpoint.
@@ -106,6 +130,7 @@ impl Param {
         match &self.storage {
             Storage::F32(weight) | Storage::Half(weight) => weight.elem_count() * weight.dtype().size_in_bytes(),
             Storage::Quantised(weight) => weight.storage_size_in_bytes(),
+            Storage::Absent(bytes) => *bytes,
         }
     }
 
@@ -147,6 +172,7 @@ impl Param {
         match &self.storage {
             Storage::F32(weight) | Storage::Half(weight) => Ok(weight.clone()),
             Storage::Quantised(weight) => weight.dequantize(&Device::Cpu),
+            Storage::Absent(_) => candle_core::bail!("of `{}` only the shape was read", self.name),
         }
     }
 
@@ -214,6 +240,15 @@ impl Param {
             _ => candle_core::bail!("`{}` is frozen", self.name),
         }
     }
+}
+
+/// Bytes of a quantised weight, whose rows must be whole blocks.
+fn quantised_bytes(name: &str, shape: &[usize], dtype: GgmlDType) -> Result<usize> {
+    let block = dtype.block_size();
+    if !shape.last().is_some_and(|width| width.is_multiple_of(block)) {
+        candle_core::bail!("`{name}` of shape {shape:?} cannot be {dtype:?}: its rows are no multiple of {block}");
+    }
+    Ok(shape.iter().product::<usize>() / block * dtype.type_size())
 }
 
 /// The numbers of one AdamW step (Loshchilov and Hutter 2019, decoupled decay).

@@ -23,6 +23,8 @@ pub struct Data {
     pub lineage: Vec<DataLineage>,
     /// Every row that is not used, as lines of JSON.
     pub dropped: String,
+    /// What a user should know of it, in lines: what each file holds, and warnings.
+    pub notes: Vec<String>,
 }
 
 /// The examples of an evaluation.
@@ -60,21 +62,23 @@ impl Validation {
 }
 
 impl Data {
-    /// Reads the recipe's sources, and says on stderr what they hold.
+    /// Reads the recipe's sources.
     ///
     /// # Errors
     /// When a row is not what it should be, a sequence is too long for the model, or no row can be used.
     pub fn load(recipe: &Recipe, source: &ModelSource) -> Result<Self, TrainError> {
-        let train = dataset(&recipe.data.train, recipe, source)?;
+        let mut notes = Vec::new();
+        let train = dataset(&recipe.data.train, recipe, source, &mut notes)?;
         let mut lineage = lineage_of("train", &train);
         let mut dropped = train.dropped_lines();
-        let validation = recipe.data.validation.as_ref().map(|sources| dataset(sources, recipe, source)).transpose()?;
+        let sources = recipe.data.validation.as_ref();
+        let validation = sources.map(|sources| dataset(sources, recipe, source, &mut notes)).transpose()?;
         let validation = validation.map(|validation| {
             lineage.extend(lineage_of("validation", &validation));
             dropped += &validation.dropped_lines();
             Validation::new(&validation, recipe.seed)
         });
-        Ok(Self { train, validation, lineage, dropped })
+        Ok(Self { train, validation, lineage, dropped, notes })
     }
 
     /// Sets the log-probabilities of every pair under the reference model, which is `decoder` with its first weights.
@@ -99,15 +103,18 @@ impl Data {
     }
 }
 
-fn dataset(sources: &Sources, recipe: &Recipe, source: &ModelSource) -> Result<Dataset, TrainError> {
+fn dataset(
+    sources: &Sources,
+    recipe: &Recipe,
+    source: &ModelSource,
+    notes: &mut Vec<String>,
+) -> Result<Dataset, TrainError> {
     let chat = &source.files.chat;
     let tokeniser = Tokeniser::new(chat, recipe.tokenise_options()).with_vocab_size(source.config.vocab_size);
     let documents = recipe.training.objective == ObjectiveKind::Sft;
     let dataset = Dataset::load(sources, &recipe.data.selection(), &tokeniser, documents)?;
-    eprintln!("{}", dataset.describe());
-    if let Some(warning) = untrained_terminator(&dataset.examples, chat.eos_ids()) {
-        eprintln!("warning: {warning}");
-    }
+    notes.push(dataset.describe());
+    notes.extend(untrained_terminator(&dataset.examples, chat.eos_ids()).map(|warning| format!("warning: {warning}")));
     let limit = source.config.max_position_embeddings;
     for (index, example) in dataset.examples.iter().enumerate() {
         let longest = example.chosen.ids.len().max(example.rejected.as_ref().map_or(0, |s| s.ids.len()));

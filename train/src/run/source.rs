@@ -22,8 +22,6 @@ pub struct ModelSource {
     pub files: ModelFiles,
     weights: Option<WeightFiles>,
     lora: Option<LoraSetup>,
-    /// SHA-256 of the weight files, of an initial adapter too; none for random weights.
-    pub base: BTreeMap<String, String>,
 }
 
 impl ModelSource {
@@ -39,16 +37,8 @@ impl ModelSource {
             let base_name = path.to_string_lossy().trim_start_matches("hub:").to_string();
             let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat: chat(dir)?, base_name };
             let weights = WeightFiles::open(dir)?;
-            let mut base = BTreeMap::new();
-            for path in weights.paths() {
-                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                base.insert(name, sha256_file(path)?);
-            }
             let lora = recipe.lora.as_ref().map(|lora| lora.setup(recipe.seed)).transpose()?;
-            for path in lora.iter().flat_map(|setup| &setup.initial).flat_map(WeightFiles::paths) {
-                base.insert(ADAPTER_FILE.into(), sha256_file(path)?);
-            }
-            return Ok(Self { config, files, weights: Some(weights), lora, base });
+            return Ok(Self { config, files, weights: Some(weights), lora });
         }
         let (Some(dir), Some(init)) = (&recipe.model.tokenizer, &recipe.model.init) else {
             unreachable!("the recipe was checked to have `path`, or `tokenizer` and `init`")
@@ -72,7 +62,32 @@ impl ModelSource {
         let config = ModelConfig::from_json(&json)
             .map_err(|reason| TrainError::Refused(format!("recipe [model.init]: {reason}")))?;
         let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat, base_name: String::new() };
-        Ok(Self { config, files, weights: None, lora: None, base: BTreeMap::new() })
+        Ok(Self { config, files, weights: None, lora: None })
+    }
+
+    /// SHA-256 of the weight files, of an initial adapter too; none for random weights.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn hashes(&self) -> Result<BTreeMap<String, String>, TrainError> {
+        let mut hashes = BTreeMap::new();
+        for path in self.weights.iter().flat_map(WeightFiles::paths) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            hashes.insert(name, sha256_file(path)?);
+        }
+        for path in self.lora.iter().flat_map(|setup| &setup.initial).flat_map(WeightFiles::paths) {
+            hashes.insert(ADAPTER_FILE.into(), sha256_file(path)?);
+        }
+        Ok(hashes)
+    }
+
+    /// The decoder's weights as names and shapes, after looking at the headers of the files.
+    ///
+    /// # Errors
+    /// As [`ModelSource::load`].
+    pub fn outline(&self) -> Result<Decoder, TrainError> {
+        let trained = self.lora.as_ref().map_or(Trained::Everything, Trained::Adapter);
+        Decoder::outline(&self.config, self.weights.as_ref(), trained)
     }
 
     /// The decoder with its first weights.
