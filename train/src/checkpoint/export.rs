@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::TrainError;
 use crate::model::Decoder;
-use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_FILE};
+use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_FILE, BaseName};
 use crate::ops::Param;
 
 /// Everything of a model directory but the weights.
@@ -27,8 +27,8 @@ pub struct ModelFiles {
     pub tokenizer_dir: PathBuf,
     /// Tokenizer and the template that was trained with.
     pub chat: ChatTokenizer,
-    /// What an adapter's configuration calls the model it belongs to: a directory or hub id.
-    pub base_name: String,
+    /// What an adapter's configuration calls the model it belongs to.
+    pub base_name: BaseName,
 }
 
 /// The type that weights are written in.
@@ -179,6 +179,10 @@ fn shards<'a, 'b>(weights: &'b [Weight<'a>], limit: usize) -> Vec<&'b [Weight<'a
     starts.zip(ends).map(|(start, end)| &weights[start..end]).collect()
 }
 
+/// A tokenizer's vocabulary in older forms, which some programs read in the place of `tokenizer.json` (llama.cpp's
+/// converter asks Gemma 2 for the first).
+pub const SLOW_TOKENIZER_FILES: [&str; 4] = ["tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"];
+
 /// Copies a file of the tokenizer's directory, if it is there.
 fn copy(files: &ModelFiles, dir: &Path, name: &str) -> Result<bool, TrainError> {
     let from = files.tokenizer_dir.join(name);
@@ -193,6 +197,9 @@ fn copy(files: &ModelFiles, dir: &Path, name: &str) -> Result<bool, TrainError> 
 fn write_tokenizer(dir: &Path, files: &ModelFiles) -> Result<(), TrainError> {
     let copy = |name: &str| copy(files, dir, name);
     copy("tokenizer.json")?;
+    for name in SLOW_TOKENIZER_FILES {
+        copy(name)?;
+    }
     let special = serde_json::to_value(files.chat.special_tokens()).expect("strings are JSON");
     if !copy("special_tokens_map.json")? {
         write_json(&dir.join("special_tokens_map.json"), &special)?;
