@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use candle_transformers::models::llama;
+use candle_transformers::models::{llama, qwen3};
 use orpo_train::data::{Example, Sequence, collate};
 use orpo_train::loss::NllTarget;
 use orpo_train::model::{Decoder, LlamaShape, ModelConfig, PackedRows, Trained};
 use orpo_train::step::{Objective, forward, forward_backward, weighted_forward_backward};
+use serde_json::json;
 
 fn config(tie_word_embeddings: bool) -> ModelConfig {
     ModelConfig::llama(&LlamaShape {
@@ -28,11 +29,19 @@ fn config(tie_word_embeddings: bool) -> ModelConfig {
     })
 }
 
-/// Logits of the last position by candle-transformers.
-fn oracle(decoder: &Decoder, ids: &[u32]) -> Vec<f32> {
-    let config = decoder.config();
+fn vars(decoder: &Decoder) -> VarBuilder<'static> {
     let tensors: HashMap<String, Tensor> =
         decoder.params().iter().map(|p| (p.name().to_string(), p.weight().unwrap())).collect();
+    VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)
+}
+
+fn input(ids: &[u32]) -> Tensor {
+    Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap()
+}
+
+/// Logits of the last position by candle-transformers' Llama.
+fn llama(decoder: &Decoder, rope_scaling: Option<llama::Llama3RopeConfig>, ids: &[u32]) -> Vec<f32> {
+    let config = decoder.config();
     let theirs = llama::Config {
         hidden_size: config.hidden_size,
         intermediate_size: config.intermediate_size,
@@ -45,29 +54,94 @@ fn oracle(decoder: &Decoder, ids: &[u32]) -> Vec<f32> {
         rope_theta: 10_000.0,
         bos_token_id: None,
         eos_token_id: None,
-        rope_scaling: None,
+        rope_scaling,
         max_position_embeddings: config.max_position_embeddings,
         tie_word_embeddings: config.tie_word_embeddings,
     };
-    let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
     let mut cache = llama::Cache::new(false, DType::F32, &theirs, &Device::Cpu).unwrap();
-    let model = llama::Llama::load(vars, &theirs).unwrap();
-    let input = Tensor::new(ids, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
-    model.forward(&input, 0, &mut cache).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    let model = llama::Llama::load(vars(decoder), &theirs).unwrap();
+    model.forward(&input(ids), 0, &mut cache).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Compares the logits of some positions of a sequence with those that `oracle` gives for the sequence up to there.
+fn assert_logits(decoder: &Decoder, oracle: impl Fn(&[u32]) -> Vec<f32>) {
+    let ids: Vec<u32> = (0..30).map(|i| (i * 7 + 3) % 40).collect();
+    let ours = decoder.logits(&PackedRows::single(ids.clone())).unwrap().to_vec2::<f32>().unwrap();
+    for length in [1, 2, 30] {
+        for (a, b) in ours[length - 1].iter().zip(oracle(&ids[..length])) {
+            assert!((a - b).abs() < 1e-5, "{a} against {b}");
+        }
+    }
 }
 
 #[test]
 fn logits_equal_candle_transformers() {
     for tied in [false, true] {
         let decoder = Decoder::random(&config(tied), 1).unwrap();
-        let ids: Vec<u32> = (0..30).map(|i| (i * 7 + 3) % 40).collect();
-        let ours = decoder.logits(&PackedRows::single(ids.clone())).unwrap().to_vec2::<f32>().unwrap();
-        for length in [1, 2, 30] {
-            for (a, b) in ours[length - 1].iter().zip(oracle(&decoder, &ids[..length])) {
-                assert!((a - b).abs() < 1e-5, "{a} against {b}");
-            }
-        }
+        assert_logits(&decoder, |ids| llama(&decoder, None, ids));
     }
+}
+
+#[test]
+fn llama_3_rope_scaling_equals_candle_transformers() {
+    let json = json!({
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5, "initializer_range": 0.2,
+        // Of the four wave lengths (6, 63, 628, 6283) one is kept, two are stretched and one lies between.
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                         "original_max_position_embeddings": 128},
+    });
+    let decoder = Decoder::random(&ModelConfig::from_json(&json).unwrap(), 1).unwrap();
+    let scaling = || llama::Llama3RopeConfig {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 128,
+        rope_type: llama::Llama3RopeType::Llama3,
+    };
+    assert_logits(&decoder, |ids| llama(&decoder, Some(scaling()), ids));
+    let unscaled = llama(&decoder, None, &(0..30).collect::<Vec<_>>());
+    let scaled = llama(&decoder, Some(scaling()), &(0..30).collect::<Vec<_>>());
+    assert!(unscaled.iter().zip(&scaled).any(|(a, b)| (a - b).abs() > 1e-2), "scaling must matter for this test");
+}
+
+#[test]
+fn qwen3_equals_candle_transformers() {
+    let json = json!({
+        "model_type": "qwen3", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 12,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6, "initializer_range": 0.2, "rope_theta": 1e6, "tie_word_embeddings": true,
+    });
+    let decoder = Decoder::random(&ModelConfig::from_json(&json).unwrap(), 1).unwrap();
+    for param in decoder.params().iter().filter(|param| param.name().contains("_norm.weight")) {
+        // Norms of a new model are 1, which would hide a mistake.
+        let values: Vec<f32> = (0..param.elem_count()).map(|i| 0.5 + 0.1 * i as f32).collect();
+        param.assign(&Tensor::from_vec(values, param.shape(), &Device::Cpu).unwrap()).unwrap();
+    }
+    let theirs = qwen3::Config {
+        vocab_size: 40,
+        hidden_size: 32,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        head_dim: 12,
+        attention_bias: false,
+        num_key_value_heads: 2,
+        max_position_embeddings: 64,
+        sliding_window: None,
+        max_window_layers: 0,
+        tie_word_embeddings: true,
+        rope_theta: 1e6,
+        rms_norm_eps: 1e-6,
+        use_sliding_window: false,
+        hidden_act: candle_nn::Activation::Silu,
+    };
+    assert_logits(&decoder, |ids| {
+        let mut model = qwen3::ModelForCausalLM::new(&theirs, vars(&decoder)).unwrap();
+        model.forward(&input(ids), 0).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    });
+    assert_eq!(decoder.params().len(), 2 + 2 * 11);
 }
 
 fn example(line: usize, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Example {

@@ -294,7 +294,7 @@ fn what_may_change_between_the_parts_of_a_run_and_what_may_not() {
     setting.refuse("part", &resume(["--set", "seed=7"]), &["`seed` was 42 and is now 7"]);
     let data = fs::read_to_string(setting.path("train.jsonl")).unwrap();
     setting.write("train.jsonl", &data.replacen("sun", "moon", 1));
-    setting.refuse("part", &["--resume"], &["the content of `data.train` has changed"]);
+    setting.refuse("part", &["--resume"], &["content, layout or weight of `data.train` has changed"]);
     setting.write("train.jsonl", &data);
 
     // A run that moved and logs more often ends in the same model.

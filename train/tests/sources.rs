@@ -77,7 +77,7 @@ fn weights_lineage_and_dropped_rows_of_a_run() {
 
     let weights = RECIPE.replace("weight = 2.0", "weight = 3.0");
     fs::write(dir.path().join("recipe.toml"), &weights).unwrap();
-    assert!(go(true, &[]).unwrap_err().contains("another recipe, base model or data"));
+    assert!(go(true, &[]).unwrap_err().contains("weight of `data.train` has changed"));
     fs::write(dir.path().join("recipe.toml"), RECIPE).unwrap();
     assert_eq!(go(true, &[]).unwrap(), Outcome::Finished(dir.path().join("run").join(MODEL_DIR)));
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 
 use super::{ModelConfig, NormPlacement, PackedRows};
-use crate::ops::{self, Activation, AttentionSpec, Linear, Norm, RopeTables};
+use crate::ops::{self, Activation, AttentionSpec, Input, Linear, Norm, RopeTables};
 
 /// A block's weights and what it does with them.
 #[derive(Debug)]
@@ -52,25 +52,27 @@ pub struct Context<'a> {
 impl Block {
     /// `(rows, hidden)` to `(rows, hidden)`.
     pub fn forward(&self, x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
-        let optional = |norm: &Option<Norm>, x: Tensor| match norm {
-            Some(norm) => ops::norm(&x, norm),
-            None => Ok(x),
-        };
-        let pre = |norm: &Norm, x: &Tensor| ops::norm(x, norm);
         match (self.placement, &self.mlp_norm) {
-            (NormPlacement::Pre | NormPlacement::Sandwich, Some(mlp_norm)) => {
-                let attended = self.attention.forward(&pre(&self.attention_norm, x)?, context)?;
-                let x = (x + optional(&self.attention_post_norm, attended)?)?;
-                let fed = self.mlp.forward(&pre(mlp_norm, &x)?, context)?;
-                &x + optional(&self.mlp_post_norm, fed)?
+            (NormPlacement::Pre, Some(mlp_norm)) => {
+                let x = self.attention.forward(&ops::norm(x, &self.attention_norm)?, Some(x), context)?;
+                self.mlp.forward(&ops::norm(&x, mlp_norm)?, Some(&x), context)
+            }
+            (NormPlacement::Sandwich, Some(mlp_norm)) => {
+                let post =
+                    |norm: &Option<Norm>, x: Tensor| norm.as_ref().map_or(Ok(x.clone()), |norm| ops::norm(&x, norm));
+                let attended = self.attention.forward(&ops::norm(x, &self.attention_norm)?, None, context)?;
+                let x = (x + post(&self.attention_post_norm, attended)?)?;
+                let fed = self.mlp.forward(&ops::norm(&x, mlp_norm)?, None, context)?;
+                &x + post(&self.mlp_post_norm, fed)?
             }
             (NormPlacement::Post, Some(mlp_norm)) => {
-                let x = ops::norm(&(x + self.attention.forward(x, context)?)?, &self.attention_norm)?;
-                ops::norm(&(&x + self.mlp.forward(&x, context)?)?, mlp_norm)
+                let x = ops::norm(&self.attention.forward(x, Some(x), context)?, &self.attention_norm)?;
+                ops::norm(&self.mlp.forward(&x, Some(&x), context)?, mlp_norm)
             }
             (NormPlacement::Parallel, _) => {
-                let h = pre(&self.attention_norm, x)?;
-                (x + self.attention.forward(&h, context)?)? + self.mlp.forward(&h, context)?
+                let h = ops::norm(x, &self.attention_norm)?;
+                let attended = self.attention.forward(&h, Some(x), context)?;
+                self.mlp.forward(&h, Some(&attended), context)
             }
             (_, None) => candle_core::bail!("a block without a norm for its feed-forward layer"),
         }
@@ -78,23 +80,18 @@ impl Block {
 }
 
 impl Attention {
-    fn forward(&self, h: &Tensor, context: &Context<'_>) -> Result<Tensor> {
+    /// The attention to `h`, on top of `residual`.
+    fn forward(&self, h: &Tensor, residual: Option<&Tensor>, context: &Context<'_>) -> Result<Tensor> {
         let Context { config, rows, rope } = context;
         let count = h.dim(0)?;
-        let heads = |layer: &Linear, heads: usize, norm: &Option<Norm>, rotated: bool| -> Result<Tensor> {
-            let x = ops::linear(h, layer, rows.dropout_seed)?.reshape((count, heads, config.head_dim))?;
-            let x = match norm {
-                Some(norm) => ops::norm(&x, norm)?,
-                None => x,
-            };
-            match rope {
-                Some(tables) if rotated => ops::rope(&x, tables),
-                _ => Ok(x),
-            }
+        let heads = |layer: &Linear, heads: usize, norm: &Option<Norm>| -> Result<Tensor> {
+            let x = ops::linear(Input::Plain(h), None, layer, rows.dropout_seed)?;
+            let x = x.reshape((count, heads, config.head_dim))?;
+            norm.as_ref().map_or(Ok(x.clone()), |norm| ops::norm(&x, norm))
         };
-        let q = heads(&self.q, config.num_attention_heads, &self.q_norm, true)?;
-        let k = heads(&self.k, config.num_key_value_heads, &self.k_norm, true)?;
-        let v = heads(&self.v, config.num_key_value_heads, &None, false)?;
+        let q = heads(&self.q, config.num_attention_heads, &self.q_norm)?;
+        let k = heads(&self.k, config.num_key_value_heads, &self.k_norm)?;
+        let v = heads(&self.v, config.num_key_value_heads, &None)?;
         let spec = AttentionSpec {
             heads: config.num_attention_heads,
             kv_heads: config.num_key_value_heads,
@@ -102,21 +99,25 @@ impl Attention {
             scale: config.attention_scale as f32,
             window: self.window,
             softcap: config.attention_softcap.map(|cap| cap as f32),
+            rope: rope.clone(),
             groups: rows.groups.clone(),
         };
         let attended = ops::attention(&q, &k, &v, &spec)?.flatten_from(1)?;
-        ops::linear(&attended, &self.output, rows.dropout_seed)
+        ops::linear(Input::Plain(&attended), residual, &self.output, rows.dropout_seed)
     }
 }
 
 impl Mlp {
-    fn forward(&self, h: &Tensor, context: &Context<'_>) -> Result<Tensor> {
+    /// The feed-forward layer of `h`, on top of `residual`.
+    fn forward(&self, h: &Tensor, residual: Option<&Tensor>, context: &Context<'_>) -> Result<Tensor> {
         let seed = context.rows.dropout_seed;
-        let up = ops::linear(h, &self.up, seed)?;
-        let inner = match &self.gate {
-            Some(gate) => ops::gated(&ops::linear(h, gate, seed)?, &up, self.activation)?,
-            None => ops::activate(&up, self.activation)?,
-        };
-        ops::linear(&inner, &self.down, seed)
+        let up = ops::linear(Input::Plain(h), None, &self.up, seed)?;
+        match &self.gate {
+            Some(gate) => {
+                let gate = ops::linear(Input::Plain(h), None, gate, seed)?;
+                ops::linear(Input::Gated(&gate, &up, self.activation), residual, &self.down, seed)
+            }
+            None => ops::linear(Input::Activated(&up, self.activation), residual, &self.down, seed),
+        }
     }
 }

@@ -7,11 +7,11 @@ use candle_core::{Result as TensorResult, Tensor};
 
 use super::block::{Block, Context};
 use super::load::{Trained, load};
-use super::lora::{LoraConfig, adapter_params, merged, target_names};
+use super::lora::{LoraConfig, LoraSetup, adapter_params, merged, target_names};
 use super::weights::RandomWeights;
 use super::{ModelConfig, Positions, WeightSource};
 use crate::error::TrainError;
-use crate::ops::{self, Head, Linear, LoraWeights, Norm, Param, RopeTables, Segment};
+use crate::ops::{self, Head, Input, Linear, LoraWeights, Norm, Param, RopeTables, Segment};
 
 /// Sequences laid one after another without padding.
 #[derive(Debug, Clone)]
@@ -73,6 +73,15 @@ impl Decoder {
     pub fn random(config: &ModelConfig, seed: u64) -> Result<Self, TrainError> {
         let source = RandomWeights { seed, standard_deviation: config.initializer_range };
         Self::load(config, &source, Trained::Everything)
+    }
+
+    /// An adapter on frozen random weights.
+    ///
+    /// # Errors
+    /// As [`Decoder::random`] and [`Decoder::load`].
+    pub fn random_with_adapter(config: &ModelConfig, seed: u64, setup: &LoraSetup) -> Result<Self, TrainError> {
+        let source = RandomWeights { seed, standard_deviation: config.initializer_range };
+        Self::load(config, &source, Trained::Adapter(setup))
     }
 
     /// Keeps only the inputs of the blocks in the forward pass and computes the rest again in the backward pass.
@@ -143,7 +152,7 @@ impl Decoder {
             x = (x * self.config.embedding_scale)?;
         }
         if let Some(project_in) = &self.project_in {
-            x = ops::linear(&x, project_in, rows.dropout_seed)?;
+            x = ops::linear(Input::Plain(&x), None, project_in, rows.dropout_seed)?;
         }
         match &self.embed_positions {
             Some(table) => x + ops::embedding(&self.position_ids(rows), table)?,
@@ -179,7 +188,7 @@ impl Decoder {
             None => x.clone(),
         };
         match &self.project_out {
-            Some(project_out) => ops::linear(&x, project_out, dropout_seed),
+            Some(project_out) => ops::linear(Input::Plain(&x), None, project_out, dropout_seed),
             None => Ok(x),
         }
     }
@@ -221,7 +230,7 @@ impl Decoder {
     pub fn logits(&self, rows: &PackedRows) -> TensorResult<Tensor> {
         let hidden = self.head_input(&self.hidden_states(rows)?, rows.dropout_seed)?;
         let output = Linear { bias: self.head.bias.clone(), ..Linear::plain(self.head.weight.clone()) };
-        let logits = ops::linear(&hidden, &output, None)?;
+        let logits = ops::linear(Input::Plain(&hidden), None, &output, None)?;
         match self.head.softcap {
             Some(cap) => (logits / f64::from(cap))?.tanh()? * f64::from(cap),
             None => Ok(logits),

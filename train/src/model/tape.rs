@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, Var};
 
 use super::{Decoder, PackedRows};
-use crate::ops::{self, backward_from};
+use crate::ops::{self, Input, backward_from};
 
 /// What a forward pass keeps for its backward pass.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Decoder {
             Some(project_in) => {
                 let tokens = (ops::embedding(&rows.ids, &self.embed_tokens)? * scale)?;
                 let tokens = Var::from_tensor(&tokens)?;
-                let projected = ops::linear(tokens.as_tensor(), project_in, rows.dropout_seed)?;
+                let projected = ops::linear(Input::Plain(&tokens), None, project_in, rows.dropout_seed)?;
                 gradient_of(&tokens, &projected, &grad)?
             }
         };

@@ -1,11 +1,9 @@
 //! The activations of feed-forward layers, alone or gating a second projection (Shazeer 2020).
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::math::{sigmoid, tanh};
-use super::{slice, tensor_like, with_slice};
 
 const CHUNK: usize = 4096;
 
@@ -73,29 +71,45 @@ impl Function for Relu {
     }
 }
 
-/// The activation, element by element.
-///
-/// # Errors
-/// When `x` is not f32 on the CPU.
-pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Activate(activation))
-}
-
-/// `activation(gate) * up`, element by element.
-///
-/// # Errors
-/// When the shapes differ.
-pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
-    if gate.shape() != up.shape() {
-        candle_core::bail!("gated: gate {:?} and up {:?} differ", gate.shape(), up.shape());
+impl Activation {
+    /// The activation, element by element.
+    pub(super) fn apply(self, x: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Silu => apply::<Silu>(x),
+            Self::GeluTanh => apply::<GeluTanh>(x),
+            Self::Relu => apply::<Relu>(x),
+        }
     }
-    gate.contiguous()?.apply_op2(&up.contiguous()?, Gated(activation))
+
+    /// The gradient of `x`, given that of the activation.
+    pub(super) fn backward(self, x: &[f32], dy: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Silu => backward::<Silu>(x, dy),
+            Self::GeluTanh => backward::<GeluTanh>(x, dy),
+            Self::Relu => backward::<Relu>(x, dy),
+        }
+    }
+
+    /// `activation(gate) * up`, element by element.
+    pub(super) fn gate(self, gate: &[f32], up: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Silu => gated::<Silu>(gate, up),
+            Self::GeluTanh => gated::<GeluTanh>(gate, up),
+            Self::Relu => gated::<Relu>(gate, up),
+        }
+    }
+
+    /// The gradients of `gate` and `up`, given that of the product.
+    pub(super) fn gate_backward(self, gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        match self {
+            Self::Silu => gated_backward::<Silu>(gate, up, dy),
+            Self::GeluTanh => gated_backward::<GeluTanh>(gate, up, dy),
+            Self::Relu => gated_backward::<Relu>(gate, up, dy),
+        }
+    }
 }
 
-struct Activate(Activation);
-struct Gated(Activation);
-
-fn activate_slice<F: Function>(x: &[f32]) -> Vec<f32> {
+fn apply<F: Function>(x: &[f32]) -> Vec<f32> {
     let mut y = vec![0f32; x.len()];
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
         y.iter_mut().zip(x).for_each(|(y, x)| *y = F::value(*x));
@@ -103,7 +117,7 @@ fn activate_slice<F: Function>(x: &[f32]) -> Vec<f32> {
     y
 }
 
-fn activate_backward<F: Function>(x: &[f32], dy: &[f32]) -> Vec<f32> {
+fn backward<F: Function>(x: &[f32], dy: &[f32]) -> Vec<f32> {
     let mut dx = vec![0f32; x.len()];
     dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((dx, x), dy)| {
         for i in 0..dx.len() {
@@ -113,7 +127,7 @@ fn activate_backward<F: Function>(x: &[f32], dy: &[f32]) -> Vec<f32> {
     dx
 }
 
-fn gated_slices<F: Function>(gate: &[f32], up: &[f32]) -> Vec<f32> {
+fn gated<F: Function>(gate: &[f32], up: &[f32]) -> Vec<f32> {
     let mut y = vec![0f32; gate.len()];
     y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK)).for_each(|((y, g), u)| {
         for i in 0..y.len() {
@@ -137,98 +151,23 @@ fn gated_backward<F: Function>(gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32
     (dgate, dup)
 }
 
-impl CustomOp1 for Activate {
-    fn name(&self) -> &'static str {
-        "activate"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(storage, layout)?;
-        let y = match self.0 {
-            Activation::Silu => activate_slice::<Silu>(x),
-            Activation::GeluTanh => activate_slice::<GeluTanh>(x),
-            Activation::Relu => activate_slice::<Relu>(x),
-        };
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dx = with_slice(x, |x| {
-            with_slice(dy, |dy| match self.0 {
-                Activation::Silu => activate_backward::<Silu>(x, dy),
-                Activation::GeluTanh => activate_backward::<GeluTanh>(x, dy),
-                Activation::Relu => activate_backward::<Relu>(x, dy),
-            })
-        })??;
-        Ok(Some(tensor_like(dx, x)?))
-    }
-}
-
-impl CustomOp2 for Gated {
-    fn name(&self) -> &'static str {
-        "gated"
-    }
-
-    fn cpu_fwd(
-        &self,
-        gate: &CpuStorage,
-        gate_layout: &Layout,
-        up: &CpuStorage,
-        up_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (gate, up) = (slice(gate, gate_layout)?, slice(up, up_layout)?);
-        let y = match self.0 {
-            Activation::Silu => gated_slices::<Silu>(gate, up),
-            Activation::GeluTanh => gated_slices::<GeluTanh>(gate, up),
-            Activation::Relu => gated_slices::<Relu>(gate, up),
-        };
-        Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
-    }
-
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (dgate, dup) = with_slice(gate, |gate| {
-            with_slice(up, |up| {
-                with_slice(dy, |dy| match self.0 {
-                    Activation::Silu => gated_backward::<Silu>(gate, up, dy),
-                    Activation::GeluTanh => gated_backward::<GeluTanh>(gate, up, dy),
-                    Activation::Relu => gated_backward::<Relu>(gate, up, dy),
-                })
-            })
-        })???;
-        Ok((Some(tensor_like(dgate, gate)?), Some(tensor_like(dup, up)?)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
+    use super::super::testing::random;
     use super::*;
-
-    const ALL: [Activation; 3] = [Activation::Silu, Activation::GeluTanh, Activation::Relu];
-
-    #[test]
-    fn gradients() {
-        for activation in ALL {
-            // Away from the kink of ReLU, where a difference quotient is none.
-            let x = (random_var(&[5, 7], 1).as_tensor() * 3.0).unwrap();
-            let x = (&x + (x.sign().unwrap() * 0.1).unwrap()).unwrap();
-            let x = candle_core::Var::from_tensor(&x).unwrap();
-            check_gradients(std::slice::from_ref(&x), &[], |x, _| activate(&x[0], activation).unwrap());
-            check_gradients(&[x, random_var(&[5, 7], 2)], &[], |x, _| gated(&x[0], &x[1], activation).unwrap());
-        }
-    }
+    use candle_core::{Device, Tensor};
 
     #[test]
     fn values_equal_candle_s() {
-        let x = (random_var(&[100], 1).as_tensor() * 6.0).unwrap();
-        for activation in ALL {
-            let ours = activate(&x, activation).unwrap().to_vec1::<f32>().unwrap();
+        let x: Vec<f32> = random(100, 1).iter().map(|x| x * 6.0).collect();
+        let tensor = Tensor::new(x.as_slice(), &Device::Cpu).unwrap();
+        for activation in [Activation::Silu, Activation::GeluTanh, Activation::Relu] {
             let theirs = match activation {
-                Activation::Silu => x.silu(),
-                Activation::GeluTanh => x.gelu(),
-                Activation::Relu => x.relu(),
+                Activation::Silu => tensor.silu(),
+                Activation::GeluTanh => tensor.gelu(),
+                Activation::Relu => tensor.relu(),
             };
-            for (ours, theirs) in ours.iter().zip(theirs.unwrap().to_vec1::<f32>().unwrap()) {
+            for (ours, theirs) in activation.apply(&x).iter().zip(theirs.unwrap().to_vec1::<f32>().unwrap()) {
                 assert!((ours - theirs).abs() < 2e-6, "{activation:?}: {ours} against {theirs}");
             }
         }

@@ -1,6 +1,7 @@
 //! Causal grouped-query attention over packed rows, in blocks of queries, with the scores recomputed in the backward
 //! pass from the log-sum-exp (Dao et al. 2022).
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +10,7 @@ use rayon::prelude::*;
 
 use super::math::{dot, exp, exp_in_place, max, tanh};
 use super::matmul::{Output, Threads, View, ViewMut, matmul};
+use super::rope::{Direction, RopeTables};
 use super::{slice, tensor_like, with_slice};
 
 /// Queries handled at a time.
@@ -39,8 +41,23 @@ pub struct AttentionSpec {
     pub window: Option<usize>,
     /// Scores become `cap * tanh(score / cap)` (Gemma 2).
     pub softcap: Option<f32>,
+    /// Rotary positions of queries and keys; none where positions enter elsewhere.
+    pub rope: Option<Arc<RopeTables>>,
     /// Groups of segments; a prefix lies in the group of the segment that names it, and groups share no rows.
     pub groups: Arc<Vec<Vec<Segment>>>,
+}
+
+impl AttentionSpec {
+    /// Queries and keys with their positions.
+    fn rotated<'a>(&self, q: &'a [f32], k: &'a [f32]) -> (Cow<'a, [f32]>, Cow<'a, [f32]>) {
+        let Some(rope) = &self.rope else { return (Cow::Borrowed(q), Cow::Borrowed(k)) };
+        let rotated = |x: &[f32], heads: usize| {
+            let mut x = x.to_vec();
+            rope.rotate(&mut x, heads, self.head_dim, Direction::Forth);
+            Cow::Owned(x)
+        };
+        (rotated(q, self.heads), rotated(k, self.kv_heads))
+    }
 }
 
 /// Queries `(rows, heads, head_dim)`, keys and values `(rows, kv_heads, head_dim)`; returns `(rows, heads, head_dim)`.
@@ -52,6 +69,15 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Re
     let kv_shape = (rows, spec.kv_heads, spec.head_dim);
     if (heads, head_dim) != (spec.heads, spec.head_dim) || k.dims3()? != kv_shape || v.dims3()? != kv_shape {
         candle_core::bail!("attention: q {:?}, k {:?}, v {:?} do not fit {spec:?}", q.shape(), k.shape(), v.shape());
+    }
+    if let Some(rope) = &spec.rope
+        && (rope.rows() != rows || rope.rotary_dim() > head_dim)
+    {
+        candle_core::bail!(
+            "attention: {rows} rows of width {head_dim}, rotary tables of {} rows of width {}",
+            rope.rows(),
+            rope.rotary_dim()
+        );
     }
     if spec.window == Some(0) {
         candle_core::bail!("attention: a window of no positions");
@@ -323,7 +349,8 @@ impl CustomOp3 for Attention {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let spec = &self.spec;
-        let inputs = Inputs { q: slice(q, q_layout)?, k: slice(k, k_layout)?, v: slice(v, v_layout)?, spec };
+        let (q, k) = spec.rotated(slice(q, q_layout)?, slice(k, k_layout)?);
+        let inputs = Inputs { q: &q, k: &k, v: slice(v, v_layout)?, spec };
         let segments = spec.groups.iter().flatten();
         let mut jobs: Vec<Block<'_>> =
             segments.flat_map(|segment| (0..spec.heads).flat_map(|head| blocks(segment, head, spec))).collect();
@@ -361,7 +388,9 @@ impl CustomOp3 for Attention {
             spec.groups.iter().flat_map(|group| (0..spec.kv_heads).map(move |kv_head| (group, kv_head))).collect();
         jobs.sort_by_key(|(group, _)| std::cmp::Reverse(span(group).len()));
         let backward = |q: &[f32], k: &[f32], v: &[f32], out: &[f32], dout: &[f32]| -> Vec<GroupGrads> {
-            let inputs = Inputs { q, k, v, spec };
+            // Rotated again: queries and keys are kept as they were before.
+            let (q, k) = spec.rotated(q, k);
+            let inputs = Inputs { q: &q, k: &k, v, spec };
             jobs.par_iter()
                 .map(|(group, kv_head)| backward_group(inputs, group, *kv_head, out, dout, &log_sum_exp))
                 .collect()
@@ -384,6 +413,10 @@ impl CustomOp3 for Attention {
                 dv[at * width..][..width].copy_from_slice(&group_dv[i * width..][..width]);
             }
         }
+        if let Some(rope) = &spec.rope {
+            rope.rotate(&mut dq, spec.heads, spec.head_dim, Direction::Back);
+            rope.rotate(&mut dk, spec.kv_heads, spec.head_dim, Direction::Back);
+        }
         Ok((Some(tensor_like(dq, q)?), Some(tensor_like(dk, k)?), Some(tensor_like(dv, v)?)))
     }
 }
@@ -401,6 +434,7 @@ mod tests {
             scale: 0.5,
             window: None,
             softcap: None,
+            rope: None,
             groups: Arc::new(groups),
         }
     }
@@ -496,6 +530,25 @@ mod tests {
             let packed = AttentionSpec { window, softcap, ..spec(4, 2, packed()) };
             check_gradients(&inputs(12, 4, 2), &[], |x, _| attention(&x[0], &x[1], &x[2], &packed).unwrap());
         }
+    }
+
+    #[test]
+    fn gradients_through_rotary_positions() {
+        for rotary_dim in [4, 2] {
+            let frequencies: Vec<f32> = (0..rotary_dim / 2).map(|i| 0.3f32.powi(i)).collect();
+            let positions: Vec<u32> = [0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1, 2].into();
+            let rope = Some(Arc::new(RopeTables::new(&positions, &frequencies)));
+            let spec = AttentionSpec { rope, ..spec(4, 2, packed()) };
+            check_gradients(&inputs(12, 4, 2), &[], |x, _| attention(&x[0], &x[1], &x[2], &spec).unwrap());
+        }
+    }
+
+    #[test]
+    fn tables_of_other_rows_are_refused() {
+        let x = inputs(4, 2, 2);
+        let rope = Some(Arc::new(RopeTables::new(&[0, 1], &[1.0])));
+        let spec = AttentionSpec { rope, ..spec(2, 2, vec![vec![plain(0..4)]]) };
+        assert!(attention(x[0].as_tensor(), x[1].as_tensor(), x[2].as_tensor(), &spec).is_err());
     }
 
     #[test]

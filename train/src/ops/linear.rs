@@ -1,10 +1,13 @@
-//! `y = x W^T + b`, with a low-rank adapter in the same operation.
+//! `y = x W^T + b`, with a low-rank adapter, the activation before and the residual sum behind in the same operation, so
+//! that neither the activation's output nor the product before the sum is kept for the backward pass.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::activation::Activation;
 use super::dropout::Dropout;
 use super::matmul::{Output, Threads, View, ViewMut, matmul};
 use super::{Param, column_sums, slice, tensor_like, with_slice};
@@ -40,21 +43,61 @@ impl Linear {
     }
 }
 
-/// `(rows, in)` through the layer: `(rows, out)`. A `dropout_seed` drops input elements of the adapter.
+/// What the layer multiplies.
+#[derive(Debug, Clone, Copy)]
+pub enum Input<'a> {
+    /// `(rows, in)`.
+    Plain(&'a Tensor),
+    /// The activation of `(rows, in)`; it is computed again in the backward pass and never kept.
+    Activated(&'a Tensor, Activation),
+    /// `activation(gate) * up`, both `(rows, in)`; likewise.
+    Gated(&'a Tensor, &'a Tensor, Activation),
+}
+
+/// The layer's output `(rows, out)`, on top of `residual` of that shape where there is one. A `dropout_seed` drops input
+/// elements of the adapter.
 ///
 /// # Errors
 /// When the shapes do not match.
-pub fn linear(x: &Tensor, layer: &Linear, dropout_seed: Option<u64>) -> Result<Tensor> {
+pub fn linear(
+    input: Input<'_>,
+    residual: Option<&Tensor>,
+    layer: &Linear,
+    dropout_seed: Option<u64>,
+) -> Result<Tensor> {
     let dropout = match (&layer.lora, dropout_seed) {
         (Some(lora), Some(seed)) if lora.dropout > 0.0 => Some(Dropout::new(lora.dropout, seed, lora.a.name())),
         _ => None,
     };
-    x.contiguous()?.apply_op1(LinearOp { layer: layer.clone(), dropout })
+    let (tensors, kind) = match input {
+        Input::Plain(x) => ([Some(x), None], Kind::Plain),
+        Input::Activated(x, activation) => ([Some(x), None], Kind::Activated(activation)),
+        Input::Gated(gate, up, activation) => ([Some(gate), Some(up)], Kind::Gated(activation)),
+    };
+    let op = LinearOp { layer: layer.clone(), dropout, kind, has_residual: residual.is_some() };
+    let tensors: Vec<Tensor> =
+        tensors.into_iter().flatten().chain(residual).map(Tensor::contiguous).collect::<Result<_>>()?;
+    match tensors.as_slice() {
+        [x] => x.apply_op1(op),
+        [x, y] => x.apply_op2(y, op),
+        [x, y, z] => x.apply_op3(y, z, op),
+        _ => unreachable!("one or two inputs and at most one residual"),
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Plain,
+    Activated(Activation),
+    Gated(Activation),
 }
 
 struct LinearOp {
     layer: Linear,
     dropout: Option<Dropout>,
+    kind: Kind,
+    /// Whether the last argument is what the output is added to.
+    has_residual: bool,
 }
 
 /// `x A^T`: `(rows, rank)`.
@@ -127,26 +170,43 @@ impl LinearOp {
     }
 }
 
-impl CustomOp1 for LinearOp {
-    fn name(&self) -> &'static str {
-        "linear"
+impl LinearOp {
+    /// The matrix that the layer multiplies; `arguments` are those of the operation.
+    fn input<'a>(&self, arguments: &[&'a [f32]]) -> Cow<'a, [f32]> {
+        match self.kind {
+            Kind::Plain => Cow::Borrowed(arguments[0]),
+            Kind::Activated(activation) => Cow::Owned(activation.apply(arguments[0])),
+            Kind::Gated(activation) => Cow::Owned(activation.gate(arguments[0], arguments[1])),
+        }
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (rows, inputs) = layout.shape().dims2()?;
+    fn forward(&self, arguments: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
         let Linear { weight, bias, lora } = &self.layer;
-        let (outputs, expected) = weight.dims2()?;
-        if inputs != expected {
-            candle_core::bail!("`{}` takes {expected} columns, got {inputs}", weight.name());
+        let (outputs, inputs) = weight.dims2()?;
+        let rows = arguments[0].1.shape().elem_count() / inputs;
+        let (residual, factors) = match (self.has_residual, arguments) {
+            (true, [factors @ .., residual]) => (Some(residual), factors),
+            (_, factors) => (None, factors),
+        };
+        if let Some((_, layout)) = factors.iter().find(|(_, layout)| layout.dims() != [rows, inputs]) {
+            candle_core::bail!("`{}` takes {inputs} columns, got {:?}", weight.name(), layout.shape());
         }
-        let x = slice(storage, layout)?;
-        let mut y = vec![0f32; rows * outputs];
+        if let Some((_, layout)) = residual.filter(|(_, layout)| layout.dims() != [rows, outputs]) {
+            candle_core::bail!("`{}` gives {rows} x {outputs}, not {:?}", weight.name(), layout.shape());
+        }
+        let slices: Vec<&[f32]> = factors.iter().map(|(s, l)| slice(s, l)).collect::<Result<_>>()?;
+        let x = self.input(&slices);
+        let mut y = match residual {
+            Some((storage, layout)) => slice(storage, layout)?.to_vec(),
+            None => vec![0f32; rows * outputs],
+        };
+        let output = if self.has_residual { Output::Add } else { Output::Overwrite };
         weight.with_values(|w| {
-            let (x, w) = (View::new(x, rows, inputs), View::new(w, outputs, inputs));
-            matmul(ViewMut::new(&mut y, rows, outputs), Output::Overwrite, 1.0, x, w.t(), Threads::All);
+            let (x, w) = (View::new(&x, rows, inputs), View::new(w, outputs, inputs));
+            matmul(ViewMut::new(&mut y, rows, outputs), output, 1.0, x, w.t(), Threads::All);
         })?;
         if let Some(lora) = lora {
-            self.add_lora(lora, x, &mut y, rows)?;
+            self.add_lora(lora, &x, &mut y, rows)?;
         }
         if let Some(bias) = bias {
             bias.with_values(|bias| {
@@ -158,33 +218,112 @@ impl CustomOp1 for LinearOp {
         Ok((CpuStorage::F32(y), (rows, outputs).into()))
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let (rows, inputs) = x.dims2()?;
+    /// Adds the gradients of the weights, and returns that of the matrix that the layer multiplied.
+    fn input_gradient(&self, x: &[f32], dy: &[f32]) -> Result<Vec<f32>> {
         let Linear { weight, bias, lora } = &self.layer;
-        let (outputs, _) = weight.dims2()?;
+        let (outputs, inputs) = weight.dims2()?;
+        let rows = dy.len() / outputs;
+        let dy_rows = View::new(dy, rows, outputs);
         let mut dx = vec![0f32; rows * inputs];
-        with_slice(x, |x| {
-            with_slice(dy, |dy| -> Result<()> {
-                let dy_rows = View::new(dy, rows, outputs);
-                weight.with_values(|w| {
-                    let w = View::new(w, outputs, inputs);
-                    matmul(ViewMut::new(&mut dx, rows, inputs), Output::Overwrite, 1.0, dy_rows, w, Threads::All);
-                })?;
-                if weight.is_trainable() {
-                    let mut slot = weight.slot();
-                    let dw = ViewMut::new(&mut slot.grad, outputs, inputs);
-                    matmul(dw, Output::Add, 1.0, dy_rows.t(), View::new(x, rows, inputs), Threads::All);
-                }
-                if let Some(bias) = bias.as_ref().filter(|bias| bias.is_trainable()) {
-                    column_sums(dy, &mut bias.slot().grad);
-                }
-                match lora {
-                    Some(lora) => self.lora_backward(lora, x, dy, &mut dx, rows),
-                    None => Ok(()),
-                }
-            })
-        })???;
-        Ok(Some(tensor_like(dx, x)?))
+        weight.with_values(|w| {
+            let w = View::new(w, outputs, inputs);
+            matmul(ViewMut::new(&mut dx, rows, inputs), Output::Overwrite, 1.0, dy_rows, w, Threads::All);
+        })?;
+        if weight.is_trainable() {
+            let mut slot = weight.slot();
+            let dw = ViewMut::new(&mut slot.grad, outputs, inputs);
+            matmul(dw, Output::Add, 1.0, dy_rows.t(), View::new(x, rows, inputs), Threads::All);
+        }
+        if let Some(bias) = bias.as_ref().filter(|bias| bias.is_trainable()) {
+            column_sums(dy, &mut bias.slot().grad);
+        }
+        if let Some(lora) = lora {
+            self.lora_backward(lora, x, dy, &mut dx, rows)?;
+        }
+        Ok(dx)
+    }
+
+    /// The gradients of the inputs, in their order, without that of the residual, which is `dy`.
+    fn backward(&self, tensors: &[&Tensor], dy: &Tensor) -> Result<Vec<Tensor>> {
+        let tensors: Vec<Tensor> = tensors.iter().map(|tensor| tensor.contiguous()).collect::<Result<_>>()?;
+        let of = |tensor: usize, f: &dyn Fn(&[f32]) -> Result<Vec<Vec<f32>>>| with_slice(&tensors[tensor], f)?;
+        let grads = with_slice(dy, |dy| match self.kind {
+            Kind::Plain => of(0, &|x| Ok(vec![self.input_gradient(x, dy)?])),
+            Kind::Activated(activation) => of(0, &|x| {
+                let dx = self.input_gradient(&activation.apply(x), dy)?;
+                Ok(vec![activation.backward(x, &dx)])
+            }),
+            Kind::Gated(activation) => of(0, &|gate| {
+                of(1, &|up| {
+                    let dx = self.input_gradient(&activation.gate(gate, up), dy)?;
+                    let (dgate, dup) = activation.gate_backward(gate, up, &dx);
+                    Ok(vec![dgate, dup])
+                })
+            }),
+        })??;
+        grads.into_iter().zip(&tensors).map(|(grad, tensor)| tensor_like(grad, tensor)).collect()
+    }
+}
+
+impl CustomOp1 for LinearOp {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward(&[(s, l)])
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(self.backward(&[x], dy)?.pop())
+    }
+}
+
+impl CustomOp2 for LinearOp {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward(&[(s1, l1), (s2, l2)])
+    }
+
+    fn bwd(&self, a: &Tensor, b: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        if self.has_residual {
+            return Ok((self.backward(&[a], dy)?.pop(), Some(dy.clone())));
+        }
+        let mut grads = self.backward(&[a, b], dy)?.into_iter();
+        Ok((grads.next(), grads.next()))
+    }
+}
+
+impl CustomOp3 for LinearOp {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.forward(&[(s1, l1), (s2, l2), (s3, l3)])
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        _residual: &Tensor,
+        _y: &Tensor,
+        dy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let mut grads = self.backward(&[a, b], dy)?.into_iter();
+        Ok((grads.next(), grads.next(), Some(dy.clone())))
     }
 }
 
@@ -203,7 +342,7 @@ mod tests {
     fn gradients() {
         let x = random_var(&[5, 7], 1);
         check_gradients(&[x], &[random_param(&[3, 7], 2)], |x, p| {
-            linear(&x[0], &Linear::plain(p[0].clone()), None).unwrap()
+            linear(Input::Plain(&x[0]), None, &Linear::plain(p[0].clone()), None).unwrap()
         });
     }
 
@@ -213,9 +352,43 @@ mod tests {
             let params =
                 [random_param(&[3, 7], 2), random_param(&[3], 3), random_param(&[2, 7], 4), random_param(&[3, 2], 5)];
             check_gradients(&[random_var(&[5, 7], 1)], &params, |x, p| {
-                linear(&x[0], &layer(p, dropout), Some(9)).unwrap()
+                linear(Input::Plain(&x[0]), None, &layer(p, dropout), Some(9)).unwrap()
             });
         }
+    }
+
+    #[test]
+    fn gradients_through_activations_and_onto_a_residual() {
+        let residual = random_var(&[5, 3], 9);
+        let params =
+            || [random_param(&[3, 7], 2), random_param(&[3], 3), random_param(&[2, 7], 4), random_param(&[3, 2], 5)];
+        for activation in [Activation::Silu, Activation::GeluTanh, Activation::Relu] {
+            // Away from the kink of ReLU, where a difference quotient is none.
+            let x = (random_var(&[5, 7], 1).as_tensor() * 3.0).unwrap();
+            let x = candle_core::Var::from_tensor(&(&x + (x.sign().unwrap() * 0.1).unwrap()).unwrap()).unwrap();
+            let up = random_var(&[5, 7], 6);
+            check_gradients(std::slice::from_ref(&x), &params(), |x, p| {
+                linear(Input::Activated(&x[0], activation), None, &layer(p, 0.0), None).unwrap()
+            });
+            check_gradients(&[x.clone(), residual.clone()], &params(), |x, p| {
+                linear(Input::Activated(&x[0], activation), Some(&x[1]), &layer(p, 0.0), None).unwrap()
+            });
+            check_gradients(&[x.clone(), up.clone()], &params(), |x, p| {
+                linear(Input::Gated(&x[0], &x[1], activation), None, &layer(p, 0.0), None).unwrap()
+            });
+            check_gradients(&[x, up, residual.clone()], &params(), |x, p| {
+                linear(Input::Gated(&x[0], &x[1], activation), Some(&x[2]), &layer(p, 0.0), None).unwrap()
+            });
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let layer = Linear::plain(random_param(&[3, 7], 2));
+        let (x, wrong) = (random_var(&[5, 7], 1), random_var(&[5, 6], 1));
+        assert!(linear(Input::Plain(&wrong), None, &layer, None).is_err());
+        assert!(linear(Input::Gated(&x, &wrong, Activation::Silu), None, &layer, None).is_err());
+        assert!(linear(Input::Plain(&x), Some(&wrong), &layer, None).is_err());
     }
 
     #[test]
@@ -223,7 +396,7 @@ mod tests {
         let x = random_var(&[5, 7], 1);
         let params =
             [random_param(&[3, 7], 2), random_param(&[3], 3), random_param(&[2, 7], 4), random_param(&[3, 2], 5)];
-        let ours = linear(x.as_tensor(), &layer(&params, 0.0), None).unwrap();
+        let ours = linear(Input::Plain(&x), None, &layer(&params, 0.0), None).unwrap();
         let [w, bias, a, b] = params.each_ref().map(|p| p.weight().unwrap());
         let merged = (w + (b.matmul(&a).unwrap() * 0.7).unwrap()).unwrap();
         let theirs = x.matmul(&merged.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
@@ -236,8 +409,9 @@ mod tests {
         let x = random_var(&[5, 7], 1);
         let params =
             [random_param(&[3, 7], 2), random_param(&[3], 3), random_param(&[2, 7], 4), random_param(&[3, 2], 5)];
-        let run =
-            |seed, dropout| linear(x.as_tensor(), &layer(&params, dropout), seed).unwrap().to_vec2::<f32>().unwrap();
+        let run = |seed, dropout| {
+            linear(Input::Plain(&x), None, &layer(&params, dropout), seed).unwrap().to_vec2::<f32>().unwrap()
+        };
         assert_eq!(run(None, 0.5), run(Some(1), 0.0));
         assert_eq!(run(Some(1), 0.5), run(Some(1), 0.5));
         assert_ne!(run(Some(1), 0.5), run(Some(2), 0.5));
@@ -253,7 +427,7 @@ mod tests {
             Param::quantised("w", &weight, GgmlDType::Q8_0).unwrap(),
         ];
         let run = |weight: &Arc<Param>| {
-            let y = linear(x.as_tensor(), &Linear::plain(weight.clone()), None).unwrap();
+            let y = linear(Input::Plain(&x), None, &Linear::plain(weight.clone()), None).unwrap();
             let grads = super::super::backward_from(&y, &y.ones_like().unwrap()).unwrap();
             let dx = grads.get(&x).unwrap().to_vec2::<f32>().unwrap().concat();
             (y.to_vec2::<f32>().unwrap().concat(), dx)

@@ -23,14 +23,14 @@ mod param;
 mod rope;
 mod seed;
 
-pub use activation::{Activation, activate, gated};
+pub use activation::Activation;
 pub use attention::{AttentionSpec, Segment, attention};
 pub use embedding::{accumulate_embedding_grad, embedding};
-pub use linear::{Linear, LoraWeights, linear};
+pub use linear::{Input, Linear, LoraWeights, linear};
 pub use linear_logp::{Head, linear_logp};
 pub use norm::{Norm, norm};
 pub use param::{AdamWStep, Param, Slot};
-pub use rope::{RopeTables, rope};
+pub use rope::RopeTables;
 pub use seed::backward_from;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};

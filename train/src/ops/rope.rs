@@ -1,11 +1,6 @@
 //! Rotary position embedding (Su et al. 2021), in the half-split layout of Hugging Face checkpoints.
 
-use std::sync::Arc;
-
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
-
-use super::slice;
 
 /// Cosines and sines of a batch's rows, `(rows, rotary_dim / 2)` each; every layer uses the same.
 #[derive(Debug)]
@@ -28,91 +23,66 @@ impl RopeTables {
     }
 }
 
-/// Rotates the first `rotary_dim` columns of every head of `(rows, heads, head_dim)`.
-///
-/// # Errors
-/// When the shapes do not match.
-pub fn rope(x: &Tensor, tables: &Arc<RopeTables>) -> Result<Tensor> {
-    let (rows, _heads, head_dim) = x.dims3()?;
-    if tables.cos.len() != rows * tables.half || head_dim < 2 * tables.half {
-        candle_core::bail!(
-            "rope: {rows} rows of width {head_dim}, tables of {} angles of {} pairs",
-            tables.cos.len(),
-            tables.half
-        );
-    }
-    x.contiguous()?.apply_op1(Rope { tables: tables.clone(), direction: 1.0 })
+/// Which way to rotate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Direction {
+    Forth,
+    Back,
 }
 
-struct Rope {
-    tables: Arc<RopeTables>,
-    /// 1 rotates, -1 rotates back.
-    direction: f32,
-}
-
-impl CustomOp1 for Rope {
-    fn name(&self) -> &'static str {
-        "rope"
+impl RopeTables {
+    /// How many rows they are for.
+    pub(super) fn rows(&self) -> usize {
+        self.cos.len() / self.half.max(1)
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(storage, layout)?;
-        let (_rows, heads, head_dim) = layout.shape().dims3()?;
-        let RopeTables { cos, sin, half } = &*self.tables;
-        let (half, width) = (*half, heads * head_dim);
-        let mut y = vec![0f32; x.len()];
-        let angles = cos.par_chunks_exact(half).zip(sin.par_chunks_exact(half));
-        let rows = y.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).zip(angles);
-        rows.with_min_len(64).for_each(|((y, x), (cos, sin))| {
-            for (y, x) in y.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
-                let ((x, x_rest), (y, y_rest)) = (x.split_at(2 * half), y.split_at_mut(2 * half));
-                y_rest.copy_from_slice(x_rest);
-                let (x1, x2) = x.split_at(half);
-                let (y1, y2) = y.split_at_mut(half);
+    /// Rotates the first `rotary_dim` columns of every head of `(rows, heads, head_dim)`.
+    pub(super) fn rotate(&self, x: &mut [f32], heads: usize, head_dim: usize, direction: Direction) {
+        let half = self.half;
+        let sign = if direction == Direction::Forth { 1.0 } else { -1.0 };
+        let angles = self.cos.par_chunks_exact(half).zip(self.sin.par_chunks_exact(half));
+        x.par_chunks_exact_mut(heads * head_dim).zip(angles).with_min_len(64).for_each(|(row, (cos, sin))| {
+            for head in row.chunks_exact_mut(head_dim) {
+                let (x1, x2) = head[..2 * half].split_at_mut(half);
                 for i in 0..half {
-                    let sin = sin[i] * self.direction;
-                    y1[i] = x1[i] * cos[i] - x2[i] * sin;
-                    y2[i] = x2[i] * cos[i] + x1[i] * sin;
+                    let (a, b, sin) = (x1[i], x2[i], sin[i] * sign);
+                    x1[i] = a * cos[i] - b * sin;
+                    x2[i] = b * cos[i] + a * sin;
                 }
             }
         });
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let back = Rope { tables: self.tables.clone(), direction: -self.direction };
-        Ok(Some(dy.contiguous()?.apply_op1_no_bwd(&back)?))
+    /// Columns of a head that are rotated.
+    pub(super) fn rotary_dim(&self) -> usize {
+        2 * self.half
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
+    use super::super::testing::random;
     use super::*;
 
     #[test]
-    fn gradients() {
-        for rotated in [4, 2] {
-            let frequencies: Vec<f32> = (0..rotated / 2).map(|i| 0.1f32.powi(i)).collect();
-            let tables = Arc::new(RopeTables::new(&[0, 49, 3, 3, 7], &frequencies));
-            check_gradients(&[random_var(&[5, 2, 4], 1)], &[], |x, _| rope(&x[0], &tables).unwrap());
-        }
-    }
-
-    #[test]
-    fn columns_beyond_the_rotated_ones_stay() {
-        let tables = Arc::new(RopeTables::new(&[5], &[1.0]));
-        let x = random_var(&[1, 1, 4], 1).as_tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let input = Tensor::from_slice(&x, (1, 1, 4), &candle_core::Device::Cpu).unwrap();
-        let y = rope(&input, &tables).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    fn the_first_columns_are_rotated_by_the_position_s_angle() {
+        let tables = RopeTables::new(&[5], &[1.0]);
+        let x = random(4, 1);
+        let mut y = x.clone();
+        tables.rotate(&mut y, 1, 4, Direction::Forth);
         let (sin, cos) = 5f32.sin_cos();
         assert!((y[0] - (x[0] * cos - x[1] * sin)).abs() < 1e-6 && (y[1] - (x[1] * cos + x[0] * sin)).abs() < 1e-6);
         assert_eq!(y[2..], x[2..]);
     }
 
     #[test]
-    fn tables_of_other_rows_are_refused() {
-        let tables = Arc::new(RopeTables::new(&[0, 1], &[1.0]));
-        assert!(rope(random_var(&[1, 1, 4], 1).as_tensor(), &tables).is_err());
+    fn back_undoes_forth() {
+        let tables = RopeTables::new(&[0, 49, 3], &[1.0, 0.1]);
+        let x = random(3 * 2 * 6, 1);
+        let mut y = x.clone();
+        tables.rotate(&mut y, 2, 6, Direction::Forth);
+        assert!(y.iter().zip(&x).any(|(y, x)| (y - x).abs() > 0.1));
+        tables.rotate(&mut y, 2, 6, Direction::Back);
+        assert!(y.iter().zip(&x).all(|(y, x)| (y - x).abs() < 1e-6));
     }
 }

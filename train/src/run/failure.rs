@@ -129,7 +129,7 @@ mod tests {
 
     fn placed<'a>(examples: &[&'a Example]) -> Vec<Suspect<'a>> {
         let place = |example: &Example| format!("`pairs.jsonl` line {}", example.line);
-        examples.iter().map(|example| Suspect { place: place(example), example: *example }).collect()
+        examples.iter().map(|example| Suspect { place: place(example), example }).collect()
     }
 
     #[test]

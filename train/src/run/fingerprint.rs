@@ -39,16 +39,15 @@ pub fn fingerprint(recipe: &Recipe, base: &BTreeMap<String, String>, data: &[Dat
             section.retain(|key, _| !keys.contains(&key.as_str()));
         }
     }
-    // By their places in the recipe, not by their names: files may be moved. Columns are fields of the sources.
+    // In the order of the recipe, and not by their names: files may be moved.
     let mut files = Map::new();
-    for (i, file) in data.iter().enumerate() {
-        let content = json!({"sha256": file.sha256, "layout": file.layout, "weight": file.weight});
-        files.insert(format!("{} file {}", file.split, i + 1), content);
-    }
-    let sources = [("train", Some(&recipe_data.train)), ("validation", recipe_data.validation.as_ref())];
-    for (split, sources) in sources {
+    for (split, sources) in [("train", Some(&recipe_data.train)), ("validation", recipe_data.validation.as_ref())] {
+        let files_of_split = data.iter().filter(|file| file.split == split);
+        let content: Vec<Value> = files_of_split
+            .map(|file| json!({"sha256": file.sha256, "layout": file.layout, "weight": file.weight}))
+            .collect();
         let columns: Vec<Value> = sources.iter().flat_map(|s| &s.0).map(|source| json!(source.columns)).collect();
-        files.insert(format!("{split} columns"), columns.into());
+        files.insert(split.into(), json!([content, columns]));
     }
     json!({"recipe": recipe, "base": base, "data": files})
 }
@@ -67,7 +66,7 @@ pub fn check(dir: &Path, saved: &Value, now: &Value) -> Result<(), TrainError> {
             format!("another recipe: `{key}` was {} and is now {}", shown(saved), shown(now))
         }
         ["base", file @ ..] => format!("another base model: `{}` has changed", file.join(".")),
-        ["data", what @ ..] => format!("other data: {} has changed", what.join(", ")),
+        ["data", split, ..] => format!("other data: the content, layout or weight of `data.{split}` has changed"),
         _ => "another version of this program".into(),
     };
     Err(TrainError::invalid(dir, format!("it was trained with {reason}; set it back, or use another `output_dir`")))
@@ -124,7 +123,7 @@ mod tests {
         says("beta = 0.3", "`training.beta` was 0.1 and is now 0.3");
         says("beta = 0.1\nmax_steps = 7", "`training.max_steps` was not set and is now 7");
         assert!(difference(&recipe(""), "other", "d").unwrap().contains("base model: `model.safetensors`"));
-        assert!(difference(&recipe(""), "b", "other").unwrap().contains("train file 1, sha256"));
+        assert!(difference(&recipe(""), "b", "other").unwrap().contains("of `data.train` has changed"));
     }
 
     #[test]

@@ -165,13 +165,13 @@ impl ModelConfig {
                 self.num_attention_heads, self.num_key_value_heads
             ));
         }
-        if let Positions::Rope(rope) = &self.positions {
-            if !rope.rotary_dim.is_multiple_of(2) || rope.rotary_dim == 0 || rope.rotary_dim > self.head_dim {
-                return Err(format!(
-                    "rotary positions need an even number of columns within `head_dim` = {}, got {}",
-                    self.head_dim, rope.rotary_dim
-                ));
-            }
+        if let Positions::Rope(rope) = &self.positions
+            && (!rope.rotary_dim.is_multiple_of(2) || rope.rotary_dim == 0 || rope.rotary_dim > self.head_dim)
+        {
+            return Err(format!(
+                "rotary positions need an even number of columns within `head_dim` = {}, got {}",
+                self.head_dim, rope.rotary_dim
+            ));
         }
         Ok(())
     }
