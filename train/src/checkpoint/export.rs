@@ -116,8 +116,8 @@ pub fn write_model(dir: &Path, decoder: &Decoder, files: &ModelFiles, format: We
         config.insert("dtype".into(), format.dtype.torch().into());
     }
     for (field, id) in [("bos_token_id", files.chat.bos_id()), ("eos_token_id", files.chat.eos_id())] {
-        if let Some(id) = id {
-            config.entry(field).or_insert(id.into());
+        if let Some(id) = id.filter(|_| config.get(field).is_none_or(Value::is_null)) {
+            config.insert(field.into(), id.into());
         }
     }
     write_json(&dir.join("config.json"), &config.into())?;
@@ -217,19 +217,33 @@ fn write_tokenizer(dir: &Path, files: &ModelFiles) -> Result<(), TrainError> {
         tokenizer_config.insert("chat_template".into(), files.chat.portable_template()?.into());
     }
     write_json(&dir.join("tokenizer_config.json"), &tokenizer_config.into())?;
-    if !copy("generation_config.json")? {
-        let mut generation = Map::new();
-        if let Some(bos) = files.chat.bos_id() {
-            generation.insert("bos_token_id".into(), bos.into());
-        }
-        match files.chat.eos_ids() {
-            [] => {}
-            [one] => drop(generation.insert("eos_token_id".into(), json!(one))),
-            many => drop(generation.insert("eos_token_id".into(), json!(many))),
-        }
-        write_json(&dir.join("generation_config.json"), &generation.into())?;
+    let generation = files.tokenizer_dir.join("generation_config.json");
+    let mut config = match fs::read_to_string(&generation) {
+        Ok(text) => object(&serde_json::from_str(&text).map_err(|e| TrainError::invalid(&generation, e))?),
+        Err(_) => Map::new(),
+    };
+    generation_ends(&mut config, &files.chat);
+    write_json(&dir.join("generation_config.json"), &config.into())
+}
+
+/// Lets generation begin and end where training did: every reply was trained to end in the tokenizer's EOS, which the
+/// base model's own list of end tokens may lack.
+fn generation_ends(config: &mut Map<String, Value>, chat: &ChatTokenizer) {
+    if let Some(bos) = chat.bos_id().filter(|_| config.get("bos_token_id").is_none_or(Value::is_null)) {
+        config.insert("bos_token_id".into(), bos.into());
     }
-    Ok(())
+    let stated: Vec<Value> = match config.get("eos_token_id") {
+        None | Some(Value::Null) => chat.eos_ids().iter().map(|id| json!(id)).collect(),
+        Some(Value::Array(ids)) => ids.clone(),
+        Some(id) => vec![id.clone()],
+    };
+    let missing = chat.eos_id().map(|id| json!(id)).filter(|eos| !stated.contains(eos));
+    let ends: Vec<Value> = stated.into_iter().chain(missing).collect();
+    match ends.as_slice() {
+        [] => {}
+        [one] => drop(config.insert("eos_token_id".into(), one.clone())),
+        _ => drop(config.insert("eos_token_id".into(), ends.into())),
+    }
 }
 
 fn object(value: &Value) -> Map<String, Value> {
