@@ -34,6 +34,10 @@ pub fn export(options: &ExportOptions) -> Result<(), TrainError> {
     if out.exists() {
         return Err(TrainError::invalid(out, "it exists already; name another directory"));
     }
+    if !from.is_dir() {
+        let reason = "no such directory; name that of a run, or one with a `config.json` or `adapter_config.json`";
+        return Err(TrainError::invalid(from, reason));
+    }
     let from = if from.join(MODEL_DIR).is_dir() { from.join(MODEL_DIR) } else { from.clone() };
     let manifest = Manifest::read(&from)?;
     let setup = from.join(ADAPTER_CONFIG).is_file().then(|| adapter(&from)).transpose()?;
