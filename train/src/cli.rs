@@ -1,6 +1,7 @@
 //! The command line of `orpo-train`.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -74,14 +75,14 @@ enum Command {
         /// Merge the adapter into its base model.
         #[arg(long)]
         merge: bool,
-        /// The adapter's base model, where it is not where the adapter says.
+        /// The adapter's base model, where it is not where the adapter says: a directory or hub:owner/name.
         #[arg(long)]
         base: Option<PathBuf>,
         /// Type of a whole model's weights.
         #[arg(long, value_enum, default_value_t)]
         dtype: WeightDtype,
-        /// Weights of more bytes are split into several files.
-        #[arg(long, value_name = "BYTES", default_value_t = WeightFormat::default().max_shard_bytes)]
+        /// Weights of more bytes are split into several files, e.g. 500MB.
+        #[arg(long, value_name = "BYTES", default_value = "5GB", value_parser = bytes)]
         max_shard_size: usize,
     },
     /// Preference metrics of a checkpoint on pairs, as JSON on stdout; nothing is trained.
@@ -99,11 +100,11 @@ enum Command {
         #[arg(long, default_value_t = 0.1)]
         beta: f64,
         /// Longest sequence in tokens.
-        #[arg(long, default_value_t = 1024)]
-        max_length: usize,
+        #[arg(long, default_value = "1024")]
+        max_length: NonZeroUsize,
         /// Pairs at a time.
-        #[arg(long, default_value_t = 8)]
-        batch_size: usize,
+        #[arg(long, default_value = "8")]
+        batch_size: NonZeroUsize,
     },
 }
 
@@ -127,6 +128,20 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// A number of bytes, with or without a decimal unit, as transformers writes it.
+fn bytes(text: &str) -> Result<usize, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit.to_ascii_uppercase().as_str() {
+        "" | "B" => Some(1),
+        "KB" => Some(1_000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        _ => None,
+    };
+    let bytes = factor.zip(number.parse::<usize>().ok()).and_then(|(factor, number)| number.checked_mul(factor));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "expected a number of bytes above 0, such as 5GB or 500MB".into())
 }
 
 fn execute(command: Command) -> Result<ExitCode, TrainError> {
@@ -172,19 +187,32 @@ fn execute(command: Command) -> Result<ExitCode, TrainError> {
             let model = hub::model_dir(&model)?;
             let (config, _) = ModelConfig::from_dir(&model)?;
             let chat = load_chat(&model, chat_template.as_deref())?;
-            let max_length = max_length.min(config.max_position_embeddings);
+            let max_length = max_length.get().min(config.max_position_embeddings);
             let options = TokeniseOptions { max_length, ..Default::default() };
             let tokeniser = Tokeniser::new(&chat, options).with_vocab_size(config.vocab_size);
             let dataset = Dataset::load(&data.into(), &Selection::default(), &tokeniser, false)?;
             eprintln!("{}", dataset.describe());
             let decoder = Decoder::load(&config, &WeightFiles::open(&model)?, Trained::Nothing)?;
             let objective = Objective::Orpo { beta, nll: NllTarget::Full };
-            let size = BatchSize::Examples(batch_size.max(1));
+            let size = BatchSize::Examples(batch_size.get());
             let metrics = evaluate::evaluate(&decoder, &dataset.examples, &objective, size)?;
             let mut fields = telemetry::metric_fields(&metrics, &objective, "");
             fields.insert("n".into(), dataset.examples.len().into());
             println!("{}", serde_json::to_string_pretty(&fields).expect("plain data"));
             Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!((bytes("40000"), bytes("5GB"), bytes("2kb")), (Ok(40_000), Ok(5_000_000_000), Ok(2_000)));
+        for wrong in ["", "0", "0MB", "1.5GB", "GB", "5 apples", "-1", "99999999999GB"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
         }
     }
 }

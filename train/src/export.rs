@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{Manifest, ModelFiles, WeightFormat, replace_dir, write_adapter, write_model};
 use crate::error::TrainError;
-use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup};
+use crate::hub::model_dir;
+use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_FILE, BaseName, BaseStorage, LoraConfig, LoraSetup};
 use crate::model::{Decoder, ModelConfig, Trained, WeightFiles};
 use crate::run::{MODEL_DIR, load_chat};
 
@@ -33,24 +34,33 @@ pub fn export(options: &ExportOptions) -> Result<(), TrainError> {
     if out.exists() {
         return Err(TrainError::invalid(out, "it exists already; name another directory"));
     }
+    if !from.is_dir() {
+        let reason = "no such directory; name that of a run, or one with a `config.json` or `adapter_config.json`";
+        return Err(TrainError::invalid(from, reason));
+    }
     let from = if from.join(MODEL_DIR).is_dir() { from.join(MODEL_DIR) } else { from.clone() };
     let manifest = Manifest::read(&from)?;
     let setup = from.join(ADAPTER_CONFIG).is_file().then(|| adapter(&from)).transpose()?;
     if setup.is_none() && *merge {
         return Err(TrainError::invalid(&from, "it has no adapter to merge; leave out --merge"));
     }
-    let base = match (&setup, base) {
-        (Some((_, stated)), None) => PathBuf::from(stated),
-        (Some(_), Some(given)) => given.clone(),
-        (None, _) => from.clone(),
+    let (base, base_name) = match (&setup, base) {
+        (None, _) => (from.clone(), BaseName::default()),
+        (Some((_, stated)), None) => (PathBuf::from(&stated.name), stated.clone()),
+        (Some(_), Some(given)) => (model_dir(given)?, BaseName::of(given)),
     };
     if setup.is_some() && !base.is_dir() {
-        let reason = format!("its base model is not at `{}`; say where it is with --base", base.display());
+        let reason = format!(
+            "its base model is not at `{}`; say where it is with --base, a directory or hub:owner/name",
+            base.display()
+        );
         return Err(TrainError::invalid(&from, reason));
     }
     let (config, json) = ModelConfig::from_dir(&base)?;
-    let base_name = base.display().to_string();
-    let files = ModelFiles { config: json, tokenizer_dir: from.clone(), chat: load_chat(&from, None)?, base_name };
+    // PEFT by itself saves no tokenizer beside an adapter.
+    let tokenizer_dir = if from.join("tokenizer.json").is_file() { from } else { base.clone() };
+    let chat = load_chat(&tokenizer_dir, None)?;
+    let files = ModelFiles { config: json, tokenizer_dir, chat, base_name };
     let trained = setup.as_ref().map_or(Trained::Nothing, |(setup, _)| Trained::Adapter(setup));
     let decoder = Decoder::load(&config, &WeightFiles::open(&base)?, trained)?;
     if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -70,12 +80,13 @@ pub fn export(options: &ExportOptions) -> Result<(), TrainError> {
 }
 
 /// The adapter in `dir`, and what it calls its base.
-fn adapter(dir: &Path) -> Result<(LoraSetup, String), TrainError> {
+fn adapter(dir: &Path) -> Result<(LoraSetup, BaseName), TrainError> {
     let config = LoraConfig::from_dir(dir)?;
     let path = dir.join(ADAPTER_CONFIG);
     let text = fs::read_to_string(&path).map_err(|e| TrainError::read(&path, e))?;
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| TrainError::invalid(&path, e))?;
-    let base = json["base_model_name_or_path"].as_str().unwrap_or_default().to_string();
+    let text = |field: &str| json[field].as_str().map(str::to_string);
+    let base = BaseName { name: text("base_model_name_or_path").unwrap_or_default(), revision: text("revision") };
     let initial = Some(WeightFiles::open_file(&dir.join(ADAPTER_FILE))?);
     Ok((LoraSetup { config, base: BaseStorage::Source, seed: 0, initial }, base))
 }

@@ -4,6 +4,7 @@ mod data;
 mod export;
 mod interval;
 mod lora;
+mod message;
 mod model;
 mod objective;
 mod training;
@@ -64,14 +65,14 @@ impl Recipe {
         let text = std::fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?;
         // Without overrides straight from the text, whose errors show the line.
         let recipe: Self = if overrides.is_empty() {
-            toml::from_str(&text).map_err(|e| TrainError::invalid(path, e.to_string().trim_end()))?
+            toml::from_str(&text).map_err(|e| message::of_recipe(path, Some(&text), &e))?
         } else {
             let mut table: toml::Table =
-                toml::from_str(&text).map_err(|e| TrainError::invalid(path, e.to_string().trim_end()))?;
+                toml::from_str(&text).map_err(|e| message::of_recipe(path, Some(&text), &e))?;
             for entry in overrides {
                 set(&mut table, entry).map_err(|reason| TrainError::Refused(format!("--set {entry}: {reason}")))?;
             }
-            table.try_into().map_err(|e: toml::de::Error| TrainError::invalid(path, e.to_string().trim_end()))?
+            table.try_into().map_err(|e| message::of_recipe(path, None, &e))?
         };
         recipe.check().map_err(|reason| TrainError::invalid(path, reason))?;
         Ok(recipe.resolved(path.parent().unwrap_or(Path::new(""))))
@@ -333,7 +334,14 @@ mod tests {
     #[test]
     fn a_misspelt_key_is_shown_with_its_line() {
         let error = load(&format!("{MINIMAL}[training]\nlearning_rat = 1e-3\n"), &[]).unwrap_err();
-        assert!(error.contains("learning_rat") && error.contains("line 7"), "{error}");
+        assert!(error.ends_with("line 7: there is no key `learning_rat`; did you mean `learning_rate`?"), "{error}");
+        let error = load(MINIMAL, &["training.epochs=many"]).unwrap_err();
+        assert!(
+            error.ends_with("in `training.epochs`: expected a whole number of at least 0, got string \"many\""),
+            "{error}"
+        );
+        let error = load(&MINIMAL.replace("= \"base\"", "="), &[]).unwrap_err();
+        assert!(error.contains("line 3") && !error.contains('\n'), "{error}");
     }
 
     #[test]

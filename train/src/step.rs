@@ -104,7 +104,7 @@ pub fn weighted_forward_backward(
 ) -> Result<PreferenceMetrics, TrainError> {
     let (hidden, tape) = decoder.forward(&batch.rows)?;
     let hidden = Var::from_tensor(&hidden)?;
-    let logps = decoder.logps(hidden.as_tensor(), &batch.predicting_rows, &batch.labels)?;
+    let logps = decoder.logps(hidden.as_tensor(), &batch.predicting_rows, &batch.labels, batch.rows.dropout_seed)?;
     let output = objective.loss(&logps.to_vec1::<f32>()?, batch);
     if !output.metrics.loss.is_finite() {
         return Ok(output.metrics);
@@ -126,5 +126,5 @@ pub fn forward(decoder: &Decoder, batch: &Batch, objective: &Objective) -> Resul
 /// Log-probabilities of the batch's labels.
 pub(crate) fn token_logps(decoder: &Decoder, batch: &Batch) -> Result<Vec<f32>, TrainError> {
     let hidden = decoder.hidden_states(&batch.rows)?;
-    Ok(decoder.logps(&hidden, &batch.predicting_rows, &batch.labels)?.to_vec1()?)
+    Ok(decoder.logps(&hidden, &batch.predicting_rows, &batch.labels, None)?.to_vec1()?)
 }

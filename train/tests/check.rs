@@ -40,7 +40,7 @@ impl Setting {
         let decoder = Decoder::random(&ModelConfig::from_json(config).unwrap(), 1).unwrap();
         let tokenizer_dir = self.path("tokenizer");
         let chat = ChatTokenizer::from_dir(&tokenizer_dir).unwrap();
-        let files = ModelFiles { config: config.clone(), tokenizer_dir, chat, base_name: String::new() };
+        let files = ModelFiles { config: config.clone(), tokenizer_dir, chat, base_name: Default::default() };
         fs::create_dir(self.path(name)).unwrap();
         write_model(&self.path(name), &decoder, &files, WeightFormat::default()).unwrap();
     }

@@ -138,6 +138,40 @@ fn an_adapter_is_trained_resumed_merged_and_exported() {
 }
 
 #[test]
+fn adapters_of_other_programs() {
+    let setting = Setting::new();
+    setting.recipe("lora", "path = \"base/model\"", LORA);
+    setting.succeeds(&["run", "lora.toml"]);
+    let with_adapter = logits(&setting.path("base/model"), Some(&setting.path("lora/model")));
+    let foreign = setting.path("foreign");
+    fs::create_dir(&foreign).unwrap();
+    let mut config = read(&setting.path("lora/model/adapter_config.json"));
+    fs::copy(setting.path("lora/model").join(ADAPTER_FILE), foreign.join(ADAPTER_FILE)).unwrap();
+    let mut write = |targets: Value| {
+        config["target_modules"] = targets;
+        fs::write(foreign.join("adapter_config.json"), config.to_string()).unwrap();
+    };
+    // PEFT writes a pattern as it was given, whole names where there are few, and no tokenizer.
+    let whole = ["q_proj", "up_proj"].map(|name| {
+        let part = if name == "q_proj" { "self_attn" } else { "mlp" };
+        [0, 1].map(|layer| format!("model.layers.{layer}.{part}.{name}"))
+    });
+    for (out, targets) in [("by_pattern", json!(r".*\.(q|up)_proj")), ("by_name", json!(whole.concat()))] {
+        write(targets);
+        setting.succeeds(&["export", "foreign", "--out", out, "--merge"]);
+        assert!(largest_difference(&with_adapter, &logits(&setting.path(out), None)) < 1e-4, "{out}");
+        assert!(setting.path(out).join("tokenizer.json").exists());
+    }
+
+    // What is not used must not be lost in silence.
+    let mut tensors = candle_core::safetensors::load(foreign.join(ADAPTER_FILE), &candle_core::Device::Cpu).unwrap();
+    let one = tensors.values().next().unwrap().clone();
+    tensors.insert("base_model.model.lm_head.lora_A.weight".into(), one);
+    candle_core::safetensors::save(&tensors, foreign.join(ADAPTER_FILE)).unwrap();
+    setting.fails(&["export", "foreign", "--out", "x", "--merge"], "lm_head.lora_A.weight");
+}
+
+#[test]
 fn a_quantised_base_trains() {
     let setting = Setting::new();
     setting.recipe("q", "path = \"base/model\"", &LORA.replace("[lora]\n", "[lora]\nbase = \"q8_0\"\n"));

@@ -39,7 +39,8 @@ fn logits_and_token_logps() {
 
             let predicting: Vec<u32> = (0..sequence.ids.len() as u32 - 1).collect();
             let hidden = decoder.hidden_states(&rows).unwrap();
-            let logps = decoder.logps(&hidden, &predicting, &sequence.ids[1..]).unwrap().to_vec1::<f32>().unwrap();
+            let logps =
+                decoder.logps(&hidden, &predicting, &sequence.ids[1..], None).unwrap().to_vec1::<f32>().unwrap();
             for (at, logp) in logps.iter().enumerate() {
                 close(
                     &format!("{family}: token {at} of row {i}"),

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::TrainError;
 use crate::model::Decoder;
-use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_FILE};
+use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_FILE, BaseName};
 use crate::ops::Param;
 
 /// Everything of a model directory but the weights.
@@ -27,8 +27,8 @@ pub struct ModelFiles {
     pub tokenizer_dir: PathBuf,
     /// Tokenizer and the template that was trained with.
     pub chat: ChatTokenizer,
-    /// What an adapter's configuration calls the model it belongs to: a directory or hub id.
-    pub base_name: String,
+    /// What an adapter's configuration calls the model it belongs to.
+    pub base_name: BaseName,
 }
 
 /// The type that weights are written in.
@@ -116,8 +116,8 @@ pub fn write_model(dir: &Path, decoder: &Decoder, files: &ModelFiles, format: We
         config.insert("dtype".into(), format.dtype.torch().into());
     }
     for (field, id) in [("bos_token_id", files.chat.bos_id()), ("eos_token_id", files.chat.eos_id())] {
-        if let Some(id) = id {
-            config.entry(field).or_insert(id.into());
+        if let Some(id) = id.filter(|_| config.get(field).is_none_or(Value::is_null)) {
+            config.insert(field.into(), id.into());
         }
     }
     write_json(&dir.join("config.json"), &config.into())?;
@@ -179,6 +179,10 @@ fn shards<'a, 'b>(weights: &'b [Weight<'a>], limit: usize) -> Vec<&'b [Weight<'a
     starts.zip(ends).map(|(start, end)| &weights[start..end]).collect()
 }
 
+/// A tokenizer's vocabulary in older forms, which some programs read in the place of `tokenizer.json` (llama.cpp's
+/// converter asks Gemma 2 for the first).
+pub const SLOW_TOKENIZER_FILES: [&str; 4] = ["tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"];
+
 /// Copies a file of the tokenizer's directory, if it is there.
 fn copy(files: &ModelFiles, dir: &Path, name: &str) -> Result<bool, TrainError> {
     let from = files.tokenizer_dir.join(name);
@@ -193,6 +197,9 @@ fn copy(files: &ModelFiles, dir: &Path, name: &str) -> Result<bool, TrainError> 
 fn write_tokenizer(dir: &Path, files: &ModelFiles) -> Result<(), TrainError> {
     let copy = |name: &str| copy(files, dir, name);
     copy("tokenizer.json")?;
+    for name in SLOW_TOKENIZER_FILES {
+        copy(name)?;
+    }
     let special = serde_json::to_value(files.chat.special_tokens()).expect("strings are JSON");
     if !copy("special_tokens_map.json")? {
         write_json(&dir.join("special_tokens_map.json"), &special)?;
@@ -210,19 +217,33 @@ fn write_tokenizer(dir: &Path, files: &ModelFiles) -> Result<(), TrainError> {
         tokenizer_config.insert("chat_template".into(), files.chat.portable_template()?.into());
     }
     write_json(&dir.join("tokenizer_config.json"), &tokenizer_config.into())?;
-    if !copy("generation_config.json")? {
-        let mut generation = Map::new();
-        if let Some(bos) = files.chat.bos_id() {
-            generation.insert("bos_token_id".into(), bos.into());
-        }
-        match files.chat.eos_ids() {
-            [] => {}
-            [one] => drop(generation.insert("eos_token_id".into(), json!(one))),
-            many => drop(generation.insert("eos_token_id".into(), json!(many))),
-        }
-        write_json(&dir.join("generation_config.json"), &generation.into())?;
+    let generation = files.tokenizer_dir.join("generation_config.json");
+    let mut config = match fs::read_to_string(&generation) {
+        Ok(text) => object(&serde_json::from_str(&text).map_err(|e| TrainError::invalid(&generation, e))?),
+        Err(_) => Map::new(),
+    };
+    generation_ends(&mut config, &files.chat);
+    write_json(&dir.join("generation_config.json"), &config.into())
+}
+
+/// Lets generation begin and end where training did: every reply was trained to end in the tokenizer's EOS, which the
+/// base model's own list of end tokens may lack.
+fn generation_ends(config: &mut Map<String, Value>, chat: &ChatTokenizer) {
+    if let Some(bos) = chat.bos_id().filter(|_| config.get("bos_token_id").is_none_or(Value::is_null)) {
+        config.insert("bos_token_id".into(), bos.into());
     }
-    Ok(())
+    let stated: Vec<Value> = match config.get("eos_token_id") {
+        None | Some(Value::Null) => chat.eos_ids().iter().map(|id| json!(id)).collect(),
+        Some(Value::Array(ids)) => ids.clone(),
+        Some(id) => vec![id.clone()],
+    };
+    let missing = chat.eos_id().map(|id| json!(id)).filter(|eos| !stated.contains(eos));
+    let ends: Vec<Value> = stated.into_iter().chain(missing).collect();
+    match ends.as_slice() {
+        [] => {}
+        [one] => drop(config.insert("eos_token_id".into(), one.clone())),
+        _ => drop(config.insert("eos_token_id".into(), ends.into())),
+    }
 }
 
 fn object(value: &Value) -> Map<String, Value> {

@@ -43,6 +43,8 @@ pub struct DataFile {
     pub dropped: BTreeMap<Dropped, Vec<usize>>,
     /// Rows that declare tools, which the template is not given.
     pub with_tools: usize,
+    /// Pairs that are strings although there is a chat template: it is not applied to them.
+    pub untemplated: usize,
     /// What the template said to the first row that it refused.
     pub refusal: Option<String>,
 }
@@ -71,7 +73,10 @@ impl Dataset {
                     let rows = read_documents(&path, &selection)?;
                     dataset.add(path, source.weight, rows, |row, text| tokeniser.document(row, text))?;
                 } else {
-                    let rows = read_preferences(&path, &selection)?;
+                    let mut rows = read_preferences(&path, &selection)?;
+                    if !tokeniser.has_template() {
+                        rows.strings = 0;
+                    }
                     dataset.add(path, source.weight, rows, |row, pair| tokeniser.pair(row, pair))?;
                 }
             }
@@ -120,6 +125,7 @@ impl Dataset {
             examples: first..self.examples.len(),
             dropped,
             with_tools: rows.with_tools,
+            untemplated: rows.strings,
             refusal,
             path,
         };
@@ -193,6 +199,13 @@ impl DataFile {
             let count = self.with_tools;
             lines.push(format!("{name}: {count} rows declare tools; chat templates are rendered without them"));
         }
+        if self.untemplated > 0 {
+            lines.push(format!(
+                "{name}: {} pairs are strings and are trained on as they stand, without the chat template; to apply it, \
+                 set data.format = \"orca_dpo_pairs\" and data.columns = {{ question = \"prompt\" }}",
+                self.untemplated
+            ));
+        }
         lines
     }
 
@@ -259,8 +272,12 @@ mod tests {
             dataset.describe(),
             "0.jsonl: 3 rows, layout trl_standard_explicit, weight 2\n\
              0.jsonl: 1 dropped, chosen equals rejected: line 2\n\
+             0.jsonl: 2 pairs are strings and are trained on as they stand, without the chat template; to apply it, set \
+             data.format = \"orca_dpo_pairs\" and data.columns = { question = \"prompt\" }\n\
              1.jsonl: 2 rows, layout trl_standard_explicit\n\
-             1.jsonl: 1 dropped, chosen equals rejected: line 1"
+             1.jsonl: 1 dropped, chosen equals rejected: line 1\n\
+             1.jsonl: 1 pairs are strings and are trained on as they stand, without the chat template; to apply it, set \
+             data.format = \"orca_dpo_pairs\" and data.columns = { question = \"prompt\" }"
         );
         let rows: Vec<serde_json::Value> =
             dataset.dropped_lines().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -280,7 +297,7 @@ mod tests {
     #[test]
     fn only_the_first_places_are_listed() {
         let dataset = load(&[(&(PLAIN.to_string() + &EQUAL.repeat(25)), 1.0)]).unwrap();
-        assert!(dataset.describe().ends_with("20, 21, and 5 more"), "{}", dataset.describe());
+        assert!(dataset.describe().contains("20, 21, and 5 more\n"), "{}", dataset.describe());
         assert_eq!(dataset.dropped_lines().lines().count(), 25);
     }
 

@@ -182,6 +182,11 @@ impl<'a> Tokeniser<'a> {
         Self { vocab_size, ..self }
     }
 
+    /// Whether turns can be rendered.
+    pub fn has_template(&self) -> bool {
+        self.chat.template().is_ok()
+    }
+
     /// The example of a pair, or why it cannot be used.
     ///
     /// # Errors

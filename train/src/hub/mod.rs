@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use self::choose::choose_data;
 use self::id::{HubId, is_plain};
+use crate::checkpoint::SLOW_TOKENIZER_FILES;
 use crate::error::TrainError;
 
 /// The part after `hub:` of a source that names the hub.
@@ -103,7 +104,8 @@ impl Hub {
         let repository = Repository::open(self, &id, RepoType::Model)?;
         let names = repository.listing.names();
         let config = repository.file("config.json")?;
-        for name in TOKENIZER_FILES.iter().chain(&["generation_config.json"]).filter(|name| names.contains(*name)) {
+        let wanted = TOKENIZER_FILES.iter().chain(&SLOW_TOKENIZER_FILES).chain(&["generation_config.json"]);
+        for name in wanted.filter(|name| names.contains(*name)) {
             repository.file(name)?;
         }
         const SINGLE: &str = "model.safetensors";

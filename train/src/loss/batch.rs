@@ -158,6 +158,7 @@ pub fn pairwise(
 fn measure(pairs: &[Pair], references: &[(f64, f64)], loss: &PairLoss) -> PreferenceMetrics {
     let count = pairs.len() as f64;
     let mut sums = PreferenceMetrics::default();
+    let mut wins = 0;
     for (i, pair) in pairs.iter().enumerate() {
         let odds = odds_ratio(pair.chosen.mean(), pair.rejected.mean());
         sums.log_odds_ratio += odds.log_sigmoid / count;
@@ -169,9 +170,13 @@ fn measure(pairs: &[Pair], references: &[(f64, f64)], loss: &PairLoss) -> Prefer
         let (chosen, rejected) = (loss.score(&compared.chosen), loss.score(&compared.rejected));
         sums.rewards_chosen += loss.beta * chosen / count;
         sums.rewards_rejected += loss.beta * rejected / count;
-        sums.rewards_accuracies += f64::from(chosen > rejected) / count;
+        wins += usize::from(chosen > rejected);
     }
-    PreferenceMetrics { rewards_margins: sums.rewards_chosen - sums.rewards_rejected, ..sums }
+    PreferenceMetrics {
+        rewards_accuracies: wins as f64 / count,
+        rewards_margins: sums.rewards_chosen - sums.rewards_rejected,
+        ..sums
+    }
 }
 
 /// The negative log-likelihood alone.

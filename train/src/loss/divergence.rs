@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::pair::{Pair, PairTerm, Response, Slope, bounded_exp, log_sigmoid, sigmoid};
+use super::pair::{Pair, PairTerm, Response, Slope, bounded_exp, bounded_exp_m1, log_sigmoid, sigmoid};
 
 /// A divergence by what it makes of a log-ratio x, which then stands in the loss in the place of x.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -32,11 +32,11 @@ impl Divergence {
 
     fn score(&self, x: f64) -> Slope {
         match *self {
-            Self::ForwardKl => Slope { value: -(-x).min(300.0).exp_m1(), slope: bounded_exp(-x) },
+            Self::ForwardKl => Slope { value: -bounded_exp_m1(-x), slope: bounded_exp(-x) },
             Self::JensenShannon => Slope { value: std::f64::consts::LN_2 + log_sigmoid(x), slope: sigmoid(-x) },
             Self::Alpha(alpha) => {
                 let exponent = (alpha - 1.0) * x;
-                Slope { value: exponent.min(300.0).exp_m1() / (alpha - 1.0), slope: bounded_exp(exponent) }
+                Slope { value: bounded_exp_m1(exponent) / (alpha - 1.0), slope: bounded_exp(exponent) }
             }
         }
     }

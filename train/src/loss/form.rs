@@ -165,3 +165,49 @@ impl PairLoss {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log-probability that is no number must not become one on its way through a limit.
+    #[test]
+    fn what_is_not_a_number_stays_none() {
+        let (label_smoothing, lambda, gamma) = (0.1, 1.0, 0.5);
+        let forms = [
+            Form::Orpo,
+            Form::OrpoBeta,
+            Form::ProbabilityRatio { lambda },
+            Form::Asft,
+            Form::Sigmoid { label_smoothing },
+            Form::Hinge,
+            Form::Robust { label_smoothing },
+            Form::Ipo,
+            Form::IpoSum,
+            Form::Simpo { gamma, label_smoothing },
+            Form::AlphaPo { gamma, alpha: 0.5, label_smoothing },
+            Form::SppoHard,
+            Form::CalDpo,
+            Form::NcaPair,
+            Form::BcoPair,
+            Form::ApoZero,
+            Form::ApoDown,
+            Form::ExoPair { label_smoothing },
+            Form::Discopop { tau: 0.05 },
+            Form::Dpop { lambda },
+            Form::Aot { label_smoothing },
+        ];
+        let response = |logp| Response { logp, tokens: 3.0 };
+        for form in forms {
+            for divergence in [None, Some(Divergence::ForwardKl), Some(Divergence::Alpha(0.5))] {
+                let loss = PairLoss { divergence, reference: divergence.is_some(), ..PairLoss::free(form, 0.1) };
+                for (chosen, rejected) in [(f64::NAN, -2.0), (-2.0, f64::NAN), (f64::NAN, f64::NAN)] {
+                    let pair = Pair { chosen: response(chosen), rejected: response(rejected) };
+                    let term = loss.terms(&[pair], &[(-1.0, -1.0)])[0];
+                    assert!(term.loss.is_nan(), "{form:?} with {divergence:?}: {chosen}, {rejected} give {term:?}");
+                }
+            }
+        }
+        assert!(super::super::kto_baseline(&[f64::NAN, 1.0]).is_nan());
+    }
+}

@@ -2,11 +2,11 @@
 //!
 //! Its data are not pairs, so it is a library function only.
 
-use super::pair::sigmoid_slope;
+use super::pair::{at_least_zero, sigmoid_slope};
 
 /// The baseline `max(0, mean of log-ratios)` of responses paired with other rows' prompts. No gradient goes through it.
 pub fn kto_baseline(mismatched_ratios: &[f64]) -> f64 {
-    (mismatched_ratios.iter().sum::<f64>() / mismatched_ratios.len() as f64).max(0.0)
+    at_least_zero(mismatched_ratios.iter().sum::<f64>() / mismatched_ratios.len() as f64)
 }
 
 /// `1 - sigmoid(beta (ratio - baseline))` for a desirable response, `1 - sigmoid(beta (baseline - ratio))` for another,

@@ -1,6 +1,6 @@
 //! The odds ratio of two responses (Hong, Lee and Thorne 2024, equations 3 to 8).
 
-use super::pair::{Pair, PairTerm, log_sigmoid, logistic};
+use super::pair::{Pair, PairTerm, at_most, log_sigmoid, logistic};
 
 /// The odds-ratio term of one pair and its derivatives.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,9 +61,9 @@ pub(super) fn soft_odds(pair: &Pair, beta: f64, wrong: f64) -> PairTerm {
 }
 
 /// A probability of exactly 1 (a mean of log-probabilities that rounded to 0) has infinite odds and slopes; a distance
-/// from it that is out of reach of 32-bit log-probabilities keeps every product finite, in 32 bits, too.
+/// from it that is out of reach of 32-bit log-probabilities keeps every product finite, in 32 bits, too. NaN stays NaN.
 pub(super) fn below_zero(logp: f64) -> f64 {
-    logp.min(-1e-36)
+    at_most(logp, -1e-36)
 }
 
 /// `log(1 - e^x)` for x < 0, exact at both ends (Maechler 2012).

@@ -88,7 +88,7 @@ impl Slope {
 
 /// `log(1 / (1 + e^-x))` without overflow.
 pub(super) fn log_sigmoid(x: f64) -> f64 {
-    x.min(0.0) - (-x.abs()).exp().ln_1p()
+    at_most(x, 0.0) - (-x.abs()).exp().ln_1p()
 }
 
 /// `1 / (1 + e^-x)` without overflow; `1 - sigmoid(x)` is `sigmoid(-x)`.
@@ -110,5 +110,20 @@ pub(super) fn logistic(x: f64, label_smoothing: f64) -> Slope {
 
 /// `e^x`, held at e^300 above, so that differences and squares of such numbers stay finite.
 pub(super) fn bounded_exp(x: f64) -> f64 {
-    x.min(300.0).exp()
+    at_most(x, 300.0).exp()
+}
+
+/// `e^x - 1`, held likewise.
+pub(super) fn bounded_exp_m1(x: f64) -> f64 {
+    at_most(x, 300.0).exp_m1()
+}
+
+/// The smaller of `x` and `limit`; of NaN, which `f64::min` would turn into the limit, NaN.
+pub(super) fn at_most(x: f64, limit: f64) -> f64 {
+    if x > limit { limit } else { x }
+}
+
+/// The larger of `x` and 0; NaN of NaN.
+pub(super) fn at_least_zero(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
 }

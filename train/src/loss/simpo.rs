@@ -1,6 +1,6 @@
 //! SimPO (Meng et al. 2024) and AlphaPO (Gupta et al. 2025): rewards from average log-probabilities, and a target margin.
 
-use super::pair::{Pair, PairTerm, bounded_exp, logistic};
+use super::pair::{Pair, PairTerm, bounded_exp, bounded_exp_m1, logistic};
 
 /// `-log sigmoid(beta m - gamma)`, m the margin of averages, with label smoothing as in [`super::sigmoid_margin`]. On
 /// log-ratios with gamma = 0 it is TRL's `loss_type = "sigmoid_norm"`.
@@ -22,5 +22,5 @@ pub fn alphapo(pair: &Pair, beta: f64, gamma: f64, alpha: f64, label_smoothing: 
 
 /// AlphaPO's reward of an average log-probability; the log-probability itself for `alpha` = 0.
 pub(super) fn alphapo_reward(mean: f64, alpha: f64) -> f64 {
-    if alpha == 0.0 { mean } else { -(-alpha * mean).min(300.0).exp_m1() / alpha }
+    if alpha == 0.0 { mean } else { -bounded_exp_m1(-alpha * mean) / alpha }
 }

@@ -1,6 +1,6 @@
 //! A decoder over packed rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::{Result as TensorResult, Tensor};
@@ -51,6 +51,8 @@ pub struct Decoder {
     pub(super) params: Vec<Arc<Param>>,
     /// Adapters by the names of the weights that they belong to.
     pub(super) loras: BTreeMap<String, LoraWeights>,
+    /// Every linear layer but the head.
+    pub(super) linears: BTreeSet<String>,
     pub(super) lora_config: Option<LoraConfig>,
     pub(super) activation_checkpointing: bool,
 }
@@ -136,9 +138,9 @@ impl Decoder {
         self.lora_config.as_ref()
     }
 
-    /// The last parts of the names of the layers with an adapter.
+    /// The `target_modules` that name the layers with an adapter.
     pub fn adapter_targets(&self) -> Vec<String> {
-        target_names(self.loras.keys().filter_map(|name| name.strip_suffix(".weight")))
+        target_names(&self.loras.keys().filter_map(|name| name.strip_suffix(".weight")).collect(), &self.linears)
     }
 
     /// A weight in f32, its adapter added.
@@ -171,7 +173,7 @@ impl Decoder {
             x = (x * self.config.embedding_scale)?;
         }
         if let Some(project_in) = &self.project_in {
-            x = ops::linear(Input::Plain(&x), None, project_in, None)?;
+            x = ops::linear(Input::Plain(&x), None, project_in, rows.dropout_seed)?;
         }
         match &self.embed_positions {
             Some(table) => x + ops::embedding(&self.position_ids(rows), table)?,
@@ -201,13 +203,13 @@ impl Decoder {
     ///
     /// # Errors
     /// When the shape does not fit.
-    pub(super) fn head_input(&self, x: &Tensor) -> TensorResult<Tensor> {
+    fn head_input(&self, x: &Tensor, dropout_seed: Option<u64>) -> TensorResult<Tensor> {
         let x = match &self.final_norm {
             Some(norm) => ops::norm(x, norm)?,
             None => x.clone(),
         };
         match &self.project_out {
-            Some(project_out) => ops::linear(Input::Plain(&x), None, project_out, None),
+            Some(project_out) => ops::linear(Input::Plain(&x), None, project_out, dropout_seed),
             None => Ok(x),
         }
     }
@@ -225,13 +227,20 @@ impl Decoder {
         Ok(x)
     }
 
-    /// Log-probabilities `(labels)` of `labels`, each predicted by a row of the last block's output `hidden`.
+    /// Log-probabilities `(labels)` of `labels`, each predicted by a row of the last block's output `hidden`. The seed is
+    /// that of the rows.
     ///
     /// # Errors
     /// When a row or label does not exist.
-    pub fn logps(&self, hidden: &Tensor, predicting_rows: &[u32], labels: &[u32]) -> TensorResult<Tensor> {
+    pub fn logps(
+        &self,
+        hidden: &Tensor,
+        predicting_rows: &[u32],
+        labels: &[u32],
+        dropout_seed: Option<u64>,
+    ) -> TensorResult<Tensor> {
         let rows = Tensor::new(predicting_rows, hidden.device())?;
-        let selected = self.head_input(&hidden.index_select(&rows, 0)?)?;
+        let selected = self.head_input(&hidden.index_select(&rows, 0)?, dropout_seed)?;
         ops::linear_logp(&selected, &self.head, labels)
     }
 
@@ -240,8 +249,8 @@ impl Decoder {
     /// # Errors
     /// As [`Decoder::hidden_states`].
     pub fn logits(&self, rows: &PackedRows) -> TensorResult<Tensor> {
-        let hidden = self.head_input(&self.hidden_states(rows)?)?;
-        let output = Linear { weight: self.head.weight.clone(), bias: self.head.bias.clone(), lora: None };
+        let hidden = self.head_input(&self.hidden_states(rows)?, rows.dropout_seed)?;
+        let output = Linear { bias: self.head.bias.clone(), ..Linear::plain(self.head.weight.clone()) };
         let logits = ops::linear(Input::Plain(&hidden), None, &output, None)?;
         match self.head.softcap {
             Some(cap) => (logits / f64::from(cap))?.tanh()? * f64::from(cap),

@@ -32,6 +32,8 @@ struct Loader<'a, S> {
     outline: bool,
     params: Vec<Arc<Param>>,
     loras: BTreeMap<String, LoraWeights>,
+    /// The linear layers that an adapter can belong to.
+    linears: BTreeSet<String>,
     /// Names that were asked for, as the source has them.
     used: BTreeSet<String>,
 }
@@ -51,17 +53,13 @@ pub fn load(
         outline,
         params: Vec::new(),
         loras: BTreeMap::new(),
+        linears: BTreeSet::new(),
         used: BTreeSet::new(),
     };
     let decoder = loader.decoder()?;
     loader.refuse_unused()?;
-    if let Trained::Adapter(setup) = trained
-        && decoder.loras.is_empty()
-    {
-        return Err(TrainError::Refused(format!(
-            "no linear layer of this model is called {}",
-            setup.config.target_modules.join(" or ")
-        )));
+    if let Trained::Adapter(setup) = trained {
+        setup.check(&decoder.linears)?;
     }
     Ok(decoder)
 }
@@ -80,11 +78,13 @@ impl<S: WeightSource> Loader<'_, S> {
             }
         };
         let projected = narrow != hidden;
-        let project_in = projected.then(|| self.plain(format!("{prefix}project_in"), hidden, narrow)).transpose()?;
+        let project_in =
+            projected.then(|| self.linear(format!("{prefix}project_in"), hidden, narrow, false)).transpose()?;
         let blocks = (0..config.num_hidden_layers).map(|i| self.block(i)).collect::<Result<_, _>>()?;
         let final_norm =
             config.final_norm.then(|| self.norm(format!("{prefix}{}", self.names.final_norm), hidden)).transpose()?;
-        let project_out = projected.then(|| self.plain(format!("{prefix}project_out"), narrow, hidden)).transpose()?;
+        let project_out =
+            projected.then(|| self.linear(format!("{prefix}project_out"), narrow, hidden, false)).transpose()?;
         let head = Head {
             weight: match config.tie_word_embeddings {
                 true => embed_tokens.clone(),
@@ -107,6 +107,7 @@ impl<S: WeightSource> Loader<'_, S> {
             head,
             params: std::mem::take(&mut self.params),
             loras: std::mem::take(&mut self.loras),
+            linears: std::mem::take(&mut self.linears),
             lora_config: match self.trained {
                 Trained::Adapter(setup) => Some(setup.config.clone()),
                 Trained::Nothing | Trained::Everything => None,
@@ -215,11 +216,7 @@ impl<S: WeightSource> Loader<'_, S> {
         })
     }
 
-    fn plain(&mut self, name: String, outputs: usize, inputs: usize) -> Result<Linear, TrainError> {
-        Ok(Linear::plain(self.param(format!("{name}.weight"), &[outputs, inputs])?))
-    }
-
-    /// A linear layer of a block, with its adapter.
+    /// A linear layer with its adapter.
     fn linear(&mut self, name: String, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, TrainError> {
         let weight_name = format!("{name}.weight");
         let quantised = match self.trained {
@@ -242,13 +239,14 @@ impl<S: WeightSource> Loader<'_, S> {
         };
         let bias = bias.then(|| self.param(format!("{name}.bias"), &[outputs])).transpose()?;
         let lora = match self.trained {
-            Trained::Adapter(setup) if setup.config.targets(&name) => {
+            Trained::Adapter(setup) if setup.targets(&name) => {
                 let lora = setup.adapter(&name, (outputs, inputs), self.outline)?;
                 self.loras.insert(weight_name, lora.clone());
                 Some(lora)
             }
             _ => None,
         };
+        self.linears.insert(name);
         Ok(Linear { weight, bias, lora })
     }
 

@@ -1,5 +1,6 @@
 //! Low-rank adapters (Hu et al. 2021) in PEFT's file format.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::weights::{WeightFiles, WeightSource};
 use crate::error::TrainError;
+use crate::hub;
 use crate::ops::{LoraWeights, Param, fnv1a};
 
 /// An adapter's hyper-parameters, under PEFT's names.
@@ -22,13 +24,13 @@ pub struct LoraConfig {
     pub lora_alpha: f64,
     /// Share of a layer's input that is dropped while training.
     pub lora_dropout: f64,
-    /// Last parts of the names of the linear layers that get an adapter; `all-linear` for every one in the blocks.
+    /// Names, or last parts of names, of the linear layers that get an adapter; `all-linear` for every one but the head.
     pub target_modules: Vec<String>,
     /// Scale by `lora_alpha / sqrt(r)` (Kalajdzievski 2023).
     pub use_rslora: bool,
 }
 
-/// Every linear layer of the blocks.
+/// Every linear layer but the head.
 pub const ALL_LINEAR: &str = "all-linear";
 
 /// How the frozen weights of the linear layers are kept.
@@ -51,6 +53,31 @@ impl BaseStorage {
             Self::Source => None,
             Self::Q8_0 => Some(GgmlDType::Q8_0),
             Self::Q4K => Some(GgmlDType::Q4K),
+        }
+    }
+}
+
+/// What an adapter's configuration calls the model that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BaseName {
+    /// A directory, or a repository of the hub: `owner/name`.
+    pub name: String,
+    /// The repository's revision, where it is not the usual one.
+    pub revision: Option<String>,
+}
+
+impl BaseName {
+    /// The name of the model at `path`: a directory, wherever a later program runs, or `hub:owner/name[@revision]`.
+    pub fn of(path: &Path) -> Self {
+        match path.to_str().and_then(hub::id) {
+            None => {
+                let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+                Self { name: absolute.display().to_string(), revision: None }
+            }
+            Some(id) => match id.split_once('@') {
+                None => Self { name: id.into(), revision: None },
+                Some((name, revision)) => Self { name: name.into(), revision: Some(revision.into()) },
+            },
         }
     }
 }
@@ -80,12 +107,9 @@ impl LoraConfig {
         (self.lora_alpha / if self.use_rslora { rank.sqrt() } else { rank }) as f32
     }
 
-    /// Whether the linear layer `module` gets an adapter.
+    /// Whether the linear layer `module` gets a new adapter.
     pub fn targets(&self, module: &str) -> bool {
-        let last = module.rsplit('.').next().unwrap_or(module);
-        self.target_modules
-            .iter()
-            .any(|target| target == ALL_LINEAR || target == last || module.ends_with(&format!(".{target}")))
+        self.target_modules.iter().any(|target| is_target(target, module))
     }
 
     /// Reads `adapter_config.json` of a PEFT directory.
@@ -116,17 +140,27 @@ impl LoraConfig {
             "modules_to_save",
             "rank_pattern",
             "alpha_pattern",
-            "layers_to_transform",
             "layer_replication",
             "trainable_token_indices",
             "target_parameters",
         ] {
             if !empty(&json[field]) {
-                return Err(format!("`{field}` = {} is not supported", json[field]));
+                return Err(format!(
+                    "`{field}` = {} is not supported; merge the adapter with PEFT and take the result as model",
+                    json[field]
+                ));
             }
         }
         if !matches!(json["bias"].as_str(), None | Some("none")) {
             return Err(format!("`bias` is {}; supported: \"none\"", json["bias"]));
+        }
+        // The other initialisations take the adapter out of the base's weights: to other weights than the base's it belongs.
+        if !matches!(json["init_lora_weights"].as_str(), None | Some("gaussian" | "eva" | "orthogonal")) {
+            return Err(format!(
+                "`init_lora_weights` = {} means a base with other weights; save the adapter with PEFT's \
+                 `path_initial_model_for_weight_conversion`",
+                json["init_lora_weights"]
+            ));
         }
         let r = json["r"].as_u64().filter(|r| *r > 0).ok_or("`r` must be a positive whole number")? as usize;
         let target_modules = match &json["target_modules"] {
@@ -147,11 +181,12 @@ impl LoraConfig {
     }
 
     /// `adapter_config.json` as PEFT reads it; `targets` are the names that got an adapter.
-    pub fn to_json(&self, base_model: &str, targets: &[String]) -> Value {
+    pub fn to_json(&self, base: &BaseName, targets: &[String]) -> Value {
         json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base_model,
+            "base_model_name_or_path": base.name,
+            "revision": base.revision,
             "r": self.r,
             "lora_alpha": self.lora_alpha,
             "lora_dropout": self.lora_dropout,
@@ -169,7 +204,44 @@ impl LoraConfig {
     }
 }
 
+/// Whether `target` is the name of `module`, the end of that name, or stands for all.
+fn is_target(target: &str, module: &str) -> bool {
+    target == ALL_LINEAR || module.strip_suffix(target).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
 impl LoraSetup {
+    /// Whether the linear layer `module` gets an adapter: where there is one to go on from, whether it has one there.
+    pub(super) fn targets(&self, module: &str) -> bool {
+        match &self.initial {
+            Some(files) => files.contains(&stored_name(files, module, 'A')),
+            None => self.config.targets(module),
+        }
+    }
+
+    /// Refuses what has no place in a model whose linear layers are `modules`: a target that is none of them, or a
+    /// tensor of the initial adapter that belongs to none.
+    pub(super) fn check(&self, modules: &BTreeSet<String>) -> Result<(), TrainError> {
+        if let Some(files) = &self.initial {
+            let used: BTreeSet<String> =
+                (modules.iter()).flat_map(|module| ['A', 'B'].map(|side| stored_name(files, module, side))).collect();
+            return match files.names().into_iter().find(|name| !used.contains(*name)) {
+                None => Ok(()),
+                Some(name) => Err(TrainError::Refused(format!(
+                    "the adapter has a tensor `{name}`; this model takes adapters on its linear layers, the head not \
+                     among them: merge it with PEFT and take the result as model"
+                ))),
+            };
+        }
+        let has_layer = |target: &&String| modules.iter().any(|module| is_target(target, module));
+        match self.config.target_modules.iter().find(|target| !has_layer(target)) {
+            None => Ok(()),
+            Some(target) => Err(TrainError::Refused(format!(
+                "`target_modules`: no linear layer of this model is called {target}; there are {}",
+                last_parts(modules.iter().map(String::as_str)).join(", ")
+            ))),
+        }
+    }
+
     /// The trainable adapter of the layer `module` with a weight of `shape` (out, in): A uniform as PEFT draws it, B
     /// zero, or both from the initial adapter. Of an `outline` only the shapes are there.
     pub(super) fn adapter(
@@ -233,13 +305,21 @@ pub fn merged(weight: &Param, lora: &LoraWeights) -> Result<Tensor, TrainError> 
     Ok((weight.weight()? + (product * f64::from(lora.scale))?)?)
 }
 
-/// The last parts of the names of the layers that have an adapter, sorted.
-pub fn target_names<'a>(modules: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let mut names: Vec<String> =
-        modules.map(|module| module.rsplit('.').next().unwrap_or(module).to_string()).collect();
-    names.sort();
-    names.dedup();
-    names
+/// The `target_modules` that give adapters to just these of the linear layers `modules`: the last parts of the names
+/// where these tell them, else whole names.
+pub fn target_names(adapted: &BTreeSet<&str>, modules: &BTreeSet<String>) -> Vec<String> {
+    let short = last_parts(adapted.iter().copied());
+    let is_meant = |module: &&String| short.iter().any(|target| is_target(target, module));
+    match modules.iter().filter(is_meant).count() == adapted.len() {
+        true => short,
+        false => adapted.iter().map(|module| module.to_string()).collect(),
+    }
+}
+
+/// The last parts of names, sorted, each once.
+fn last_parts<'a>(modules: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let parts: BTreeSet<&str> = modules.map(|module| module.rsplit('.').next().unwrap_or(module)).collect();
+    parts.into_iter().map(str::to_string).collect()
 }
 
 /// The adapter's parameters in the order of the layers.
@@ -266,14 +346,45 @@ mod tests {
         let config = config();
         assert!(config.targets("model.layers.0.self_attn.q_proj") && config.targets("model.layers.1.mlp.up_proj"));
         assert!(!config.targets("model.layers.0.self_attn.k_proj") && !config.targets("model.layers.0.xq_proj"));
-        let all = LoraConfig { target_modules: vec![ALL_LINEAR.into()], ..config };
+        let all = LoraConfig { target_modules: vec![ALL_LINEAR.into()], ..config.clone() };
         assert!(all.targets("model.layers.0.self_attn.k_proj"));
+        let whole = LoraConfig { target_modules: vec!["model.layers.0.self_attn.k_proj".into()], ..config };
+        assert!(whole.targets("model.layers.0.self_attn.k_proj") && !whole.targets("model.layers.1.self_attn.k_proj"));
+    }
+
+    #[test]
+    fn targets_are_written_short_where_that_says_the_same() {
+        let modules: BTreeSet<String> = ["a.0.q", "a.0.v", "a.1.q", "a.1.v", "out"].map(str::to_string).into();
+        assert_eq!(target_names(&["a.0.q", "a.1.q", "out"].into(), &modules), ["out", "q"]);
+        assert_eq!(target_names(&["a.0.q", "a.0.v"].into(), &modules), ["a.0.q", "a.0.v"]);
+    }
+
+    #[test]
+    fn a_target_that_is_no_layer_is_refused_with_those_there_are() {
+        let modules: BTreeSet<String> = ["a.0.q_proj", "a.0.mlp.up_proj"].map(str::to_string).into();
+        let setup = |config| LoraSetup { config, base: BaseStorage::Source, seed: 0, initial: None };
+        assert!(setup(config()).check(&modules).is_ok());
+        let misspelt = LoraConfig { target_modules: vec!["q_proj".into(), "k_porj".into()], ..config() };
+        let error = setup(misspelt).check(&modules).unwrap_err().to_string();
+        assert!(error.contains("k_porj") && error.contains("there are q_proj, up_proj"), "{error}");
+    }
+
+    #[test]
+    fn names_of_bases() {
+        let name = |path: &str| BaseName::of(Path::new(path));
+        assert_eq!(name("/models/a@b"), BaseName { name: "/models/a@b".into(), revision: None });
+        assert!(Path::new(&name("models/a").name).is_absolute());
+        assert_eq!(name("hub:o/n"), BaseName { name: "o/n".into(), revision: None });
+        assert_eq!(name("hub:o/n@v2"), BaseName { name: "o/n".into(), revision: Some("v2".into()) });
     }
 
     #[test]
     fn what_is_written_is_read_again_and_scales() {
         let config = config();
-        assert_eq!(LoraConfig::from_json(&config.to_json("base", &config.target_modules)).unwrap(), config);
+        assert_eq!(
+            LoraConfig::from_json(&config.to_json(&BaseName::default(), &config.target_modules)).unwrap(),
+            config
+        );
         assert_eq!(config.scale(), 2.0);
         assert_eq!(LoraConfig { use_rslora: true, ..config }.scale(), 4.0);
     }
@@ -285,10 +396,11 @@ mod tests {
             ("use_dora", json!(true)),
             ("modules_to_save", json!(["lm_head"])),
             ("bias", json!("all")),
+            ("init_lora_weights", json!("pissa_niter_4")),
             ("r", json!(0)),
             ("target_modules", json!([])),
         ] {
-            let mut json = config().to_json("base", &config().target_modules);
+            let mut json = config().to_json(&BaseName::default(), &config().target_modules);
             json[field] = value;
             let error = LoraConfig::from_json(&json).unwrap_err();
             assert!(error.contains(&format!("`{field}`")), "{field}: {error}");

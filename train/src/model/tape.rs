@@ -72,12 +72,14 @@ impl Tape<'_> {
 }
 
 impl Decoder {
-    /// Takes the gradient of the first block's input `(rows, hidden)` to the embedding tables.
+    /// Takes the gradient of the first block's input `(rows, hidden)` to the embedding tables and their projection.
     fn embedding_backward(&self, rows: &PackedRows, grad: Tensor) -> Result<()> {
-        if !self.embed_tokens.is_trainable() {
+        let is_trained = self.embed_tokens.is_trainable();
+        let is_adapted = self.project_in.as_ref().is_some_and(|project_in| project_in.lora.is_some());
+        if !is_trained && !is_adapted {
             return Ok(());
         }
-        if let Some(table) = &self.embed_positions {
+        if let Some(table) = self.embed_positions.as_ref().filter(|_| is_trained) {
             ops::accumulate_embedding_grad(&self.position_ids(rows), &grad, 1.0, None, table)?;
         }
         let scale = self.config.embedding_scale;
@@ -86,10 +88,13 @@ impl Decoder {
             Some(project_in) => {
                 let tokens = (ops::embedding(&rows.ids, &self.embed_tokens)? * scale)?;
                 let tokens = Var::from_tensor(&tokens)?;
-                let projected = ops::linear(Input::Plain(&tokens), None, project_in, None)?;
+                let projected = ops::linear(Input::Plain(&tokens), None, project_in, rows.dropout_seed)?;
                 gradient_of(&tokens, &projected, &grad)?
             }
         };
+        if !is_trained {
+            return Ok(());
+        }
         let untrained = self.config.pad_token_id;
         ops::accumulate_embedding_grad(&rows.ids, &grad, scale as f32, untrained, &self.embed_tokens)
     }

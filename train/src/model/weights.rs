@@ -158,7 +158,7 @@ impl WeightFiles {
         };
         let info = file.metadata.info(name).expect("the index lists the tensors of this file");
         if info.shape != shape {
-            let reason = format!("tensor `{name}` has shape {:?}, config.json asks for {shape:?}", info.shape);
+            let reason = format!("tensor `{name}` has shape {:?}, the configuration asks for {shape:?}", info.shape);
             return Err(TrainError::invalid(&file.path, reason));
         }
         let dtype = match info.dtype {

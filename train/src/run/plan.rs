@@ -121,6 +121,7 @@ mod tests {
             examples: 0..examples.len(),
             dropped: Default::default(),
             with_tools: 0,
+            untemplated: 0,
             refusal: None,
         };
         let mixture = Mixture::new(vec![(0..examples.len(), 1.0)]);

@@ -9,7 +9,7 @@ use orpo_chat::ChatTokenizer;
 use crate::checkpoint::{ModelFiles, sha256_file};
 use crate::error::TrainError;
 use crate::hub::model_dir;
-use crate::model::lora::{ADAPTER_FILE, LoraSetup};
+use crate::model::lora::{ADAPTER_FILE, BaseName, LoraSetup};
 use crate::model::{Decoder, LlamaShape, ModelConfig, Trained, WeightFiles};
 use crate::recipe::Recipe;
 
@@ -34,7 +34,7 @@ impl ModelSource {
         if let Some(path) = &recipe.model.path {
             let dir = &model_dir(path)?;
             let (config, json) = ModelConfig::from_dir(dir)?;
-            let base_name = path.to_string_lossy().trim_start_matches("hub:").to_string();
+            let base_name = BaseName::of(path);
             let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat: chat(dir)?, base_name };
             let weights = WeightFiles::open(dir)?;
             let lora = recipe.lora.as_ref().map(|lora| lora.setup(recipe.seed)).transpose()?;
@@ -61,7 +61,7 @@ impl ModelSource {
         // The same checks as for a file.
         let config = ModelConfig::from_json(&json)
             .map_err(|reason| TrainError::Refused(format!("recipe [model.init]: {reason}")))?;
-        let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat, base_name: String::new() };
+        let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat, base_name: BaseName::default() };
         Ok(Self { config, files, weights: None, lora: None })
     }
 

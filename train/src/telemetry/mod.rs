@@ -111,7 +111,8 @@ impl Telemetry {
             samples.append(&line)?;
         }
         let end = if sample.ended { "" } else { " ..." };
-        self.progress.say(&format!("  {:?} -> {:?}{end}", sample.prompt, sample.response));
+        let start = if end_of(&sample.prompt).len() < sample.prompt.len() { "... " } else { "" };
+        self.progress.say(&format!("  {start}{:?} -> {:?}{end}", end_of(&sample.prompt), sample.response));
         Ok(())
     }
 
@@ -132,5 +133,24 @@ impl Telemetry {
     /// Ends the progress line.
     pub fn finish(&self) {
         self.progress.finish();
+    }
+}
+
+/// The end of a prompt, as much as a terminal's line holds; the whole of it is in the file.
+fn end_of(prompt: &str) -> &str {
+    const SHOWN: usize = 80;
+    let start = prompt.char_indices().rev().nth(SHOWN - 1).map_or(0, |(start, _)| start);
+    &prompt[start..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_prompts_are_shown_by_their_ends() {
+        assert_eq!(end_of("short"), "short");
+        let long = format!("{}\u{e9}", "x".repeat(100));
+        assert!(end_of(&long).chars().count() == 80 && end_of(&long).ends_with('\u{e9}'));
     }
 }

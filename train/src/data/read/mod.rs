@@ -38,6 +38,8 @@ pub struct FileRows<T> {
     pub rows: Vec<(usize, Result<T, Dropped>)>,
     /// Rows that declare tools, which no template is given.
     pub with_tools: usize,
+    /// Pairs that are strings, which no template is applied to.
+    pub strings: usize,
 }
 
 impl<T> FileRows<T> {
@@ -76,7 +78,11 @@ pub fn read_preferences(path: &Path, selection: &Selection) -> Result<FileRows<P
         let pair = layout.parse(row).map_err(|error| error.in_layout(layout.name()))?;
         pair.unusable().map_or(Ok(pair), |reason| Err(reason.into()))
     })?;
-    Ok(FileRows { layout: layout.name(), unit, rows, with_tools })
+    let is_string = |(_, row): &&(usize, Result<Preference, Dropped>)| {
+        row.as_ref().is_ok_and(|pair| matches!(pair.prompt, Text::Plain(_)))
+    };
+    let strings = rows.iter().filter(is_string).count();
+    Ok(FileRows { layout: layout.name(), unit, rows, with_tools, strings })
 }
 
 /// Reads documents for next-token training: objects with `messages` (a list of turns) or `text` (a string).
@@ -88,7 +94,7 @@ pub fn read_documents(path: &Path, selection: &Selection) -> Result<FileRows<Tex
         let text = layout::document(row)?;
         if text.is_empty() { Err(Dropped::EmptySide.into()) } else { Ok(text) }
     })?;
-    Ok(FileRows { layout: "documents", unit, rows, with_tools: 0 })
+    Ok(FileRows { layout: "documents", unit, rows, with_tools: 0, strings: 0 })
 }
 
 type Numbered<T> = Vec<(usize, Result<T, Dropped>)>;

@@ -4,6 +4,7 @@ mod families;
 mod fields;
 mod rope;
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -142,7 +143,13 @@ impl ModelConfig {
     /// When it is missing or is not JSON, or as [`ModelConfig::from_json`].
     pub fn from_dir(dir: &Path) -> Result<(Self, Value), TrainError> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| TrainError::read(&path, e))?;
+        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                let reason = "no `config.json` there; a model is a Hugging Face checkpoint directory or hub:owner/name";
+                TrainError::invalid(dir, reason)
+            }
+            _ => TrainError::read(&path, error),
+        })?;
         let json: Value = serde_json::from_str(&text).map_err(|e| TrainError::invalid(&path, e))?;
         let config = Self::from_json(&json).map_err(|reason| TrainError::invalid(&path, reason))?;
         Ok((config, json))
