@@ -109,6 +109,7 @@ fn base_recipe(out: &Path, seed: u64) -> Recipe {
         seed,
         model: ModelSection { path: None, tokenizer: Some(out.join("tokenizer")), init: Some(init) },
         data: DataSection { max_length: MAX_LENGTH, ..DataSection::new(out.join("data/base_corpus.jsonl")) },
+        lora: None,
         training: TrainingSection {
             objective: ObjectiveKind::Sft,
             batch_size: 16,
@@ -119,6 +120,7 @@ fn base_recipe(out: &Path, seed: u64) -> Recipe {
             weight_decay: 0.01,
             ..Default::default()
         },
+        export: Default::default(),
     }
 }
 
