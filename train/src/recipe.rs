@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{BatchSize, Sources, TokeniseOptions, Truncation};
+use crate::data::{BatchSize, TokeniseOptions, Truncation};
 use crate::error::TrainError;
 use crate::hub;
 use crate::loss::NllTarget;
