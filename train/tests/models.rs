@@ -5,7 +5,7 @@ mod support;
 
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use orpo_train::generate::greedy;
 use orpo_train::loss::{NllTarget, PreferenceMetrics};
 use orpo_train::model::lora::{ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup};
@@ -13,7 +13,7 @@ use orpo_train::model::{Decoder, PackedRows, Trained, WeightFiles};
 use orpo_train::optim::{AdamW, AdamWConfig, Schedule, ScheduleKind};
 use orpo_train::step::{Objective, forward, forward_backward};
 use serde_json::Value;
-use support::{batches, close, collect, each_family, json, load, numbers, orpo, relative_error, values};
+use support::{batches, close, collect, each_family, json, load, numbers, orpo, relative_error, shared, values};
 
 const LOGIT_TOLERANCE: f64 = 1e-4;
 const LOSS_TOLERANCE: f64 = 2e-5;
@@ -249,6 +249,31 @@ fn lora(dir: &Path, adapter: &str) -> LoraSetup {
         base: BaseStorage::Source,
         seed: 0,
         initial: Some(WeightFiles::open_file(&dir.join(ADAPTER_FILE)).unwrap()),
+    }
+}
+
+/// Where B is 0, its gradient is that of the weight, `scale dW A^T`; and that of A is 0.
+#[test]
+fn adapters_of_the_projections_into_and_out_of_the_blocks() {
+    let Some(dir) = shared("train/golden/opt350") else { return };
+    let batch = collect(&batches(&dir)[0]);
+    let target_modules = vec!["project_in".into(), "project_out".into()];
+    let config = LoraConfig { r: 4, lora_alpha: 6.0, lora_dropout: 0.0, target_modules, use_rslora: false };
+    let setup = LoraSetup { config, base: BaseStorage::Source, seed: 1, initial: None };
+    let (adapted, whole) = (load(&dir, Trained::Adapter(&setup)), load(&dir, Trained::Everything));
+    for decoder in [&adapted, &whole] {
+        forward_backward(decoder, &batch, &orpo(0.1)).unwrap();
+    }
+    for name in ["project_in", "project_out"] {
+        let weight = whole.params().iter().find(|param| param.name().ends_with(&format!("{name}.weight"))).unwrap();
+        let gradient = Tensor::from_slice(&weight.slot().grad, weight.shape(), &Device::Cpu).unwrap();
+        let trained = adapted.trainable();
+        let side = |side: &str| trained.iter().find(|p| p.name().ends_with(&format!("{name}.{side}.weight"))).unwrap();
+        let a = side("lora_A").weight().unwrap();
+        let want = (gradient.matmul(&a.t().unwrap()).unwrap() * 1.5).unwrap();
+        let error = relative_error(&side("lora_B").slot().grad, &want);
+        assert!(error < GRADIENT_TOLERANCE, "{name}: relative error {error:e}");
+        assert!(side("lora_A").slot().grad.iter().all(|g| *g == 0.0), "{name}");
     }
 }
 
