@@ -54,7 +54,7 @@ pub enum TrainError {
     #[error(transparent)]
     Chat(#[from] orpo_chat::ChatError),
     /// A tensor operation.
-    #[error(transparent)]
+    #[error("{}", without_backtrace(.0))]
     Tensor(#[from] candle_core::Error),
     /// The loss or the gradient is no number any more; the weights are those of the step before.
     #[error("step {step}: {reason}; the last checkpoint is kept as it was")]
@@ -67,6 +67,14 @@ pub enum TrainError {
     /// A request that cannot be met, said in full.
     #[error("{0}")]
     Refused(String),
+}
+
+/// candle's message alone: where backtraces are on, its errors print theirs within it.
+fn without_backtrace(error: &candle_core::Error) -> &candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(inner),
+        error => error,
+    }
 }
 
 impl TrainError {

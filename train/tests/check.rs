@@ -211,7 +211,7 @@ fn what_a_run_would_refuse_is_refused_in_the_same_words() {
     for (model, rest, expected) in [
         ("missing", "", "no tensor `model.layers.2."),
         ("unused", "", "has no use"),
-        ("wide", "", "config.json asks for [384, 128]"),
+        ("wide", "", "the configuration asks for [384, 128]"),
         ("unknown", "", "`model_type` is `bert`"),
         ("nowhere", "", "nowhere"),
         ("model", "[lora]\ntarget_modules = [\"fc1\"]\n", "called fc1"),

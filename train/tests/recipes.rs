@@ -63,8 +63,9 @@ fn numbers_of_the_paper() {
     ] {
         let recipe = load(name);
         let t = &recipe.training;
-        assert_eq!((t.beta, t.learning_rate, t.epochs), (beta, 8e-6, 10), "{name}");
-        assert_eq!((recipe.data.max_length, recipe.data.drop_long_prompts), (max_length, Some(1024)), "{name}");
+        let (rate, epochs, prompt) = if name.starts_with("mistral") { (5e-6, 5, 1792) } else { (8e-6, 10, 1024) };
+        assert_eq!((t.beta, t.learning_rate, t.epochs), (beta, rate, epochs), "{name}");
+        assert_eq!((recipe.data.max_length, recipe.data.drop_long_prompts), (max_length, Some(prompt)), "{name}");
         assert_eq!(t.batch_size * t.gradient_accumulation_steps, 32, "{name}");
         assert_eq!(t.load_best_model_at_end, !name.starts_with("mistral"), "{name}");
     }
