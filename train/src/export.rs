@@ -81,12 +81,7 @@ pub fn export(options: &ExportOptions) -> Result<(), TrainError> {
 
 /// The adapter in `dir`, and what it calls its base.
 fn adapter(dir: &Path) -> Result<(LoraSetup, BaseName), TrainError> {
-    let config = LoraConfig::from_dir(dir)?;
-    let path = dir.join(ADAPTER_CONFIG);
-    let text = fs::read_to_string(&path).map_err(|e| TrainError::read(&path, e))?;
-    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| TrainError::invalid(&path, e))?;
-    let text = |field: &str| json[field].as_str().map(str::to_string);
-    let base = BaseName { name: text("base_model_name_or_path").unwrap_or_default(), revision: text("revision") };
+    let (config, base) = LoraConfig::with_base(dir)?;
     let initial = Some(WeightFiles::open_file(&dir.join(ADAPTER_FILE))?);
     Ok((LoraSetup { config, base: BaseStorage::Source, seed: 0, initial }, base))
 }

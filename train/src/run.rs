@@ -65,15 +65,18 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
 
     let base = source.hashes()?;
     let mut state = TrainerState::new(fingerprint::fingerprint(recipe, &base, &data.lineage));
+    // Before the weights are read: there may be nothing to do, or it may be refused.
+    if let Some((checkpoint, saved)) = &latest {
+        fingerprint::check(checkpoint, &saved.fingerprint, &state.fingerprint)?;
+        if dir.model().exists() {
+            return Ok(Outcome::Finished(dir.model()));
+        }
+    }
     let decoder = source.load(recipe.seed)?.with_activation_checkpointing(recipe.training.gradient_checkpointing);
     if objective.needs_reference() {
         data.set_references(&decoder)?;
     }
     if let Some((checkpoint, saved)) = latest {
-        fingerprint::check(&checkpoint, &saved.fingerprint, &state.fingerprint)?;
-        if dir.model().exists() {
-            return Ok(Outcome::Finished(dir.model()));
-        }
         CheckpointDir::restore(&checkpoint, &decoder)?;
         state = saved;
     }

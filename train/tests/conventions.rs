@@ -10,7 +10,7 @@ use orpo_train::loss::NllTarget;
 use orpo_train::model::Trained;
 use orpo_train::step::{Objective, forward};
 use serde_json::{Value, json};
-use support::{batches, close, each_family, ids, json as read_json, load};
+use support::{batches, close, each_family, ids, load, read_json};
 
 /// Of a 32-bit forward pass, as the reference data states it.
 const LOSS_TOLERANCE: f64 = 2e-5;

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use orpo_train::model::lora::{ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup};
 use orpo_train::model::{Decoder, ModelConfig, PackedRows, Trained, WeightFiles};
 use serde_json::{Value, json};
-use support::write_tokenizer;
+use support::{read_json, write_tokenizer};
 
 /// A base model, pairs, and recipes on them.
 struct Setting {
@@ -65,10 +65,6 @@ impl Setting {
 const LORA: &str = "[lora]\nr = 4\nlora_alpha = 8\nlora_dropout = 0.2\ntarget_modules = [\"q_proj\", \"up_proj\"]\n\
                     [training]\nmax_steps = 9\nbatch_size = 4\nlearning_rate = 1e-2\nsave_steps = 3\nsave_total_limit = 9\n";
 
-fn read(path: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-}
-
 fn logits(model: &Path, adapter: Option<&Path>) -> Vec<f32> {
     let (config, _) = ModelConfig::from_dir(model).unwrap();
     let setup = adapter.map(|dir| LoraSetup {
@@ -94,7 +90,7 @@ fn an_adapter_is_trained_resumed_merged_and_exported() {
     setting.succeeds(&["run", "lora.toml"]);
 
     let adapter = setting.path("lora/model");
-    let config = read(&adapter.join("adapter_config.json"));
+    let config = read_json(&adapter.join("adapter_config.json"));
     assert_eq!(config["target_modules"], json!(["q_proj", "up_proj"]));
     assert_eq!((config["r"].as_u64(), config["peft_type"].as_str()), (Some(4), Some("LORA")));
     assert!(!adapter.join("model.safetensors").exists() && adapter.join("tokenizer.json").exists());
@@ -121,9 +117,9 @@ fn an_adapter_is_trained_resumed_merged_and_exported() {
     let shards = ["export", "lora", "--out", "shards", "--merge", "--dtype", "bf16", "--max-shard-size", "40000"];
     setting.succeeds(&shards);
     assert!(largest_difference(&with_adapter, &logits(&setting.path("shards"), None)) < 0.2);
-    let index = read(&setting.path("shards/model.safetensors.index.json"));
+    let index = read_json(&setting.path("shards/model.safetensors.index.json"));
     assert!(index["weight_map"].as_object().unwrap().len() == 20 && !setting.path("shards/model.safetensors").exists());
-    assert_eq!(read(&setting.path("shards/config.json"))["torch_dtype"], "bfloat16");
+    assert_eq!(read_json(&setting.path("shards/config.json"))["torch_dtype"], "bfloat16");
     setting.succeeds(&["export", "lora", "--out", "adapter"]);
     assert_eq!(fs::read(setting.path("adapter").join(ADAPTER_FILE)).unwrap(), bytes("lora"));
 
@@ -145,7 +141,7 @@ fn adapters_of_other_programs() {
     let with_adapter = logits(&setting.path("base/model"), Some(&setting.path("lora/model")));
     let foreign = setting.path("foreign");
     fs::create_dir(&foreign).unwrap();
-    let mut config = read(&setting.path("lora/model/adapter_config.json"));
+    let mut config = read_json(&setting.path("lora/model/adapter_config.json"));
     fs::copy(setting.path("lora/model").join(ADAPTER_FILE), foreign.join(ADAPTER_FILE)).unwrap();
     let mut write = |targets: Value| {
         config["target_modules"] = targets;

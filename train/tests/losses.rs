@@ -11,7 +11,7 @@ use orpo_train::loss::{
 use orpo_train::optim::{Schedule, ScheduleKind, ScheduleOptions};
 use proptest::prelude::*;
 use serde_json::Value;
-use support::{close, json, shared};
+use support::{close, read_json, shared};
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
@@ -144,7 +144,7 @@ fn sum(a: PairTerm, b: PairTerm) -> PairTerm {
 #[test]
 fn every_loss_equals_its_reference() {
     let Some(path) = shared("train/golden/losses/losses.json") else { return };
-    let file = json(&path);
+    let file = read_json(&path);
     let inputs = Inputs::of(&file["inputs"]);
     let cases = file["losses"].as_array().unwrap();
     for case in cases {
@@ -270,7 +270,7 @@ fn nothing_is_nan_for_probabilities_near_one_and_near_zero() {
 #[test]
 fn odds_ratio_at_the_edges() {
     let Some(path) = shared("train/golden/losses/orpo_edge_cases.json") else { return };
-    for case in json(&path).as_array().unwrap() {
+    for case in read_json(&path).as_array().unwrap() {
         let number = |name: &str| case[name].as_f64().unwrap();
         let term = odds_ratio(number("a"), number("b"));
         let relative = |what: &str, got: f64, want: f64| {
@@ -288,7 +288,7 @@ fn odds_ratio_at_the_edges() {
 #[test]
 fn schedules() {
     let Some(path) = shared("train/golden/losses/schedules.json") else { return };
-    for (name, case) in json(&path).as_object().unwrap() {
+    for (name, case) in read_json(&path).as_object().unwrap() {
         let kind: ScheduleKind = serde_json::from_value(case["name"].clone()).unwrap();
         let options: ScheduleOptions = serde_json::from_value(case["extra"].clone()).unwrap();
         let count = |name: &str| case[name].as_u64().unwrap() as usize;
@@ -310,7 +310,7 @@ fn schedules() {
 #[test]
 fn truncation_rules() {
     let Some(path) = shared("train/golden/losses/truncation.json") else { return };
-    for case in json(&path).as_array().unwrap() {
+    for case in read_json(&path).as_array().unwrap() {
         let count = |name: &str| case[name].as_u64().unwrap() as usize;
         let limits = Limits { max_length: count("max_length"), max_prompt_length: count("max_prompt_length") };
         let by_mode: Truncation = serde_json::from_value(case["truncation_mode"].clone()).unwrap();

@@ -13,7 +13,7 @@ use orpo_train::model::{Decoder, PackedRows, Trained, WeightFiles};
 use orpo_train::optim::{AdamW, AdamWConfig, Schedule, ScheduleKind};
 use orpo_train::step::{Objective, forward, forward_backward};
 use serde_json::Value;
-use support::{batches, close, collect, each_family, json, load, numbers, orpo, relative_error, shared, values};
+use support::{batches, close, collect, each_family, load, numbers, orpo, read_json, relative_error, shared, values};
 
 const LOGIT_TOLERANCE: f64 = 1e-4;
 const LOSS_TOLERANCE: f64 = 2e-5;
@@ -58,7 +58,7 @@ fn logits_and_token_logps() {
 fn loss_parts_and_metrics() {
     each_family(|family, dir| {
         let decoder = load(dir, Trained::Nothing);
-        let reference = json(&dir.join("forward.json"));
+        let reference = read_json(&dir.join("forward.json"));
         let float64 = &reference["float64"];
         let batch = collect(&batches(dir)[0]);
         let mut totals = 0;
@@ -222,7 +222,7 @@ fn snapshot(decoder: &Decoder) -> Vec<Vec<f32>> {
 #[test]
 fn training_curves_and_steps() {
     each_family(|family, dir| {
-        let training = json(&dir.join("training.json"));
+        let training = read_json(&dir.join("training.json"));
         // Run A: loss 1e-3 over 50 steps, run B: 1e-4. Run B's first steps are so small that the weights' last bits show.
         for (run, curve_tolerance, least) in [("A", 1e-3, 5e-5), ("B", 1e-4, 6e-3)] {
             let float32 = &training[run]["float32_same_loop_delta_step5_relative_error"];
@@ -280,7 +280,7 @@ fn adapters_of_the_projections_into_and_out_of_the_blocks() {
 #[test]
 fn adapters_forward_gradients_and_merged() {
     each_family(|family, dir| {
-        let reference = json(&dir.join("lora/lora.json"));
+        let reference = read_json(&dir.join("lora/lora.json"));
         let setup = lora(dir, "adapter");
         let decoder = load(dir, Trained::Adapter(&setup));
         let trained: usize = decoder.trainable().iter().map(|param| param.elem_count()).sum();
@@ -333,7 +333,7 @@ fn adapters_forward_gradients_and_merged() {
 #[test]
 fn adapters_train_as_peft_does() {
     each_family(|family, dir| {
-        let training = &json(&dir.join("lora/lora.json"))["training"];
+        let training = &read_json(&dir.join("lora/lora.json"))["training"];
         let setup = lora(dir, "init");
         for checkpointing in [false, true] {
             let decoder = load(dir, Trained::Adapter(&setup)).with_activation_checkpointing(checkpointing);
@@ -367,7 +367,7 @@ fn quantised_bases_are_near_and_train() {
         let quantised = forward(&decoder, &batch, &orpo(0.1)).unwrap().loss;
         close(family, quantised, exact, 5e-3);
         assert!(quantised != exact, "{family}: nothing was quantised");
-        let hyper = &json(&dir.join("lora/lora.json"))["training"]["hyperparameters"];
+        let hyper = &read_json(&dir.join("lora/lora.json"))["training"]["hyperparameters"];
         let curve = train(&decoder, dir, hyper, 50, 1, |_| {});
         assert!(curve[48].0 < curve[0].0 - 0.1, "{family}: {} to {}", curve[0].0, curve[48].0);
     });
@@ -376,7 +376,7 @@ fn quantised_bases_are_near_and_train() {
 #[test]
 fn greedy_continuations() {
     each_family(|family, dir| {
-        let reference = json(&dir.join("generation.json"));
+        let reference = read_json(&dir.join("generation.json"));
         let eos = reference["eos_token_id"].as_u64().unwrap() as u32;
         for (run, cases) in reference["runs"].as_object().unwrap() {
             let setup = run.strip_prefix("lora/").map(|adapter| lora(dir, adapter));

@@ -1,5 +1,7 @@
 //! The real program, ended in every way: a resumed run ends in the same bytes as one that was never interrupted.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use support::write_tokenizer;
 
 /// A directory with a byte-level tokenizer, pairs of many lengths and a recipe.
 struct Setting {
@@ -49,7 +52,7 @@ early_stopping_patience = 4
 impl Setting {
     fn new() -> Self {
         let setting = Self { dir: tempfile::tempdir().unwrap() };
-        setting.write_tokenizer();
+        write_tokenizer(&setting.path("tokenizer"));
         let pair = |i: usize| {
             let response = |words: usize, word: &str| vec![word; words].join(" ");
             json!({
@@ -70,29 +73,6 @@ impl Setting {
 
     fn write(&self, name: &str, content: &str) {
         fs::write(self.path(name), content).unwrap();
-    }
-
-    fn write_tokenizer(&self) {
-        let mut alphabet: Vec<char> =
-            tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
-        alphabet.sort_unstable();
-        let vocab: Map<String, Value> = alphabet.iter().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
-        let special = |id: usize, content: &str| {
-            json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false,
-                   "rstrip": false, "normalized": false})
-        };
-        let byte_level =
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-        let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-            "added_tokens": [special(256, "<s>"), special(257, "</s>")],
-            "pre_tokenizer": byte_level, "decoder": byte_level,
-            "model": {"type": "BPE", "vocab": vocab, "merges": []}
-        });
-        fs::create_dir(self.path("tokenizer")).unwrap();
-        self.write("tokenizer/tokenizer.json", &tokenizer.to_string());
-        let config = json!({"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"});
-        self.write("tokenizer/tokenizer_config.json", &config.to_string());
     }
 
     /// The run `name` of the recipe with `more` after it.

@@ -20,8 +20,6 @@ pub struct Batch {
     pub spans: Vec<PairSpans>,
     /// The reference model's sums over each example's chosen and rejected response, where examples have them.
     pub references: Vec<(f64, f64)>,
-    /// Lines of the data file.
-    pub lines: Vec<usize>,
     /// Tokens of the examples, prompts counted on both sides.
     pub tokens: usize,
 }
@@ -42,7 +40,6 @@ pub fn collate(examples: &[&Example]) -> Batch {
         labels: packer.labels,
         spans,
         references: examples.iter().filter_map(|example| example.reference).collect(),
-        lines: examples.iter().map(|example| example.line).collect(),
         tokens: examples.iter().map(|example| example.tokens()).sum(),
     }
 }

@@ -117,10 +117,21 @@ impl LoraConfig {
     /// # Errors
     /// When it is missing, or asks for what is not computed here, by name.
     pub fn from_dir(dir: &Path) -> Result<Self, TrainError> {
+        Ok(Self::with_base(dir)?.0)
+    }
+
+    /// The same, with the name of the model that the adapter belongs to (empty where none is stated).
+    ///
+    /// # Errors
+    /// As [`LoraConfig::from_dir`].
+    pub fn with_base(dir: &Path) -> Result<(Self, BaseName), TrainError> {
         let path = dir.join(ADAPTER_CONFIG);
         let text = std::fs::read_to_string(&path).map_err(|e| TrainError::read(&path, e))?;
         let json: Value = serde_json::from_str(&text).map_err(|e| TrainError::invalid(&path, e))?;
-        Self::from_json(&json).map_err(|reason| TrainError::invalid(&path, reason))
+        let config = Self::from_json(&json).map_err(|reason| TrainError::invalid(&path, reason))?;
+        let text = |field: &str| json[field].as_str().map(str::to_string);
+        let name = text("base_model_name_or_path").unwrap_or_default();
+        Ok((config, BaseName { name, revision: text("revision") }))
     }
 
     fn from_json(json: &Value) -> Result<Self, String> {

@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor, Var};
 
+use super::block::Context;
 use super::{Decoder, PackedRows};
 use crate::ops::{self, Input, backward_from};
 
@@ -9,7 +10,7 @@ use crate::ops::{self, Input, backward_from};
 #[derive(Debug)]
 pub struct Tape<'a> {
     decoder: &'a Decoder,
-    rows: &'a PackedRows,
+    context: Context<'a>,
     blocks: Vec<Saved>,
 }
 
@@ -43,7 +44,7 @@ impl Decoder {
                 blocks.push(Saved::Graph(input, output));
             }
         }
-        Ok((x, Tape { decoder: self, rows, blocks }))
+        Ok((x, Tape { decoder: self, context, blocks }))
     }
 }
 
@@ -53,8 +54,7 @@ impl Tape<'_> {
     /// # Errors
     /// From an operation's backward pass.
     pub fn backward(self, dhidden: Tensor) -> Result<()> {
-        let Self { decoder, rows, blocks } = self;
-        let context = decoder.context(rows);
+        let Self { decoder, context, blocks } = self;
         let mut grad = dhidden;
         for (block, saved) in decoder.blocks.iter().zip(blocks).rev() {
             let (input, output) = match saved {
@@ -67,7 +67,7 @@ impl Tape<'_> {
             };
             grad = gradient_of(&input, &output, &grad)?;
         }
-        decoder.embedding_backward(rows, grad)
+        decoder.embedding_backward(context.rows, grad)
     }
 }
 

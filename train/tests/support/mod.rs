@@ -10,7 +10,7 @@ use orpo_train::loss::NllTarget;
 use orpo_train::model::{Decoder, ModelConfig, Trained, WeightFiles};
 use orpo_train::ops::Param;
 use orpo_train::step::Objective;
-use serde_json::{Map, Value, json as json_value};
+use serde_json::{Map, Value, json};
 
 /// Models with reference numbers.
 pub const FAMILIES: [&str; 7] = ["llama", "mistral", "qwen2", "phi", "opt", "opt350", "gemma2"];
@@ -34,7 +34,7 @@ pub fn each_family(test: impl Fn(&str, &Path)) {
     }
 }
 
-pub fn json(path: &Path) -> Value {
+pub fn read_json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
@@ -59,7 +59,7 @@ pub fn load(dir: &Path, trained: Trained<'_>) -> Decoder {
 
 /// The reference's padded batches as examples: chosen rows first, then rejected.
 pub fn batches(dir: &Path) -> Vec<Vec<Example>> {
-    let file = json(&dir.join("batches.json"));
+    let file = read_json(&dir.join("batches.json"));
     let sequence = |ids_row: &Value, mask: &Value, labels: &Value| {
         let length = ids(mask).iter().filter(|m| **m == 1).count();
         let prompt_len = ids(labels)[..length].iter().take_while(|label| **label == -100).count();
@@ -99,21 +99,19 @@ pub fn write_tokenizer(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
     let mut alphabet: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
-    let vocab: Map<String, Value> =
-        alphabet.iter().enumerate().map(|(id, c)| (c.to_string(), json_value!(id))).collect();
+    let vocab: Map<String, Value> = alphabet.iter().enumerate().map(|(id, c)| (c.to_string(), json!(id))).collect();
     let special = |id: usize, content: &str| {
-        json_value!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+        json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
                "normalized": false})
     };
-    let byte_level =
-        json_value!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-    let tokenizer = json_value!({
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
         "added_tokens": [special(256, "<s>"), special(257, "</s>")],
         "pre_tokenizer": byte_level, "decoder": byte_level,
         "model": {"type": "BPE", "vocab": vocab, "merges": []}
     });
-    let config = json_value!({"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"});
+    let config = json!({"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"});
     std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
 }
