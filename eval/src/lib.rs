@@ -23,6 +23,7 @@ pub mod client;
 pub mod ifeval;
 pub mod jsonl;
 pub mod progress;
+pub mod python_random;
 pub mod results;
 pub mod stats;
 pub mod store;

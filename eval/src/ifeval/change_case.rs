@@ -1,11 +1,13 @@
 //! `change_case`: the whole response in capitals, or without any.
 //!
-//! The official checks also require that the response be English, as told by a language detector. This version tests the
-//! case alone and takes the language for followed, so it can pass a response in another language that the official check
-//! fails; it never fails one that the official check passes.
+//! The response must also be in English, as [`super::language`] tells it; that is asked only where the case is right. In
+//! capitals only the first letter of each word tells, so short responses are often taken for something else.
 
 use super::instruction::{Check, Instruction, ensure};
+use super::response_language::is_in;
 use super::text;
+
+const ENGLISH: &str = "en";
 
 pub(super) const INSTRUCTIONS: &[Instruction] = &[
     Instruction {
@@ -13,7 +15,8 @@ pub(super) const INSTRUCTIONS: &[Instruction] = &[
         arguments: &[],
         build: |_| {
             Ok(Check::new(|response| {
-                ensure(text::is_upper(response), || reason(text::first_not_upper(response), "all capital"))
+                ensure(text::is_upper(response), || reason(text::first_not_upper(response), "all capital"))?;
+                is_in(response, ENGLISH)
             }))
         },
     },
@@ -22,7 +25,8 @@ pub(super) const INSTRUCTIONS: &[Instruction] = &[
         arguments: &[],
         build: |_| {
             Ok(Check::new(|response| {
-                ensure(text::is_lower(response), || reason(text::first_not_lower(response), "all lower-case"))
+                ensure(text::is_lower(response), || reason(text::first_not_lower(response), "all lower-case"))?;
+                is_in(response, ENGLISH)
             }))
         },
     },
@@ -43,15 +47,22 @@ mod tests {
     #[test]
     fn capital() {
         let id = "change_case:english_capital";
-        assert_verdicts(id, &json!({}), &["HELLO, WORLD 1!", "ÀÉ"], &["HELLO, WORLd", "123", "hello"]);
+        let english = "THE WEATHER IS NICE IN THE NORTH 1!";
+        let german = "DIES IST AUF DEUTSCH, UND ES STEHT NUR IN GROSSBUCHSTABEN DA.";
+        assert_verdicts(id, &json!({}), &[english, "Ⓐ 1"], &["THE WEATHER IS NICE IN THE NORTh 1!", "123", "hello"]);
         assert_eq!(verdict(id, &json!({}), "HELLo"), Err("found `o`, all capital letters required".into()));
         assert_eq!(verdict(id, &json!({}), "1"), Err("found no cased letter, all capital letters required".into()));
+        assert_eq!(verdict(id, &json!({}), german), Err("detected `de` (1.00), `en` required".into()));
     }
 
     #[test]
     fn lowercase() {
         let id = "change_case:english_lowercase";
-        assert_verdicts(id, &json!({}), &["hello, world 1!", "straße"], &["hello, World", "123", "HELLO"]);
+        let english = "the weather is nice in the north, and people enjoy their weekends.";
+        assert_verdicts(id, &json!({}), &[english, "ª 1"], &["the weather is nice in the North", "123", "HELLO"]);
         assert_eq!(verdict(id, &json!({}), "hI"), Err("found `I`, all lower-case letters required".into()));
+        let german = "das wetter ist schön im norden.";
+        assert_eq!(verdict(id, &json!({}), german), Err("detected `de` (1.00), `en` required".into()));
+        assert_eq!(verdict(id, &json!({}), "hello"), Err("detected `fi` (0.71), `en` required".into()));
     }
 }

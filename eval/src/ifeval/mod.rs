@@ -29,11 +29,13 @@ mod example;
 mod instruction;
 mod json;
 mod keywords;
+pub mod language;
 mod length_constraints;
 pub mod metrics;
 mod pattern;
 mod punctuation;
 mod registry;
+mod response_language;
 pub mod run;
 pub mod sample;
 mod startend;
@@ -45,4 +47,4 @@ pub use pattern::PatternError;
 pub use registry::{InstructionError, build, ids};
 
 /// The version of the scoring: it changes when a verdict can change.
-pub const TASK_VERSION: &str = "1";
+pub const TASK_VERSION: &str = "2";

@@ -5,11 +5,11 @@ use serde_json::{Map, Value};
 use super::instruction::{ArgumentError, Arguments, Check, Instruction};
 use super::{
     change_case, combination, detectable_content, detectable_format, keywords, length_constraints, punctuation,
-    startend,
+    response_language, startend,
 };
 
 /// The families, each with its instructions.
-const FAMILIES: [&[Instruction]; 8] = [
+const FAMILIES: [&[Instruction]; 9] = [
     change_case::INSTRUCTIONS,
     combination::INSTRUCTIONS,
     detectable_content::INSTRUCTIONS,
@@ -17,12 +17,12 @@ const FAMILIES: [&[Instruction]; 8] = [
     keywords::INSTRUCTIONS,
     length_constraints::INSTRUCTIONS,
     punctuation::INSTRUCTIONS,
+    response_language::INSTRUCTIONS,
     startend::INSTRUCTIONS,
 ];
 
-/// Official instructions that have no checker here: they need a sentence splitter, a word tokeniser or a language detector.
-const UNSUPPORTED: [&str; 3] =
-    ["change_case:capital_word_frequency", "language:response_language", "length_constraints:number_sentences"];
+/// Official instructions that have no checker here: they need a sentence splitter or a word tokeniser.
+const UNSUPPORTED: [&str; 2] = ["change_case:capital_word_frequency", "length_constraints:number_sentences"];
 
 /// Why an instruction cannot be checked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
