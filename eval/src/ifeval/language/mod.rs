@@ -2,15 +2,17 @@
 //!
 //! langdetect (Michal Danilak, after language-detection by Nakatani Shuyo) is what the official checks ask. It draws some
 //! of the text's n-grams, multiplies what each says about 55 languages, and stops when one of them is all but certain;
-//! seven such trials are averaged. The answers hang on the draws, which come from Python's generator, and so do they here:
-//! answers and probabilities are the same to the last bit.
+//! seven such trials are averaged. The answers hang on the draws, which come from Python's generator; so do they here, and
+//! every operation is done in upstream's order. All answers and probabilities in the reference data are upstream's to the
+//! last bit. Among 17,491 other texts, with several seeds, one probability differed, in its last bit: logarithm, sine and
+//! cosine are not the same in all C libraries ([`PythonRandom::gauss`](crate::python_random::PythonRandom::gauss)).
 //!
 //! Two things are fixed here that upstream leaves to chance: the draws begin from [`SEED`] in every detection, and the
 //! languages stand in alphabetical order, not in that of the directory (it decides between equal probabilities and how
 //! sums are rounded).
 //!
-//! A text is cleaned ([`clean`]), cut into n-grams ([`ngrams`]) and compared ([`trials`]) with how often they occur in
-//! the languages ([`profiles`]).
+//! A text is cleaned (`clean`), cut into n-grams (`ngrams`) and compared (`trials`) with how often they occur in
+//! the languages (`profiles`).
 
 mod clean;
 mod ngrams;
@@ -81,9 +83,20 @@ mod tests {
         }
     }
 
+    /// Milliseconds when optimised; the limit is for unoptimised tests on a busy machine, and quadratic time is minutes.
+    #[test]
+    fn a_megabyte_is_read_in_linear_time() {
+        for part in ["http", "http://", "https://a:", "@", "a@b", "a@b.", "a", "a\u{301}", "裏", " ", "A "] {
+            let text = part.repeat(1_000_000 / part.len());
+            let begin = std::time::Instant::now();
+            detect(&text);
+            assert!(begin.elapsed().as_secs() < 5, "{part:?}: {:?}", begin.elapsed());
+        }
+    }
+
     proptest! {
         #[test]
-        fn any_text_has_candidates_in_order_or_none(text in "\\PC{0,60}|[a-zA-Zà-ỹ\\u{300}-\\u{323} @./:\n-]{0,200}") {
+        fn any_text_has_candidates_in_order_or_none(text in "(?s:.{0,60})|[a-zA-Zà-ỹ\\u{300}-\\u{323} @./:\n-]{0,200}") {
             let candidates = candidates(&text, SEED);
             prop_assert_eq!(candidates.as_ref().is_none(), detect(&text).is_none());
             let probabilities: Vec<f64> =

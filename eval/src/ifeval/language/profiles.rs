@@ -76,7 +76,7 @@ pub fn embedded() -> &'static Profiles {
 impl Profiles {
     /// Reads the format that is described above.
     fn unpack(packed: &[u8]) -> Self {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(2 * packed.len());
         DeflateDecoder::new(packed).read_to_end(&mut bytes).expect("the embedded profiles are a DEFLATE stream");
         let mut numbers = Numbers(bytes.iter());
         let totals = LANGUAGES.map(|_| [(); 3].map(|()| numbers.next())).to_vec();
@@ -144,15 +144,15 @@ struct Numbers<'a>(std::slice::Iter<'a, u8>);
 
 impl Numbers<'_> {
     fn next_long(&mut self) -> u64 {
-        let (mut number, mut shift) = (0, 0);
-        loop {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
             let byte = *self.0.next().expect("the embedded profiles are complete");
             number |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
-                return number;
+                break;
             }
-            shift += 7;
         }
+        number
     }
 
     fn next(&mut self) -> u32 {
