@@ -36,8 +36,10 @@ mod punctuation;
 mod registry;
 pub mod run;
 pub mod sample;
+pub mod sentences;
 mod startend;
 mod text;
+pub mod words;
 
 pub use example::{Example, ExampleError, Score, Scorer};
 pub use instruction::{ArgumentError, Check, Verdict};
