@@ -38,8 +38,10 @@ mod registry;
 mod response_language;
 pub mod run;
 pub mod sample;
+pub mod sentences;
 mod startend;
 mod text;
+pub mod words;
 
 pub use example::{Example, ExampleError, Score, Scorer};
 pub use instruction::{ArgumentError, Check, Verdict};
