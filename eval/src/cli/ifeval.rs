@@ -39,14 +39,14 @@ A key for the endpoint is read from ORPO_EVAL_API_KEY, else from OPENAI_API_KEY.
 failed in, goes on with the same command; only requests that were in flight are made a second time.")]
 pub(super) struct Ifeval {
     /// Address of an OpenAI-compatible server, with or without /v1
-    #[arg(long, value_name = "URL", required_unless_present = "responses", conflicts_with = "responses")]
+    #[arg(long, value_name = "URL", required_unless_present = "responses")]
     endpoint: Option<String>,
     /// Model to ask [default: the first that the server lists]
-    #[arg(long, conflicts_with = "responses")]
+    #[arg(long)]
     model: Option<String>,
     /// Score these responses instead: JSONL with `response` and `key` or `prompt`, samples.jsonl of a run, or
     /// samples_ifeval_*.jsonl of lm-evaluation-harness; or a directory that holds one of the latter two
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["endpoint", "model", "top_p", "seed", "system"])]
     responses: Option<PathBuf>,
     /// Prompts in the official format: JSONL with key, prompt, instruction_id_list, kwargs; `official` is the published set
     /// (google/IFEval, fetched once) [default: what --responses carries, else an embedded set]
