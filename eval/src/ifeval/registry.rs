@@ -21,7 +21,6 @@ const FAMILIES: [&[Instruction]; 9] = [
     startend::INSTRUCTIONS,
 ];
 
-
 /// Why an instruction cannot be checked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InstructionError {
