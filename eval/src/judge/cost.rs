@@ -62,7 +62,8 @@ impl Estimate {
     }
 }
 
-/// A cap on spending. What is in flight counts with the most that it can cost, so that the cap holds whatever comes back.
+/// A cap on spending. What is in flight counts with the most that it can cost, so that the cap can only be passed by as much
+/// as a question has more tokens than was estimated.
 #[derive(Debug)]
 pub(super) struct Budget {
     prices: Option<Prices>,
