@@ -15,14 +15,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Around it: [`client`] asks servers, [`store`] keeps what they said, [`reasoning`] leaves of it what is to be judged,
-//! [`stats`] puts intervals around numbers, [`results`] is the file that a run leaves, [`official`] fetches published data,
-//! and [`cli`] ties them to a command line.
+//! Around it: [`client`] asks servers, [`judge`] asks models for verdicts, [`store`] keeps what they said, [`reasoning`]
+//! leaves of it what is to be judged, [`stats`] puts intervals around numbers, [`results`] is the file that a run leaves,
+//! [`official`] fetches published data, and [`cli`] ties them to a command line.
 
+pub mod breaker;
 pub mod cli;
 pub mod client;
 pub mod ifeval;
 pub mod jsonl;
+pub mod judge;
 pub mod official;
 pub mod progress;
 pub mod python_json;

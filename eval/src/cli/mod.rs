@@ -1,6 +1,7 @@
 //! The command line: one file here is one task's command; what several of them have is in [`requests`] and here.
 
 mod ifeval;
+mod judge;
 mod requests;
 
 use std::ffi::OsString;

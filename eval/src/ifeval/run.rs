@@ -12,6 +12,7 @@ use super::export::Export;
 use super::responses::Responses;
 use super::sample::{Answer, Outcome, Sample};
 use super::{TASK_VERSION, metrics};
+use crate::breaker::Breaker;
 use crate::client::{ApiKey, Client, ClientError, Message, Retry, Sampling};
 use crate::jsonl::InputError;
 use crate::progress::Progress;
@@ -209,28 +210,6 @@ async fn preflight(client: &Client, server: &Server) -> Result<String, RunError>
     }
 }
 
-/// Stops a run whose server has gone: every further request would fail as slowly.
-struct Breaker {
-    failures: usize,
-    allowed: usize,
-}
-
-impl Breaker {
-    fn new(concurrency: usize) -> Self {
-        Self { failures: 0, allowed: concurrency.max(3) }
-    }
-
-    /// Whether the rest need not be tried: so many requests in a row have found no server, or it wants to be left alone.
-    fn note<T>(&mut self, reply: &Result<T, ClientError>) -> bool {
-        if matches!(reply, Err(ClientError::Later { .. })) {
-            return true;
-        }
-        let unreachable = matches!(reply, Err(ClientError::Unreachable { .. }));
-        self.failures = if unreachable { self.failures + 1 } else { 0 };
-        self.failures >= self.allowed
-    }
-}
-
 struct Clock {
     started_at: String,
     started: Instant,
@@ -283,23 +262,4 @@ fn finish(options: &Options, directory: Option<Directory>, evaluation: &Evaluati
     let Some(directory) = directory else { return Ok(()) };
     let files = |export: &Export| export.files(evaluation, &options.dataset);
     directory.finish(&evaluation.samples, options.exports.iter().flat_map(files).collect(), &evaluation.results)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_breaker_opens_after_failures_in_a_row() {
-        let unreachable = || Err::<(), _>(ClientError::Unreachable { url: String::new(), problem: String::new() });
-        let mut breaker = Breaker::new(1);
-        assert!(!breaker.note(&unreachable()));
-        assert!(!breaker.note(&unreachable()));
-        assert!(!breaker.note(&Ok(())));
-        assert!(!breaker.note(&unreachable()));
-        assert!(!breaker.note(&unreachable()));
-        assert!(breaker.note(&unreachable()));
-        let later = Err::<(), _>(ClientError::Later { url: String::new(), status: 429, wait_secs: 3600 });
-        assert!(Breaker::new(8).note(&later));
-    }
 }
