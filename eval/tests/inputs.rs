@@ -30,7 +30,7 @@ fn wrong_data_is_one_message_with_file_and_line() {
         (second.replace("\"key\": 2, ", ""), "not a usable row: missing field `key` (column 80)"),
         (
             second.replace("no_comma", "no_dot"),
-            "unknown instruction `punctuation:no_dot`; the known ones are change_case:english_capital",
+            "unknown instruction `punctuation:no_dot`; the known ones are change_case:capital_word_frequency",
         ),
         (second.replace("{}", "7"), "not a usable row: invalid type: integer `7`, expected a map (column 87)"),
         (

@@ -15,9 +15,9 @@ const FAMILIES: [&[Instruction]; 9] = [
     detectable_content::INSTRUCTIONS,
     detectable_format::INSTRUCTIONS,
     keywords::INSTRUCTIONS,
+    response_language::INSTRUCTIONS,
     length_constraints::INSTRUCTIONS,
     punctuation::INSTRUCTIONS,
-    response_language::INSTRUCTIONS,
     startend::INSTRUCTIONS,
 ];
 
