@@ -6,6 +6,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use flate2::Compression;
@@ -15,7 +16,17 @@ use flate2::write::DeflateEncoder;
 const FILES: [(&str, usize); 4] =
     [("abbrev_types.txt", 1), ("collocations.tab", 2), ("sent_starters.txt", 1), ("ortho_context.tab", 2)];
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match pack() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn pack() -> anyhow::Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [directory, out] = arguments.as_slice() else { bail!("usage: pack_punkt DIRECTORY FILE") };
     let sections = FILES.map(|(name, fields)| section(&directory.join(name), fields));

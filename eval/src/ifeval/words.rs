@@ -94,7 +94,7 @@ impl Rewriting {
     fn final_stop(&mut self, closing: &[char], gap: &str) {
         let Some((before, after)) = self.text.rsplit_once('.') else { return };
         let rest = after.trim_start_matches(closing);
-        if before.is_empty() || before.ends_with('.') || !is_blank(rest) {
+        if !ends_with_other_than(before, ".") || !is_blank(rest) {
             return;
         }
         let stop = before.len();

@@ -3,6 +3,8 @@
 //! A first pass looks at a token alone, a second one at the token after it. The numbers in brackets are sections of the
 //! paper.
 
+use crate::ifeval::text;
+
 use super::model::{self, Model};
 use super::token;
 
@@ -37,8 +39,8 @@ fn kind(model: &Model<'_>, token: &str) -> Kind {
     if token::is_ellipsis(token) {
         return Kind::Ellipsis;
     }
-    let Some(stem) = token.strip_suffix('.').filter(|stem| !stem.ends_with('.')) else { return Kind::Word };
-    let stem = crate::ifeval::text::lower(stem);
+    let Some(stem) = token.strip_suffix('.') else { return Kind::Word };
+    let stem = text::lower(stem);
     let last_part = stem.rsplit('-').next().unwrap_or_default();
     let abbreviated = [&stem, last_part].iter().any(|&stem| model.abbreviations.contains(stem));
     if abbreviated { Kind::Abbreviation } else { Kind::End }
@@ -110,6 +112,9 @@ mod tests {
         assert!(!ends("Mr. Levine") && !ends("Inc. Smith") && !ends("First-class-st. Smith"));
         assert!(ends("Inc. The") && ends("p.m. However"));
         assert!(!ends("inc. ,"));
+        assert!(!ends("Inc. House"), "capitals within sentences, too, show nothing");
+        assert!(ends("Inc. Since."), "a full stop at the end of a sentence is no part of the type");
+        assert!(ends("Inc. Vs.") && !ends("Inc. Wed."), "that of an abbreviation is");
     }
 
     #[test]
@@ -121,12 +126,19 @@ mod tests {
     fn initials_and_numbers_do_not_before_names_and_small_letters() {
         assert!(!ends("J. Smith") && !ends("I. zork") && !ends("J. Zork") && !ends("_. zork"));
         assert!(ends("B. Since"));
+        assert!(!ends("N. The"), "an initial that is an abbreviation");
+        assert!(!ends("J. of") && !ends("5. of"), "small at the beginning of sentences, but with a capital elsewhere");
+        assert!(
+            ends("J. administrators") && ends("5. administrators"),
+            "only small, also at the beginning of sentences"
+        );
         assert!(ends("5. Zork") && !ends("5. zork") && !ends("٥. zork"));
     }
 
     #[test]
     fn collocations_do_not() {
         assert!(!ends("B. Wigton") && !ends("5. Insider"));
+        assert!(!ends("5. Insider."), "a full stop at the end is no part of the type");
         assert!(ends("5. Insiders"));
     }
 }

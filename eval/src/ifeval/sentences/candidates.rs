@@ -146,7 +146,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
         #[test]
-        fn agrees_with_a_transcription(text in "([.?!]|[.?!]{2}|[a)'\n\u{85}\u{a0}é,]| |[.] ){0,24}") {
+        fn agrees_with_a_transcription(text in "([.?!]|[.?!]{2}|[a)'\n\t\r\x0b\x0c\x1c\u{85}\u{a0}é,]| |[.] ){0,24}") {
             let found: Vec<_> = candidates(&text).into_iter().map(|c| (c.end, c.next, c.context.to_owned())).collect();
             prop_assert_eq!(found, slow(&text));
         }
