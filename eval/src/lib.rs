@@ -16,8 +16,8 @@
 //! ```
 //!
 //! Around it: [`client`] asks servers, [`store`] keeps what they said, [`reasoning`] leaves of it what is to be judged,
-//! [`stats`] puts intervals around numbers, [`results`] is the file that a run leaves, [`official`] fetches published data,
-//! and [`cli`] ties them to a command line.
+//! [`stats`] puts intervals around numbers, [`results`] is the file that a run leaves, [`official`] fetches published
+//! data, and [`cli`] ties them to a command line.
 
 pub mod cli;
 pub mod client;

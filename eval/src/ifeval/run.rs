@@ -96,7 +96,8 @@ impl Options {
     }
 }
 
-/// Asks a server for responses and scores them. Responses that the output directory already holds are not asked for again.
+/// Asks a server for responses and scores them. Responses that the output directory already holds are not asked for
+/// again.
 ///
 /// # Errors
 /// When the server cannot be reached at all, or a file cannot be used. A single failed request is no error but an unscored
@@ -220,7 +221,8 @@ impl Breaker {
         Self { failures: 0, allowed: concurrency.max(3) }
     }
 
-    /// Whether the rest need not be tried: so many requests in a row have found no server, or it wants to be left alone.
+    /// Whether the rest need not be tried: so many requests in a row have found no server, or it wants to be left
+    /// alone.
     fn note<T>(&mut self, reply: &Result<T, ClientError>) -> bool {
         if matches!(reply, Err(ClientError::Later { .. })) {
             return true;
