@@ -17,8 +17,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Example::score`] is a pure function; [`data`] and [`responses`] read examples and responses, [`run`] asks a server and
-//! writes results, [`export`] writes them as other programs do.
+//! [`Example::score`] is a pure function; [`data`] and [`responses`] read examples and responses, [`run`] asks a server
+//! and writes results, [`export`] writes them as other programs do.
 
 mod change_case;
 mod combination;
