@@ -1,7 +1,7 @@
 //! `change_case`: the whole response in capitals, or without any; words in capitals.
 //!
-//! The response must also be in English, as [`super::language`] tells it; that is asked only where the case is right. In
-//! capitals only the first letter of each word tells, so short responses are often taken for something else.
+//! The response must also be in English, as [`super::language`] tells it; that is asked only where the case is right.
+//! In capitals only the first letter of each word tells, so short responses are often taken for something else.
 
 use super::instruction::{ArgumentError, Arguments, Check, Instruction, ensure};
 use super::response_language::is_in;
