@@ -23,14 +23,56 @@ enum Instruction {
 pub(super) struct Program {
     instructions: Vec<Instruction>,
     flags: Flags,
+    /// The characters that a match can begin with; `None` where a match can be empty.
+    first: Option<First>,
+}
+
+/// What the first character of every match is one of.
+#[derive(Debug, Clone, Default)]
+struct First {
+    ascii: u128,
+    items: Vec<Item>,
 }
 
 impl Program {
     pub(super) fn compile(tree: &Node, flags: Flags) -> Result<Self, String> {
-        let mut program = Self { instructions: Vec::new(), flags };
+        let mut program = Self { instructions: Vec::new(), flags, first: None };
         program.emit(tree)?;
         program.instructions.push(Instruction::Match);
+        program.first = program.find_first();
         Ok(program)
+    }
+
+    /// What can be reached from the beginning without reading a character, as if every assertion held.
+    fn find_first(&self) -> Option<First> {
+        let mut first = First::default();
+        let mut seen = vec![false; self.instructions.len()];
+        let mut pending = vec![0];
+        while let Some(at) = pending.pop() {
+            if std::mem::replace(&mut seen[at], true) {
+                continue;
+            }
+            match &self.instructions[at] {
+                Instruction::Jump(to) => pending.push(*to),
+                Instruction::Split(inside, outside) => pending.extend([*inside, *outside]),
+                Instruction::Assert(_) => pending.push(at + 1),
+                Instruction::Item(item) => first.items.push(item.clone()),
+                Instruction::Match => return None,
+            }
+        }
+        let accepted = |byte: &u8| first.items.iter().any(|item| self.accepts(item, char::from(*byte)));
+        first.ascii = (0..128u8).filter(accepted).fold(0, |bits, byte| bits | 1 << byte);
+        Some(first)
+    }
+
+    /// The first place at or after `from` where a match may begin.
+    fn skip(&self, text: &str, from: usize) -> Option<usize> {
+        let Some(first) = &self.first else { return Some(from) };
+        let may_begin = |c: char| match c.is_ascii() {
+            true => first.ascii >> u32::from(c) & 1 == 1,
+            false => first.items.iter().any(|item| self.accepts(item, c)),
+        };
+        text[from..].find(may_begin).map(|offset| from + offset)
     }
 
     fn push(&mut self, instruction: Instruction) -> Result<usize, String> {
@@ -113,8 +155,12 @@ impl Program {
         let size = self.instructions.len();
         let (mut current, mut next) = (Threads::new(size), Threads::new(size));
         let mut found: Option<(usize, usize)> = None;
-        let mut position = Position { text, at: from, before: text[..from].chars().next_back() };
+        let place = |at: usize| Position { text, at, before: text[..at].chars().next_back() };
+        let mut position = place(self.skip(text, from)?);
         loop {
+            if current.list.is_empty() && found.is_none() {
+                position = place(self.skip(text, position.at)?);
+            }
             let c = text[position.at..].chars().next();
             if found.is_none() {
                 self.follow(&mut current, 0, position.at, position, c);
