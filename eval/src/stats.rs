@@ -41,25 +41,48 @@ impl Metric {
     }
 }
 
-/// The resamples of a bootstrap interval.
+/// The resamples of [`bootstrap_mean_ci95`].
 const RESAMPLES: usize = 10_000;
 
-/// The percentile bootstrap's 95 % interval of the mean: the values are drawn with replacement, 10,000 times, from a seed
-/// (Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13). `None` without values.
-pub fn bootstrap_mean_ci95(values: &[f64], seed: u64) -> Option<[f64; 2]> {
-    if values.is_empty() {
-        return None;
-    }
+/// The percentile bootstrap (Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13): the rows are drawn with
+/// replacement, so many times, from a seed. Returns the statistic's standard error and its 95 % interval.
+///
+/// # Panics
+/// When there are no rows, or fewer than 40 resamples.
+pub fn bootstrap<T: Copy>(
+    rows: &[T],
+    resamples: usize,
+    seed: u64,
+    statistic: impl Fn(&[T]) -> f64,
+) -> (f64, [f64; 2]) {
+    assert!(!rows.is_empty() && resamples >= 40, "a tail needs rows and resamples");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut mean = || {
-        let sum: f64 = (0..values.len()).map(|_| values[random.random_range(0..values.len())]).sum();
-        sum / values.len() as f64
-    };
-    let mut means: Vec<f64> = (0..RESAMPLES).map(|_| mean()).collect();
-    means.sort_by(f64::total_cmp);
-    // With 10,000 sorted means, the 251st from either end.
-    let tail = RESAMPLES / 40;
-    Some([means[tail], means[RESAMPLES - 1 - tail]])
+    let mut resample = rows.to_vec();
+    let mut values = Vec::with_capacity(resamples);
+    for _ in 0..resamples {
+        resample.fill_with(|| rows[random.random_range(0..rows.len())]);
+        values.push(statistic(&resample));
+    }
+    values.sort_by(f64::total_cmp);
+    let tail = resamples / 40;
+    (mean_and_deviation(&values).1, [values[tail], values[resamples - 1 - tail]])
+}
+
+/// The bootstrap's 95 % interval of the mean, of 10,000 resamples. `None` without values.
+pub fn bootstrap_mean_ci95(values: &[f64], seed: u64) -> Option<[f64; 2]> {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    (!values.is_empty()).then(|| bootstrap(values, RESAMPLES, seed, mean).1)
+}
+
+/// The mean and the sample standard deviation; both 0 without values, the latter for a single one.
+pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let n = values.len();
+    if n == 0 {
+        return (0.0, 0.0);
+    }
+    let mean = values.iter().sum::<f64>() / n as f64;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, if n == 1 { 0.0 } else { (squares / (n - 1) as f64).sqrt() })
 }
 
 /// The two-sided p-value of the exact sign test: how likely a fair coin divides `wins + losses` throws at least as unevenly.
