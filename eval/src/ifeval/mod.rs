@@ -42,7 +42,7 @@ pub mod responses;
 pub mod run;
 pub mod sample;
 mod startend;
-mod text;
+pub(crate) mod text;
 
 pub use example::{Example, ExampleError, Score, Scorer};
 pub use instruction::{ArgumentError, Check, Verdict};
