@@ -1,6 +1,6 @@
 //! Measures a chat model through the one thing that all servers share, the OpenAI HTTP API, or from saved responses.
 //!
-//! A task is data, a scorer and metrics; [`ifeval`] is one. Its centre is a pure function from a response to verdicts:
+//! A task is data, a scorer and metrics; [`ifeval`] is one, [`alpaca`] another. Its centre is a pure function from a response to verdicts:
 //!
 //! ```
 //! use orpo_eval::ifeval::Example;
@@ -19,9 +19,11 @@
 //! leaves of it what is to be judged, [`stats`] puts intervals around numbers, [`results`] is the file that a run leaves,
 //! [`official`] fetches published data, and [`cli`] ties them to a command line.
 
+pub mod alpaca;
 pub mod breaker;
 pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod ifeval;
 pub mod jsonl;
 pub mod judge;
@@ -32,6 +34,7 @@ pub mod python_random;
 pub mod reasoning;
 pub mod results;
 mod retry;
+pub mod server;
 pub mod stats;
 pub mod store;
 pub mod table;

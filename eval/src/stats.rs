@@ -39,6 +39,14 @@ impl Metric {
         let ci95 = [(centre - half).max(0.0).min(p), (centre + half).min(1.0).max(p)];
         Self { value: p, stderr: (p * (1.0 - p) / trials).sqrt(), ci95, n }
     }
+
+    /// An estimate whose error is normally distributed; the interval stays within `range`. Of fewer than two observations
+    /// nothing is known about the error: the interval is the whole range.
+    pub fn normal(value: f64, stderr: f64, n: usize, range: [f64; 2]) -> Self {
+        let [low, high] = range;
+        let half = if n < 2 { high - low } else { Z95 * stderr };
+        Self { value, stderr, ci95: [(value - half).max(low), (value + half).min(high)], n }
+    }
 }
 
 /// The resamples of [`bootstrap_mean_ci95`].
@@ -127,6 +135,18 @@ mod tests {
         // p = 0.1, n = 10: Newcombe (1998) gives 0.0179 to 0.4042.
         let [low, high] = Metric::proportion(1, 10).ci95;
         assert!((low - 0.0179).abs() < 5e-5 && (high - 0.4042).abs() < 5e-5, "{low} {high}");
+    }
+
+    #[test]
+    fn normal_intervals_are_cut_at_the_range() {
+        let interval = |value, stderr, n| Metric::normal(value, stderr, n, [0.0, 100.0]).ci95;
+        let [low, high] = interval(50.0, 10.0, 9);
+        assert!(
+            (low - 30.400_360_154_599_5).abs() < 1e-9 && (high - 69.599_639_845_400_5).abs() < 1e-9,
+            "{low} {high}"
+        );
+        assert_eq!(interval(99.0, 10.0, 9)[1], 100.0);
+        assert_eq!(interval(30.0, 0.0, 1), [0.0, 100.0]);
     }
 
     #[test]

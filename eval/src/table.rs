@@ -59,7 +59,8 @@ fn subject(results: &Results) -> String {
     }
 }
 
-fn new_table(header: &[&str]) -> Table {
+/// An empty table whose columns are numbers, but for the first.
+pub(crate) fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN).set_header(header);
     for column in table.column_iter_mut().skip(1) {

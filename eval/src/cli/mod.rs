@@ -1,5 +1,6 @@
 //! The command line: one file here is one task's command; what several of them have is in [`requests`] and here.
 
+mod alpaca;
 mod ifeval;
 mod judge;
 mod requests;
@@ -28,7 +29,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Ifeval(ifeval::Ifeval),
+    Ifeval(Box<ifeval::Ifeval>),
+    Alpaca(Box<alpaca::Alpaca>),
 }
 
 /// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own,
@@ -43,7 +45,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let code = match command {
-        Command::Ifeval(arguments) => ifeval::run(arguments),
+        Command::Ifeval(arguments) => ifeval::run(*arguments),
+        Command::Alpaca(arguments) => alpaca::run(*arguments),
     };
     ExitCode::from(code.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
