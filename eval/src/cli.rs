@@ -1,5 +1,7 @@
 //! The command line.
 
+mod judge;
+
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;

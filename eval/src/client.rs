@@ -231,7 +231,7 @@ impl Client {
     /// When the server cannot be reached, refuses, or sends something else.
     pub async fn models(&self) -> Result<Vec<String>, ClientError> {
         let url = format!("{}/models", self.base);
-        let list: ModelList = self.send(&url, || self.http.get(&url)).await?;
+        let list: ModelList = self.send(&url, || self.http.get(&url), async || ()).await?;
         Ok(list.data.into_iter().map(|model| model.id).collect())
     }
 
@@ -249,9 +249,8 @@ impl Client {
     /// # Errors
     /// When no try brought a usable reply.
     pub async fn chat(&self, model: &str, messages: &[Message], sampling: &Sampling) -> Result<ChatReply, ClientError> {
-        let url = format!("{}/chat/completions", self.base);
-        let body = ChatRequest { model, messages, sampling };
-        let response: ChatResponse = self.send(&url, || self.http.post(&url).json(&body)).await?;
+        let response: ChatResponse = self.post_chat(&ChatRequest { model, messages, sampling }, async || ()).await?;
+        let url = self.chat_url();
         let usage = response.usage;
         let Some(choice) = response.choices.into_iter().next() else {
             return Err(ClientError::Malformed { url, problem: "`choices` is empty".into() });
@@ -260,14 +259,34 @@ impl Client {
         Ok(ChatReply { content, finish_reason: choice.finish_reason, usage })
     }
 
+    /// Sends any body to the chat route and reads the reply as `T`; a reply that is no `T` is asked for again. Every try
+    /// waits for `before_try` first, which may hold it back.
+    ///
+    /// # Errors
+    /// When no try brought a usable reply.
+    pub async fn post_chat<T: DeserializeOwned>(
+        &self,
+        body: &impl Serialize,
+        before_try: impl AsyncFn(),
+    ) -> Result<T, ClientError> {
+        let url = self.chat_url();
+        self.send(&url, || self.http.post(&url).json(body), before_try).await
+    }
+
+    fn chat_url(&self) -> String {
+        format!("{}/chat/completions", self.base)
+    }
+
     /// Sends a request, again and again as far as the policy allows, and reads the reply.
     async fn send<T: DeserializeOwned>(
         &self,
         url: &str,
         request: impl Fn() -> RequestBuilder,
+        before_try: impl AsyncFn(),
     ) -> Result<T, ClientError> {
         let mut repetition = 0;
         loop {
+            before_try().await;
             let failure = match self.try_once(url, request()).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,

@@ -15,13 +15,15 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Around it: [`client`] asks servers, [`store`] keeps what they said, [`stats`] puts intervals around numbers,
+//! Around it: [`client`] asks servers, [`judge`] asks models for verdicts, [`store`] keeps what they said, [`stats`] puts intervals around numbers,
 //! [`results`] is the file that a run leaves, and [`cli`] ties them to a command line.
 
+pub mod breaker;
 pub mod cli;
 pub mod client;
 pub mod ifeval;
 pub mod jsonl;
+pub mod judge;
 pub mod progress;
 pub mod results;
 pub mod stats;

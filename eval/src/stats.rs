@@ -1,5 +1,9 @@
-//! Intervals.
+//! Intervals and tests.
 
+use std::collections::BTreeMap;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 /// The two-sided 95 % quantile of the normal distribution.
@@ -58,6 +62,56 @@ impl Metric {
     }
 }
 
+/// The resamples of a bootstrap interval.
+const RESAMPLES: usize = 10_000;
+
+/// The percentile bootstrap's 95 % interval of the mean: the values are drawn with replacement, 10,000 times, from a seed
+/// (Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13). `None` without values.
+pub fn bootstrap_mean_ci95(values: &[f64], seed: u64) -> Option<[f64; 2]> {
+    if values.is_empty() {
+        return None;
+    }
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut mean = || {
+        let sum: f64 = (0..values.len()).map(|_| values[random.random_range(0..values.len())]).sum();
+        sum / values.len() as f64
+    };
+    let mut means: Vec<f64> = (0..RESAMPLES).map(|_| mean()).collect();
+    means.sort_by(f64::total_cmp);
+    // With 10,000 sorted means, the 251st from either end.
+    let tail = RESAMPLES / 40;
+    Some([means[tail], means[RESAMPLES - 1 - tail]])
+}
+
+/// The two-sided p-value of the exact sign test: how likely a fair coin divides `wins + losses` throws at least as unevenly.
+/// Ties are left out. McNemar's exact test is the same function of the two counts of discordant pairs.
+pub fn sign_test(wins: usize, losses: usize) -> f64 {
+    let n = wins + losses;
+    let mut log_choose = 0.0;
+    let mut tail = 0.0;
+    for k in 0..=wins.min(losses) {
+        if k > 0 {
+            log_choose += ((n - k + 1) as f64).ln() - (k as f64).ln();
+        }
+        tail += (log_choose - n as f64 * std::f64::consts::LN_2).exp();
+    }
+    (2.0 * tail).min(1.0)
+}
+
+/// Cohen's kappa: the agreement of two raters beyond what their shares of each label would give by chance. `None` without
+/// ratings, or where both always say the same one label, so that chance explains all.
+pub fn cohens_kappa<T: Ord>(ratings: &[(T, T)]) -> Option<f64> {
+    let n = ratings.len() as f64;
+    let mut shares: BTreeMap<&T, (f64, f64)> = BTreeMap::new();
+    for (first, second) in ratings {
+        shares.entry(first).or_default().0 += 1.0 / n;
+        shares.entry(second).or_default().1 += 1.0 / n;
+    }
+    let agreed = ratings.iter().filter(|(first, second)| first == second).count() as f64 / n;
+    let by_chance: f64 = shares.values().map(|(first, second)| first * second).sum();
+    (by_chance < 1.0 - 1e-12).then(|| (agreed - by_chance) / (1.0 - by_chance)).filter(|kappa| kappa.is_finite())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,5 +153,38 @@ mod tests {
                 assert!(n == 0 || high - low > 0.05);
             }
         }
+    }
+
+    #[test]
+    fn the_sign_test_is_the_binomial_test() {
+        // 2 * sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n, at most 1
+        for (wins, losses, p) in
+            [(8, 2, 0.109375), (2, 8, 0.109375), (5, 5, 1.0), (0, 0, 1.0), (20, 35, 0.058_064_146_8)]
+        {
+            assert!((sign_test(wins, losses) - p).abs() < 1e-7, "{wins} {losses}: {}", sign_test(wins, losses));
+        }
+        assert!(sign_test(900, 700) < 1e-6 && sign_test(900, 700) > 0.0);
+    }
+
+    #[test]
+    fn kappa_matches_a_textbook() {
+        // Cohen's own layout: 20 yes-yes, 5 yes-no, 10 no-yes, 15 no-no gives 0.4.
+        let cells = [(("yes", "yes"), 20), (("yes", "no"), 5), (("no", "yes"), 10), (("no", "no"), 15)];
+        let ratings: Vec<_> = cells.iter().flat_map(|&(cell, times)| vec![cell; times]).collect();
+        assert!((cohens_kappa(&ratings).unwrap() - 0.4).abs() < 1e-12);
+        assert_eq!(cohens_kappa(&[(1, 1), (1, 1)]), None);
+        assert_eq!(cohens_kappa::<u8>(&[]), None);
+        assert!((cohens_kappa(&[(1, 2), (2, 1)]).unwrap() + 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_bootstrap_interval_is_that_of_the_normal_approximation() {
+        let values: Vec<f64> = (0..800).map(|index| f64::from(index % 4 == 0)).collect();
+        let [low, high] = bootstrap_mean_ci95(&values, 1).unwrap();
+        let half = Z95 * (0.25f64 * 0.75 / 800.0).sqrt();
+        assert!((low - (0.25 - half)).abs() < 0.003 && (high - (0.25 + half)).abs() < 0.003, "{low} {high}");
+        assert_eq!(bootstrap_mean_ci95(&values, 1), Some([low, high]));
+        assert_eq!(bootstrap_mean_ci95(&[], 1), None);
+        assert_eq!(bootstrap_mean_ci95(&[2.0], 1), Some([2.0, 2.0]));
     }
 }

@@ -1,6 +1,6 @@
 //! A log on disk that takes one row at a time, so that what has been paid for is never lost.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::jsonl::{self, InputError};
 
 /// A JSONL file that rows are appended to. A row is written at once; a kill in the middle of it leaves half a line, which
-/// the next opening cuts off.
+/// the next opening cuts off. Only one process at a time has it open.
 #[derive(Debug)]
 pub struct AppendLog {
     path: PathBuf,
@@ -21,10 +21,15 @@ impl AppendLog {
     /// Opens a log for more rows, and reads those that it has. An absent file is an empty log.
     ///
     /// # Errors
-    /// When the file cannot be used, or a whole line of it is no row.
+    /// When the file cannot be used or another process is using it, or a whole line of it is no row.
     pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(Self, Vec<T>), InputError> {
         let failed = |error: io::Error| InputError::File { path: path.to_owned(), problem: error.to_string() };
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+        // Where the file system knows no locks, there is none.
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            let problem = "another run is writing to it; wait for its end or choose another place".into();
+            return Err(InputError::File { path: path.to_owned(), problem });
+        }
         let mut bytes = jsonl::read(path)?;
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
         if whole < bytes.len() {
@@ -69,6 +74,9 @@ mod tests {
         assert!(rows.is_empty());
         log.append(&1).unwrap();
         log.append(&2).unwrap();
+        let message = AppendLog::open::<u32>(&path).unwrap_err().to_string();
+        assert!(message.contains("another run is writing to it"), "{message}");
+        drop(log);
         std::fs::write(&path, "1\n2\n[3").unwrap();
         let (mut log, rows) = AppendLog::open::<u32>(&path).unwrap();
         assert_eq!(rows, [1, 2]);

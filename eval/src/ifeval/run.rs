@@ -10,6 +10,7 @@ use super::directory::{Directory, Settings};
 use super::example::Example;
 use super::sample::{Answer, Outcome, Sample};
 use super::{TASK_VERSION, metrics};
+use crate::breaker::Breaker;
 use crate::client::{ApiKey, Client, ClientError, Message, Retry, Sampling};
 use crate::jsonl::{self, InputError};
 use crate::progress::Progress;
@@ -189,25 +190,6 @@ async fn preflight(client: &Client, server: &Server) -> Result<String, RunError>
     }
 }
 
-/// Stops a run whose server has gone: every further request would fail as slowly.
-struct Breaker {
-    failures: usize,
-    allowed: usize,
-}
-
-impl Breaker {
-    fn new(concurrency: usize) -> Self {
-        Self { failures: 0, allowed: concurrency.max(3) }
-    }
-
-    /// Whether so many requests in a row have found no server that the rest need not be tried.
-    fn note<T>(&mut self, reply: &Result<T, ClientError>) -> bool {
-        let unreachable = matches!(reply, Err(ClientError::Unreachable { .. }));
-        self.failures = if unreachable { self.failures + 1 } else { 0 };
-        self.failures >= self.allowed
-    }
-}
-
 struct Clock {
     started_at: String,
     started: Instant,
@@ -252,21 +234,4 @@ fn assemble(
 
 fn finish(directory: Option<Directory>, evaluation: &Evaluation) -> Result<(), InputError> {
     directory.map_or(Ok(()), |directory| directory.finish(&evaluation.samples, &evaluation.results))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_breaker_opens_after_failures_in_a_row() {
-        let unreachable = || Err::<(), _>(ClientError::Unreachable { url: String::new(), problem: String::new() });
-        let mut breaker = Breaker::new(1);
-        assert!(!breaker.note(&unreachable()));
-        assert!(!breaker.note(&unreachable()));
-        assert!(!breaker.note(&Ok(())));
-        assert!(!breaker.note(&unreachable()));
-        assert!(!breaker.note(&unreachable()));
-        assert!(breaker.note(&unreachable()));
-    }
 }

@@ -1,0 +1,17 @@
+//! Asking a model for verdicts, without asking anything twice and without losing anything that was paid for.
+//!
+//! A [`Request`] is the whole body of a chat request; its hash is its name in the verdict store ([`verdicts`]), a file to
+//! which every reply is appended the moment it arrives. [`Judge::ask`] asks what is not there yet, many at a time, within
+//! the limits of requests and tokens per minute ([`pace`]) and of money ([`cost`]).
+
+mod ask;
+pub mod cost;
+mod pace;
+mod reply;
+mod request;
+pub mod verdicts;
+
+pub use ask::{Judge, JudgeError, Outcome, Tally};
+pub use pace::Pace;
+pub use reply::{Reply, Usage};
+pub use request::Request;

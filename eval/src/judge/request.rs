@@ -1,0 +1,89 @@
+//! What is asked.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// A question to a judge: the body of a chat request, and which repetition of it this is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// The body, with `model`, `messages` and every parameter.
+    pub body: Value,
+    /// 0 for the first time; the same question again, to see how much a judge agrees with itself, counts up.
+    pub repeat: u32,
+}
+
+impl Request {
+    /// A question asked once.
+    pub fn new(body: Value) -> Self {
+        Self { body, repeat: 0 }
+    }
+
+    /// Its name: the SHA-256 of the body, with keys in order, and of the repetition. The address of the server is not part
+    /// of it, so that a judge may move.
+    pub fn key(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(canonical(&self.body));
+        if self.repeat > 0 {
+            hash.update(format!("#{}", self.repeat));
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// About how many tokens the messages are: a quarter of their characters, and four for each message's frame.
+    pub fn prompt_tokens(&self) -> u64 {
+        let messages = self.body["messages"].as_array().map_or(&[][..], Vec::as_slice);
+        let characters = |message: &Value| message["content"].as_str().map_or(0, |text| text.chars().count() as u64);
+        messages.iter().map(|message| characters(message).div_ceil(4) + 4).sum()
+    }
+
+    /// The most tokens that the reply may have, if the body says so.
+    pub fn most_reply_tokens(&self) -> Option<u64> {
+        ["max_completion_tokens", "max_tokens"].into_iter().find_map(|name| self.body[name].as_u64())
+    }
+}
+
+/// JSON with the keys of every object in order.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(name, _)| *name);
+            let entries: Vec<String> = entries
+                .into_iter()
+                .map(|(name, value)| format!("{}:{}", Value::from(name.as_str()), canonical(value)))
+                .collect();
+            format!("{{{}}}", entries.join(","))
+        }
+        Value::Array(values) => {
+            format!("[{}]", values.iter().map(canonical).collect::<Vec<_>>().join(","))
+        }
+        scalar => scalar.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_key_depends_on_everything_that_is_asked_and_on_nothing_else() {
+        let request = Request::new(json!({"model": "m", "messages": [{"role": "user", "content": "a"}]}));
+        let reordered = Request::new(json!({"messages": [{"content": "a", "role": "user"}], "model": "m"}));
+        assert_eq!(request.key(), reordered.key());
+        // printf '%s' '{"messages":[{"content":"a","role":"user"}],"model":"m"}' | sha256sum
+        assert_eq!(request.key(), "8ec5a737a42ec4cdb84ec811002ab0d43396f28cdc2f7c6fa782ca97a0ec26db");
+        let again = Request { repeat: 1, ..request.clone() };
+        let other = Request::new(json!({"model": "m", "messages": [{"role": "user", "content": "a"}], "seed": 1}));
+        assert_ne!(request.key(), again.key());
+        assert_ne!(request.key(), other.key());
+    }
+
+    #[test]
+    fn tokens_are_estimated() {
+        let message = |content: &str| json!({"role": "user", "content": content});
+        let request = Request::new(json!({"messages": [message("12345"), message("")], "max_tokens": 7}));
+        assert_eq!((request.prompt_tokens(), request.most_reply_tokens()), (2 + 4 + 4, Some(7)));
+        assert_eq!(Request::new(json!({})).most_reply_tokens(), None);
+    }
+}
