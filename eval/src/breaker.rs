@@ -15,8 +15,11 @@ impl Breaker {
         Self { failures: 0, allowed: concurrency.max(3) }
     }
 
-    /// Whether so many requests in a row have found no server that the rest need not be tried.
+    /// Whether the rest need not be tried: so many requests in a row have found no server, or it wants to be left alone.
     pub fn note<T>(&mut self, reply: &Result<T, ClientError>) -> bool {
+        if matches!(reply, Err(ClientError::Later { .. })) {
+            return true;
+        }
         let unreachable = matches!(reply, Err(ClientError::Unreachable { .. }));
         self.failures = if unreachable { self.failures + 1 } else { 0 };
         self.failures >= self.allowed
@@ -37,5 +40,7 @@ mod tests {
         assert!(!breaker.note(&unreachable()));
         assert!(!breaker.note(&unreachable()));
         assert!(breaker.note(&unreachable()));
+        let later = Err::<(), _>(ClientError::Later { url: String::new(), status: 429, wait_secs: 3600 });
+        assert!(Breaker::new(8).note(&later));
     }
 }

@@ -1,52 +1,19 @@
 //! A client of OpenAI-compatible servers: model list and chat completions, with bounded retries.
 //!
 //! A request is tried again after a connection error, a timeout, a reply that is cut off or malformed, and the statuses
-//! 408, 409, 425, 429 and 5xx; any other status is the server's last word. Between tries the client waits as long as the
-//! server's `Retry-After` says, else twice as long as before, with jitter, within [`Retry::longest`].
+//! 408, 409, 425, 429 and 5xx; any other status is the server's last word. [`Retry`] says how long to wait between tries.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// How often and how patiently a request is repeated.
-#[derive(Debug, Clone, Copy)]
-pub struct Retry {
-    /// The number of further tries after the first. Default: 5.
-    pub retries: u32,
-    /// The first pause. Default: half a second.
-    pub first: Duration,
-    /// The longest pause, also where the server asks for a longer one. Default: one minute.
-    pub longest: Duration,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self { retries: 5, first: Duration::from_millis(500), longest: Duration::from_secs(60) }
-    }
-}
-
-impl Retry {
-    /// The pause before try `number` (1 is the first repetition), given what the server asked for.
-    fn pause(&self, number: u32, asked: Option<Duration>) -> Duration {
-        let doubled = self.first.saturating_mul(2u32.saturating_pow(number - 1)).min(self.longest);
-        match asked {
-            Some(asked) => asked.min(self.longest),
-            // Half to all of it, so that requests that failed together do not come back together.
-            None => doubled.mul_f64(0.5 + 0.5 * random_fraction()),
-        }
-    }
-}
-
-/// A number in [0, 1) from the randomness that the standard library seeds its hash maps with; enough for jitter.
-fn random_fraction() -> f64 {
-    use std::hash::{BuildHasher, Hasher};
-    let bits = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    (bits >> 11) as f64 / (1u64 << 53) as f64
-}
+pub use crate::retry::Retry;
+use crate::retry::{Pause, retry_after};
 
 /// A key that is sent but never shown.
 #[derive(Clone)]
@@ -87,6 +54,12 @@ pub struct Sampling {
     pub temperature: f64,
     /// The most tokens of a reply.
     pub max_tokens: u32,
+    /// The probability mass that tokens are drawn from; without it, what the server prefers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<f64>,
+    /// The seed of the sampling; without it, what the server prefers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -100,7 +73,8 @@ struct ChatRequest<'a> {
 /// A reply to a chat request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatReply {
-    /// The text; empty where the server gave none.
+    /// The text; empty where the server gave none. Reasoning that the server keeps apart (`reasoning_content`,
+    /// `reasoning`) is no part of it.
     pub content: String,
     /// Why the server stopped: `stop`, `length`, ...
     pub finish_reason: Option<String>,
@@ -173,6 +147,19 @@ pub enum ClientError {
         /// The message of the error object, or the beginning of the body.
         message: String,
     },
+    /// The server does not want to be asked for longer than anybody is ready to wait.
+    #[error(
+        "{url} answered {status} and asks to be left alone for {wait_secs} seconds; run again then, or raise \
+         --max-wait-secs"
+    )]
+    Later {
+        /// The address.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it asks for.
+        wait_secs: u64,
+    },
     /// The reply is not what the protocol says.
     #[error("{url} sent a reply that cannot be used: {problem}")]
     Malformed {
@@ -197,6 +184,7 @@ pub struct Client {
     base: String,
     key: Option<ApiKey>,
     retry: Retry,
+    repetitions: Arc<AtomicUsize>,
 }
 
 impl Client {
@@ -217,7 +205,12 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|error| failed(cause(&error)))?;
-        Ok(Self { http, base: base(&url), key, retry })
+        Ok(Self { http, base: base(&url), key, retry, repetitions: Arc::default() })
+    }
+
+    /// How many requests have been repeated so far.
+    pub fn repetitions(&self) -> usize {
+        self.repetitions.load(Ordering::Relaxed)
     }
 
     /// The address that requests go to, ending in `/v1`.
@@ -295,7 +288,14 @@ impl Client {
             if !failure.again || repetition > self.retry.retries {
                 return Err(failure.error);
             }
-            tokio::time::sleep(self.retry.pause(repetition, failure.retry_after)).await;
+            match (self.retry.pause(repetition, failure.retry_after), failure.error) {
+                (Pause::Wait(pause), _) => tokio::time::sleep(pause).await,
+                (Pause::TooLong(wait), ClientError::Status { url, status, .. }) => {
+                    return Err(ClientError::Later { url, status, wait_secs: wait.as_secs() });
+                }
+                (Pause::TooLong(_), error) => return Err(error),
+            }
+            self.repetitions.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -343,16 +343,6 @@ fn is_passing(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429)
 }
 
-/// How long the server asks to be left alone: seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: chrono::DateTime<chrono::Utc>) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
-    }
-    let date = chrono::DateTime::parse_from_rfc2822(value).ok()?;
-    Some((date.to_utc() - now).to_std().unwrap_or_default())
-}
-
 /// The message of an OpenAI error object, else the beginning of the body.
 fn message(body: &[u8]) -> String {
     let object: Option<serde_json::Value> = serde_json::from_slice(body).ok();
@@ -392,30 +382,6 @@ mod tests {
             let client = Client::new(endpoint, None, Duration::from_secs(1), Retry::default());
             assert!(matches!(client, Err(ClientError::Endpoint { .. })), "{endpoint}");
         }
-    }
-
-    #[test]
-    fn pauses_double_and_are_bounded() {
-        let retry = Retry { retries: 9, first: Duration::from_secs(1), longest: Duration::from_secs(10) };
-        for (number, full) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (60, 10)] {
-            let full = Duration::from_secs(full);
-            let pause = retry.pause(number, None);
-            assert!(full / 2 <= pause && pause <= full, "{number}: {pause:?}");
-        }
-        assert_eq!(retry.pause(1, Some(Duration::from_secs(3))), Duration::from_secs(3));
-        assert_eq!(retry.pause(1, Some(Duration::from_secs(300))), Duration::from_secs(10));
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let read = |value: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]), now);
-        assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        assert_eq!(read("0.5"), Some(Duration::from_millis(500)));
-        assert_eq!(read("Thu, 01 Jan 2026 00:00:30 GMT"), Some(Duration::from_secs(30)));
-        assert_eq!(read("Wed, 31 Dec 2025 00:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(read("soon"), None);
-        assert_eq!(read("-1"), None);
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub struct Results {
     pub metrics: BTreeMap<String, Metric>,
     /// How many items there were, and what became of them.
     pub counts: Counts,
+    /// Verdicts by category of instructions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub by_category: BTreeMap<String, InstructionCounts>,
     /// Verdicts by type of instruction.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub by_instruction: BTreeMap<String, InstructionCounts>,
@@ -34,6 +37,15 @@ pub struct Results {
     pub endpoint: Option<String>,
     /// How its replies were sampled.
     pub sampling: Option<Sampling>,
+    /// The system message in front of every prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// How the requests were made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<RequestSettings>,
+    /// The formats of reasoning that was taken out of the responses.
+    #[serde(default)]
+    pub strip_reasoning: Vec<String>,
     /// The judge, for tasks that have one.
     pub judge: Option<Value>,
     /// Where the model comes from, if that is known.
@@ -65,9 +77,29 @@ pub struct Counts {
     pub errors: usize,
     /// Scored items whose response was cut off at the token limit.
     pub truncated: usize,
+    /// Scored items whose response held reasoning, which was taken out.
+    #[serde(default)]
+    pub stripped_reasoning: usize,
+    /// Those of them whose reasoning did not end, so that their answer is empty.
+    #[serde(default)]
+    pub unterminated_reasoning: usize,
+    /// How often the last run repeated a request.
+    #[serde(default)]
+    pub retries: usize,
 }
 
-/// The verdicts on one type of instruction.
+/// What does not change a model's answers, but how they were got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestSettings {
+    /// Requests in flight at the same time.
+    pub concurrency: usize,
+    /// Seconds that one try may take.
+    pub timeout_secs: u64,
+    /// Repetitions of a failed request, at most.
+    pub retries: u32,
+}
+
+/// The verdicts on one type or category of instructions. The intervals are Wilson's, as in [`Metric::proportion`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct InstructionCounts {
     /// How many times it was scored.
@@ -78,8 +110,39 @@ pub struct InstructionCounts {
     pub loose_correct: usize,
     /// `strict_correct / n`.
     pub strict: f64,
+    /// The standard error of `strict`.
+    #[serde(default)]
+    pub strict_stderr: f64,
+    /// The 95 % confidence interval of `strict`.
+    #[serde(default)]
+    pub strict_ci95: [f64; 2],
     /// `loose_correct / n`.
     pub loose: f64,
+    /// The standard error of `loose`.
+    #[serde(default)]
+    pub loose_stderr: f64,
+    /// The 95 % confidence interval of `loose`.
+    #[serde(default)]
+    pub loose_ci95: [f64; 2],
+}
+
+impl InstructionCounts {
+    /// So many verdicts, and so many of them favourable.
+    pub fn new(n: usize, strict_correct: usize, loose_correct: usize) -> Self {
+        let strict = Metric::proportion(strict_correct, n);
+        let loose = Metric::proportion(loose_correct, n);
+        Self {
+            n,
+            strict_correct,
+            loose_correct,
+            strict: strict.value,
+            strict_stderr: strict.stderr,
+            strict_ci95: strict.ci95,
+            loose: loose.value,
+            loose_stderr: loose.stderr,
+            loose_ci95: loose.ci95,
+        }
+    }
 }
 
 /// A file that a result rests on.
@@ -87,7 +150,7 @@ pub struct InstructionCounts {
 pub struct DataSource {
     /// Its path, or `embedded`.
     pub source: String,
-    /// Its SHA-256 in hexadecimal.
+    /// The SHA-256 of its content in hexadecimal.
     pub sha256: String,
 }
 
@@ -127,11 +190,15 @@ mod tests {
             task: "ifeval".into(),
             task_version: "1".into(),
             metrics: BTreeMap::from([("prompt_strict".into(), Metric::proportion(1, 3))]),
-            counts: Counts { total: 4, scored: 3, unscored: 1, errors: 1, truncated: 0 },
+            counts: Counts { total: 4, scored: 3, unscored: 1, errors: 1, retries: 2, ..Counts::default() },
+            by_category: BTreeMap::from([("a".into(), InstructionCounts::new(3, 1, 2))]),
             by_instruction: BTreeMap::new(),
             model: Some("m".into()),
             endpoint: None,
-            sampling: Some(Sampling { temperature: 0.0, max_tokens: 8 }),
+            sampling: Some(Sampling { temperature: 0.0, max_tokens: 8, top_p: Some(0.5), seed: None }),
+            system: Some("s".into()),
+            requests: Some(RequestSettings { concurrency: 1, timeout_secs: 2, retries: 3 }),
+            strip_reasoning: vec!["think".into()],
             judge: None,
             lineage: None,
             data: None,

@@ -5,17 +5,16 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::ifeval::metrics;
 use crate::results::Results;
 
-/// The metrics, the counts, and the verdicts by type of instruction. Plain text without colour.
+/// The metrics, the counts, and the verdicts by category and by type of instruction. Plain text without colour.
 pub fn render(results: &Results) -> String {
     let mut table = new_table(&["metric", "%", "stderr", "95 % interval", "n"]);
     for name in metrics::NAMES {
         let Some(metric) = results.metrics.get(name) else { continue };
-        let [low, high] = metric.ci95.map(percent);
         table.add_row([
             name.into(),
             percent(metric.value),
             percent(metric.stderr),
-            format!("{low} - {high}"),
+            interval(metric.ci95),
             metric.n.to_string(),
         ]);
     }
@@ -25,10 +24,27 @@ pub fn render(results: &Results) -> String {
         "{} prompts: {} scored, {} unscored ({} failed requests), {} truncated\n",
         counts.total, counts.scored, counts.unscored, counts.errors, counts.truncated
     );
-    if !results.by_instruction.is_empty() {
-        let mut table = new_table(&["instruction", "strict %", "loose %", "n"]);
-        for (id, counts) in &results.by_instruction {
-            table.add_row([id.clone(), percent(counts.strict), percent(counts.loose), counts.n.to_string()]);
+    if !results.strip_reasoning.is_empty() {
+        let (stripped, unterminated) = (counts.stripped_reasoning, counts.unterminated_reasoning);
+        text += &format!("reasoning taken out of {stripped} responses, {unterminated} of which end inside it\n");
+    }
+    for (name, groups) in [("category", &results.by_category), ("instruction", &results.by_instruction)] {
+        if groups.is_empty() {
+            continue;
+        }
+        let header = [name, "strict %", "stderr", "95 % interval", "loose %", "stderr", "95 % interval", "n"];
+        let mut table = new_table(&header);
+        for (id, counts) in groups {
+            table.add_row([
+                id.clone(),
+                percent(counts.strict),
+                percent(counts.strict_stderr),
+                interval(counts.strict_ci95),
+                percent(counts.loose),
+                percent(counts.loose_stderr),
+                interval(counts.loose_ci95),
+                counts.n.to_string(),
+            ]);
         }
         text += &format!("\n{table}\n");
     }
@@ -43,7 +59,8 @@ fn subject(results: &Results) -> String {
     }
 }
 
-fn new_table(header: &[&str]) -> Table {
+/// An empty table whose columns but the first are numbers.
+pub(crate) fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN).set_header(header);
     for column in table.column_iter_mut().skip(1) {
@@ -52,6 +69,13 @@ fn new_table(header: &[&str]) -> Table {
     table
 }
 
-fn percent(fraction: f64) -> String {
+/// A fraction as a percentage.
+pub(crate) fn percent(fraction: f64) -> String {
     format!("{:.2}", 100.0 * fraction)
+}
+
+/// The ends of an interval of fractions.
+pub(crate) fn interval(ends: [f64; 2]) -> String {
+    let [low, high] = ends.map(percent);
+    format!("{low} - {high}")
 }

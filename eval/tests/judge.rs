@@ -87,7 +87,8 @@ fn start() -> (Server, String) {
 }
 
 fn judge(endpoint: &str, concurrency: usize) -> Judge {
-    let retry = Retry { retries: 3, first: Duration::from_millis(5), longest: Duration::from_secs(1) };
+    let retry =
+        Retry { retries: 3, first: Duration::from_millis(5), longest: Duration::from_secs(1), ..Retry::default() };
     Judge {
         client: Client::new(endpoint, None, Duration::from_secs(1), retry).unwrap(),
         concurrency,

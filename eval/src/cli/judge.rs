@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-use super::at_least_one;
+use super::requests::at_least_one;
 use crate::client::{ApiKey, Client, Retry};
 use crate::judge::cost::{Estimate, Prices};
 use crate::judge::verdicts::VerdictStore;

@@ -1,14 +1,23 @@
-//! Examples and responses from files.
+//! Examples from files.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::example::{Example, Scorer};
 use crate::jsonl::{self, InputError};
+use crate::official::{Hub, Kind, OfficialError, OfficialFile};
+
+/// The 541 prompts of the paper, as the authors published them.
+pub const OFFICIAL: OfficialFile = OfficialFile {
+    kind: Kind::Dataset,
+    repository: "google/IFEval",
+    revision: "966cd89545d6b6acfd7638bc708b98261ca58e84",
+    file: "ifeval_input_data.jsonl",
+    sha256: "6a85310ca8ce15eff755aa08a3a4ff931c7e273e7515ebb3c492ea85fd8288f2",
+    option: "--data",
+};
 
 /// Prompts of our own over all supported instructions, so that a server can be measured without any file.
 const EMBEDDED: &str = include_str!("../../data/ifeval_prompts.jsonl");
@@ -20,8 +29,19 @@ pub struct Dataset {
     pub examples: Vec<(Example, Scorer)>,
     /// The file, or `embedded`.
     pub source: String,
-    /// The SHA-256 of the file's bytes, in hexadecimal.
+    /// The SHA-256 of the file's content, in hexadecimal.
     pub sha256: String,
+}
+
+/// Why there is no data set.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A file cannot be used.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The official file cannot be had.
+    #[error(transparent)]
+    Official(#[from] OfficialError),
 }
 
 impl Dataset {
@@ -33,7 +53,7 @@ impl Dataset {
         Self::parse(Path::new("embedded"), EMBEDDED.as_bytes()).expect("the embedded prompt set is valid")
     }
 
-    /// A file in the official format.
+    /// A file in the official format: one example a line, or all of them in one list.
     ///
     /// # Errors
     /// At the first row that cannot be scored, with its line: a malformed row, an unknown instruction, wrong arguments, or
@@ -42,11 +62,34 @@ impl Dataset {
         Self::parse(path, &jsonl::read(path)?)
     }
 
+    /// The official prompts from the hub or its cache.
+    ///
+    /// # Errors
+    /// When they are in neither, or have other content than the pinned one.
+    pub fn official(hub: &Hub) -> Result<Self, DataError> {
+        let bytes = hub.read(&OFFICIAL)?;
+        Ok(Self::parse(Path::new(&OFFICIAL.name()), &bytes)?)
+    }
+
+    /// Examples that a file of something else holds, each with its line. The hash is that of the examples alone.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    pub fn from_rows(path: &Path, rows: Vec<(usize, Example)>) -> Result<Self, InputError> {
+        let lines = rows.iter().map(|(_, example)| serde_json::to_string(example).expect("keys are strings") + "\n");
+        let sha256 = jsonl::sha256(lines.collect::<String>().as_bytes());
+        Self::check(path, rows, sha256)
+    }
+
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self, InputError> {
+        Self::check(path, jsonl::rows(path, bytes)?, jsonl::sha256(bytes))
+    }
+
+    fn check(path: &Path, rows: Vec<(usize, Example)>, sha256: String) -> Result<Self, InputError> {
         let mut examples = Vec::new();
         let mut keys = HashMap::new();
         let mut prompts = HashMap::new();
-        for (line, example) in jsonl::parse::<Example>(path, bytes)? {
+        for (line, example) in rows {
             let failed = |problem| InputError::Line { path: path.to_owned(), line, problem };
             check_key(&example.key).map_err(failed)?;
             let scorer = example.scorer().map_err(|error| failed(error.to_string()))?;
@@ -63,68 +106,13 @@ impl Dataset {
         if examples.is_empty() {
             return Err(InputError::File { path: path.to_owned(), problem: "it holds no examples".into() });
         }
-        let sha256 = hash(bytes);
         Ok(Self { examples, source: path.display().to_string(), sha256 })
     }
-}
-
-/// The SHA-256 of some bytes, in hexadecimal.
-pub(super) fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn check_key(key: &Value) -> Result<(), String> {
     let usable = key.is_string() || key.is_i64() || key.is_u64();
     if usable { Ok(()) } else { Err(format!("`key` must be a whole number or a string, not `{key}`")) }
-}
-
-/// A response as it stands in a file.
-#[derive(Debug, Deserialize)]
-struct ResponseRow {
-    key: Option<Value>,
-    prompt: Option<String>,
-    #[serde(deserialize_with = "present")]
-    response: Option<String>,
-}
-
-/// Null is a value here, absence an error.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Option::deserialize(deserializer)
-}
-
-/// Reads responses (JSONL with `response` and `key` or `prompt`), one for each example of a data set, in its order. An
-/// example without a response has `None`; a null response is an empty one.
-///
-/// # Errors
-/// At the first row that is malformed, belongs to no example, or answers an example a second time.
-pub fn read_responses(path: &Path, dataset: &Dataset) -> Result<Vec<Option<String>>, InputError> {
-    let bytes = jsonl::read(path)?;
-    let examples = || dataset.examples.iter().map(|(example, _)| example).enumerate();
-    let by_key: HashMap<String, usize> = examples().map(|(index, example)| (example.key.to_string(), index)).collect();
-    let by_prompt: HashMap<&str, usize> = examples().map(|(index, example)| (example.prompt.as_str(), index)).collect();
-    let mut answered: Vec<Option<(usize, String)>> = vec![None; dataset.examples.len()];
-    for (line, row) in jsonl::parse::<ResponseRow>(path, &bytes)? {
-        let failed = |problem| InputError::Line { path: PathBuf::from(path), line, problem };
-        let index = match (&row.key, &row.prompt) {
-            (Some(key), _) => by_key.get(&key.to_string()).ok_or_else(|| {
-                failed(format!("no example in `{}` has the key {key}; name its data with --data", dataset.source))
-            }),
-            (None, Some(prompt)) => by_prompt.get(prompt.as_str()).ok_or_else(|| {
-                failed(format!("no example in `{}` has this prompt; name its data with --data", dataset.source))
-            }),
-            (None, None) => Err(failed("not a usable row: `key` or `prompt` must say what is answered".into())),
-        };
-        let index = *index?;
-        if row.prompt.is_some_and(|prompt| prompt != dataset.examples[index].0.prompt) {
-            let key = &dataset.examples[index].0.key;
-            return Err(failed(format!("the key {key} has another prompt in `{}`", dataset.source)));
-        }
-        if let Some((first, _)) = &answered[index] {
-            return Err(failed(format!("the same example is already answered on line {first}")));
-        }
-        answered[index] = Some((line, row.response.unwrap_or_default()));
-    }
-    Ok(answered.into_iter().map(|answer| answer.map(|(_, response)| response)).collect())
 }
 
 #[cfg(test)]
@@ -169,30 +157,11 @@ mod tests {
     }
 
     #[test]
-    fn responses_are_matched_by_key_or_prompt() {
-        let second = ROW.replace("\"key\": 1", "\"key\": \"b\"").replace("\"p\"", "\"q\"");
-        let dataset =
-            dataset(&format!("{ROW}\n{second}\n{}", second.replace("\"b\"", "3").replace("\"q\"", "\"r\""))).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("r.jsonl");
-        let responses = |rows: &str| {
-            std::fs::write(&path, rows).unwrap();
-            read_responses(&path, &dataset).map_err(|error| error.to_string())
-        };
-        let rows = "{\"prompt\": \"q\", \"response\": null}\n{\"key\": 1, \"prompt\": \"p\", \"response\": \"a\"}";
-        assert_eq!(responses(rows).unwrap(), [Some("a".to_owned()), Some(String::new()), None]);
-        for (rows, problem) in [
-            ("{\"key\": 9, \"response\": \"\"}", "no example in `d.jsonl` has the key 9"),
-            ("{\"prompt\": \"x\", \"response\": \"\"}", "has this prompt"),
-            ("{\"response\": \"\"}", "must say what is answered"),
-            ("{\"key\": 1}", "missing field `response`"),
-            ("{\"key\": 1, \"prompt\": \"q\", \"response\": \"\"}", "the key 1 has another prompt"),
-        ] {
-            let message = responses(rows).unwrap_err();
-            assert!(message.contains("r.jsonl:1: ") && message.contains(problem), "{message}");
-        }
-        let message =
-            responses("{\"key\": 1, \"response\": \"\"}\n{\"prompt\": \"p\", \"response\": \"\"}").unwrap_err();
-        assert!(message.ends_with("r.jsonl:2: the same example is already answered on line 1"), "{message}");
+    fn a_list_and_arguments_with_every_name_are_accepted() {
+        let all = r#"{"keyword": null, "num_highlights": null, "relation": null, "language": null}"#;
+        let lines = dataset(&ROW.replace("{}", all)).unwrap();
+        let list =
+            dataset(&format!("[{},\n {}]", ROW.replace("{}", all), ROW.replace('1', "2").replace("\"p\"", "\"q\"")));
+        assert_eq!((lines.examples.len(), list.unwrap().examples.len()), (1, 2));
     }
 }

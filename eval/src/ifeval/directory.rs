@@ -15,14 +15,15 @@ use super::sample::{Answer, Sample};
 use crate::client::Sampling;
 use crate::jsonl::{self, InputError};
 use crate::results::{self, Results};
+use crate::settings;
 use crate::store::AppendLog;
 
-const SETTINGS: &str = "settings.json";
 const SAMPLES: &str = "samples.jsonl";
 const PARTIAL: &str = "samples.partial.jsonl";
 
 /// What decides whether responses on disk answer the same questions. The endpoint is not among it: the same model may be
-/// served somewhere else after a restart. Neither is the scoring, which is done anew.
+/// served somewhere else after a restart. Neither is the scoring, which is done anew, nor the reasoning that is taken out
+/// before it: the log and the samples keep what the model said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Settings {
     pub task: String,
@@ -31,6 +32,8 @@ pub(super) struct Settings {
     /// The model; null where a file of responses is scored.
     pub model: Option<String>,
     pub sampling: Option<Sampling>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
 }
 
 /// A response in the log.
@@ -54,7 +57,7 @@ impl Directory {
     pub(super) fn open(path: &Path, settings: &Settings) -> Result<Self, InputError> {
         let file_failed = |error: io::Error| InputError::File { path: path.to_owned(), problem: error.to_string() };
         std::fs::create_dir_all(path).map_err(file_failed)?;
-        check_settings(path, settings)?;
+        settings::check(path, settings, &[SAMPLES, results::FILE_NAME])?;
         let (log, rows) = AppendLog::open::<Row>(&path.join(PARTIAL))?;
         let mut answers = HashMap::new();
         // A file of responses is read afresh; only what a server said is kept.
@@ -62,9 +65,10 @@ impl Directory {
             let samples = path.join(SAMPLES);
             if samples.exists() {
                 for (_, sample) in jsonl::parse::<Sample>(&samples, &jsonl::read(&samples)?)? {
-                    if let Some(response) = sample.response {
-                        answers
-                            .insert(sample.key.to_string(), Answer { response, finish_reason: sample.finish_reason });
+                    if let Some(response) = sample.raw() {
+                        let answer =
+                            Answer { response: response.to_owned(), finish_reason: sample.finish_reason.clone() };
+                        answers.insert(sample.key.to_string(), answer);
                     }
                 }
             }
@@ -99,51 +103,27 @@ impl Directory {
         self.log.append(&Row { key: key.clone(), response, finish_reason })
     }
 
-    /// Writes the final files.
-    pub(super) fn finish(self, samples: &[Sample], results: &Results) -> Result<(), InputError> {
-        let path = self.path.join(SAMPLES);
+    /// Writes the final files: the samples, those in other formats, and at last the results.
+    pub(super) fn finish(
+        self,
+        samples: &[Sample],
+        exports: Vec<(String, Vec<u8>)>,
+        results: &Results,
+    ) -> Result<(), InputError> {
         let mut lines = Vec::new();
         for sample in samples {
             serde_json::to_writer(&mut lines, sample).expect("samples have string keys");
             lines.push(b'\n');
         }
-        jsonl::write_atomically(&path, &lines)
-            .map_err(|error| InputError::File { path, problem: error.to_string() })?;
+        for (name, content) in [(SAMPLES.to_owned(), lines)].into_iter().chain(exports) {
+            let path = self.path.join(name);
+            jsonl::write_atomically(&path, &content)
+                .map_err(|error| InputError::File { path, problem: error.to_string() })?;
+        }
         results.write(&self.path).map_err(|error| InputError::File {
             path: self.path.join(results::FILE_NAME),
             problem: error.to_string(),
         })?;
         self.log.remove()
     }
-}
-
-/// Compares the settings with those on disk, or puts them there.
-fn check_settings(directory: &Path, settings: &Settings) -> Result<(), InputError> {
-    let refused = |problem: String| InputError::File { path: directory.to_owned(), problem };
-    let path = directory.join(SETTINGS);
-    if !path.exists() {
-        if let Some(name) = [SAMPLES, results::FILE_NAME].into_iter().find(|name| directory.join(name).exists()) {
-            return Err(refused(format!("it holds `{name}` of something else; choose another --out")));
-        }
-        let json = serde_json::to_string_pretty(settings).expect("settings have string keys") + "\n";
-        return jsonl::write_atomically(&path, json.as_bytes())
-            .map_err(|error| InputError::File { path, problem: error.to_string() });
-    }
-    let bytes = jsonl::read(&path)?;
-    let found: Settings =
-        serde_json::from_slice(&bytes).map_err(|error| InputError::File { path, problem: error.to_string() })?;
-    if found == *settings {
-        return Ok(());
-    }
-    let json = |settings: &Settings| serde_json::to_value(settings).expect("settings have string keys");
-    let (found, wanted) = (json(&found), json(settings));
-    let fields = found.as_object().into_iter().flatten();
-    let differences: Vec<String> = fields
-        .filter(|(name, value)| wanted[name.as_str()] != **value)
-        .map(|(name, value)| format!("{name} {value}, not {}", wanted[name.as_str()]))
-        .collect();
-    Err(refused(format!(
-        "it holds a run with other settings: {}; choose another --out or repeat those settings",
-        differences.join("; ")
-    )))
 }

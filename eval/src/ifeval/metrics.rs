@@ -30,7 +30,7 @@ pub fn metrics(samples: &[Sample]) -> BTreeMap<String, Metric> {
     NAMES.map(String::from).into_iter().zip(values).collect()
 }
 
-/// What became of the samples.
+/// What became of the samples. How often requests were repeated is not known here.
 pub fn counts(samples: &[Sample]) -> Counts {
     let count = |condition: fn(&Sample) -> bool| samples.iter().filter(|sample| condition(sample)).count();
     Counts {
@@ -39,26 +39,41 @@ pub fn counts(samples: &[Sample]) -> Counts {
         unscored: count(|sample| sample.response.is_none()),
         errors: count(|sample| sample.error.is_some()),
         truncated: count(|sample| sample.finish_reason.as_deref() == Some("length")),
+        stripped_reasoning: count(|sample| sample.raw_response.is_some()),
+        unterminated_reasoning: count(|sample| sample.unterminated_reasoning),
+        retries: 0,
     }
 }
 
 /// The verdicts by type of instruction.
 pub fn by_instruction(samples: &[Sample]) -> BTreeMap<String, InstructionCounts> {
-    let mut types: BTreeMap<String, InstructionCounts> = BTreeMap::new();
+    by_name(samples, |id| id)
+}
+
+/// The verdicts by category of instructions, which is the part of an identifier in front of the colon.
+pub fn by_category(samples: &[Sample]) -> BTreeMap<String, InstructionCounts> {
+    by_name(samples, |id| id.split(':').next().unwrap_or(id))
+}
+
+fn by_name(samples: &[Sample], name: fn(&str) -> &str) -> BTreeMap<String, InstructionCounts> {
+    #[derive(Default)]
+    struct Tally {
+        n: usize,
+        strict: usize,
+        loose: usize,
+    }
+    let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for sample in samples {
         let verdicts = sample.score.strict.iter().zip(&sample.score.loose);
         for (id, (&strict, &loose)) in sample.instruction_id_list.iter().zip(verdicts) {
-            let counts = types.entry(id.clone()).or_default();
-            counts.n += 1;
-            counts.strict_correct += usize::from(strict);
-            counts.loose_correct += usize::from(loose);
+            let tally = tallies.entry(name(id).to_owned()).or_default();
+            tally.n += 1;
+            tally.strict += usize::from(strict);
+            tally.loose += usize::from(loose);
         }
     }
-    for counts in types.values_mut() {
-        counts.strict = counts.strict_correct as f64 / counts.n as f64;
-        counts.loose = counts.loose_correct as f64 / counts.n as f64;
-    }
-    types
+    let counts = |Tally { n, strict, loose }| InstructionCounts::new(n, strict, loose);
+    tallies.into_iter().map(|(name, tally)| (name, counts(tally))).collect()
 }
 
 #[cfg(test)]
@@ -66,6 +81,7 @@ mod tests {
     use super::*;
     use crate::ifeval::Example;
     use crate::ifeval::sample::{Answer, Outcome};
+    use crate::reasoning::{Format, Reasoning};
 
     fn sample(outcome: Outcome) -> Sample {
         let example: Example = serde_json::from_str(
@@ -73,7 +89,8 @@ mod tests {
                 "instruction_id_list": ["punctuation:no_comma", "startend:quotation"]}"#,
         )
         .unwrap();
-        Sample::new(&example, &example.scorer().unwrap(), outcome)
+        let reasoning = Reasoning::new([Format::Think]);
+        Sample::new(&example, &example.scorer().unwrap(), outcome, &reasoning)
     }
 
     fn answered(response: &str, finish_reason: &str) -> Sample {
@@ -92,8 +109,26 @@ mod tests {
         let metrics = metrics(&samples);
         let found = NAMES.map(|name| (metrics[name].value * metrics[name].n as f64, metrics[name].n));
         assert_eq!(found, [(1.0, 3), (3.0, 6), (2.0, 3), (4.0, 6)]);
-        assert_eq!(counts(&samples), Counts { total: 5, scored: 3, unscored: 2, errors: 1, truncated: 1 });
+        let found = counts(&samples);
+        assert_eq!(found, Counts { total: 5, scored: 3, unscored: 2, errors: 1, truncated: 1, ..Counts::default() });
+        assert_eq!(by_category(&samples)["punctuation"], by_instruction(&samples)["punctuation:no_comma"]);
         let quotation = by_instruction(&samples)["startend:quotation"];
         assert_eq!((quotation.n, quotation.strict_correct, quotation.loose_correct), (3, 1, 2));
+    }
+
+    #[test]
+    fn reasoning_is_neither_scored_nor_lost() {
+        let samples = [
+            answered("<think>a, b</think>\n\n\"c\"", "stop"),
+            answered("<think>\"a\"", "length"),
+            answered("\"a\"", "stop"),
+        ];
+        assert_eq!(samples[0].response.as_deref(), Some("\"c\""));
+        assert_eq!(samples[0].raw(), Some("<think>a, b</think>\n\n\"c\""));
+        assert_eq!((samples[1].response.as_deref(), samples[1].raw()), (Some(""), Some("<think>\"a\"")));
+        assert_eq!(samples[1].score.loose, [false, false]);
+        assert_eq!((samples[2].raw_response.as_deref(), samples[2].raw()), (None, Some("\"a\"")));
+        let counts = counts(&samples);
+        assert_eq!((counts.scored, counts.stripped_reasoning, counts.unterminated_reasoning), (3, 2, 1));
     }
 }

@@ -17,7 +17,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Example::score`] is a pure function; [`data`] reads examples and responses, [`run`] asks a server and writes results.
+//! [`Example::score`] is a pure function; [`data`] and [`responses`] read examples and responses, [`run`] asks a server and
+//! writes results, [`export`] writes them as other programs do.
 
 mod change_case;
 mod combination;
@@ -26,6 +27,7 @@ mod detectable_content;
 mod detectable_format;
 mod directory;
 mod example;
+pub mod export;
 mod instruction;
 mod json;
 mod keywords;
@@ -34,6 +36,7 @@ pub mod metrics;
 mod pattern;
 mod punctuation;
 mod registry;
+pub mod responses;
 pub mod run;
 pub mod sample;
 mod startend;

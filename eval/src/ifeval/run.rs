@@ -1,42 +1,28 @@
 //! An evaluation from the first request to the last file.
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
 use futures::StreamExt;
 
-use super::data::{self, Dataset};
+use super::data::Dataset;
 use super::directory::{Directory, Settings};
 use super::example::Example;
+use super::export::Export;
+use super::responses::Responses;
 use super::sample::{Answer, Outcome, Sample};
 use super::{TASK_VERSION, metrics};
 use crate::breaker::Breaker;
-use crate::client::{ApiKey, Client, ClientError, Message, Retry, Sampling};
-use crate::jsonl::{self, InputError};
+use crate::client::Message;
+use crate::clock::Clock;
+use crate::jsonl::InputError;
 use crate::progress::Progress;
-use crate::results::{DataSource, Results};
+use crate::reasoning::Reasoning;
+use crate::results::{DataSource, RequestSettings, Results};
+pub use crate::server::Server;
+use crate::server::ServerError;
 
 /// The name of the task in `results.json`.
 pub const TASK: &str = "ifeval";
-
-/// The server to ask, and how.
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// Its address, with or without `/v1`.
-    pub endpoint: String,
-    /// The model; without one, the first that the server lists.
-    pub model: Option<String>,
-    /// The key, if it wants one.
-    pub key: Option<ApiKey>,
-    /// How replies are sampled.
-    pub sampling: Sampling,
-    /// The number of requests in flight.
-    pub concurrency: usize,
-    /// How long one try may take.
-    pub timeout: Duration,
-    /// How failed requests are repeated.
-    pub retry: Retry,
-}
 
 /// What is evaluated, and where the results go.
 #[derive(Debug)]
@@ -45,8 +31,12 @@ pub struct Options {
     pub dataset: Dataset,
     /// Evaluate only the first so many.
     pub limit: Option<usize>,
+    /// The reasoning that is taken out of responses before they are scored.
+    pub reasoning: Reasoning,
     /// The output directory; without one, nothing is written.
     pub out: Option<PathBuf>,
+    /// Formats of other programs that the output directory gets, too.
+    pub exports: Vec<Export>,
 }
 
 /// Everything that an evaluation found.
@@ -64,18 +54,9 @@ pub enum RunError {
     /// An input or output file.
     #[error(transparent)]
     File(#[from] InputError),
-    /// The address of the server is none.
-    #[error(transparent)]
-    Endpoint(ClientError),
     /// The server cannot be asked at all.
-    #[error("{0}; is the server up, and --endpoint right?")]
-    Server(ClientError),
-    /// The server names no model.
-    #[error("{url}/models lists no model; name one with --model")]
-    NoModel {
-        /// The address.
-        url: String,
-    },
+    #[error(transparent)]
+    Server(#[from] ServerError),
 }
 
 impl Options {
@@ -95,14 +76,13 @@ impl Options {
 /// sample.
 pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -> Result<Evaluation, RunError> {
     let clock = Clock::start();
-    let client =
-        Client::new(&server.endpoint, server.key.clone(), server.timeout, server.retry).map_err(RunError::Endpoint)?;
-    let model = preflight(&client, server).await?;
+    let (client, model) = server.connect().await?;
     let settings = Settings {
         task: TASK.into(),
         data_sha256: options.dataset.sha256.clone(),
         model: Some(model.clone()),
         sampling: Some(server.sampling.clone()),
+        system: server.system.clone(),
     };
     let mut directory = options.out.as_deref().map(|out| Directory::open(out, &settings)).transpose()?;
     let selected = &options.dataset.examples[..options.selected()];
@@ -121,7 +101,9 @@ pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -
         let example: &Example = &selected[index].0;
         let (client, model, sampling) = (&client, &model, &server.sampling);
         async move {
-            let messages = [Message { role: "user", content: example.prompt.clone() }];
+            let system = server.system.clone().map(|content| Message { role: "system", content });
+            let user = Message { role: "user", content: example.prompt.clone() };
+            let messages: Vec<Message> = system.into_iter().chain([user]).collect();
             (index, client.chat(model, &messages, sampling).await)
         }
     };
@@ -152,8 +134,15 @@ pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -
         results.model = Some(model.clone());
         results.endpoint = Some(client.base().to_owned());
         results.sampling = Some(server.sampling.clone());
+        results.system = server.system.clone();
+        results.requests = Some(RequestSettings {
+            concurrency: server.concurrency,
+            timeout_secs: server.timeout.as_secs(),
+            retries: server.retry.retries,
+        });
+        results.counts.retries = client.repetitions();
     });
-    finish(directory, &evaluation)?;
+    finish(options, directory, &evaluation)?;
     Ok(evaluation)
 }
 
@@ -161,45 +150,21 @@ pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -
 ///
 /// # Errors
 /// When a file cannot be used. An example without a response is no error but an unscored sample.
-pub fn score_responses(options: &Options, responses: &Path) -> Result<Evaluation, RunError> {
+pub fn score_responses(options: &Options, responses: &Responses) -> Result<Evaluation, RunError> {
     let clock = Clock::start();
-    let settings =
-        Settings { task: TASK.into(), data_sha256: options.dataset.sha256.clone(), model: None, sampling: None };
-    let answers = data::read_responses(responses, &options.dataset)?;
-    let source = DataSource { source: responses.display().to_string(), sha256: data::hash(&jsonl::read(responses)?) };
+    let settings = Settings {
+        task: TASK.into(),
+        data_sha256: options.dataset.sha256.clone(),
+        model: None,
+        sampling: None,
+        system: None,
+    };
+    let outcomes = responses.outcomes(&options.dataset)?;
     let directory = options.out.as_deref().map(|out| Directory::open(out, &settings)).transpose()?;
-    let outcomes = answers.into_iter().take(options.selected()).map(|answer| match answer {
-        Some(response) => Outcome::Answered(Answer { response, finish_reason: None }),
-        None => Outcome::Missing,
-    });
-    let evaluation = assemble(options, outcomes, &clock, |results| results.responses = Some(source));
-    finish(directory, &evaluation)?;
+    let outcomes = outcomes.into_iter().take(options.selected());
+    let evaluation = assemble(options, outcomes, &clock, |results| results.responses = Some(responses.source()));
+    finish(options, directory, &evaluation)?;
     Ok(evaluation)
-}
-
-/// Finds the server up and a model to ask. A server without a model list is fine if the model is given.
-async fn preflight(client: &Client, server: &Server) -> Result<String, RunError> {
-    match (client.models_soon().await, &server.model) {
-        (Ok(_), Some(model)) => Ok(model.clone()),
-        (Ok(models), None) => {
-            models.into_iter().next().ok_or_else(|| RunError::NoModel { url: client.base().to_owned() })
-        }
-        (Err(ClientError::Status { status, .. }), Some(model)) if !matches!(status, 401 | 403) => Ok(model.clone()),
-        (Err(ClientError::Malformed { .. }), Some(model)) => Ok(model.clone()),
-        (Err(error), _) => Err(RunError::Server(error)),
-    }
-}
-
-struct Clock {
-    started_at: String,
-    started: Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        let now = chrono::Utc::now();
-        Self { started_at: now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true), started: Instant::now() }
-    }
 }
 
 fn assemble(
@@ -209,29 +174,37 @@ fn assemble(
     complete: impl FnOnce(&mut Results),
 ) -> Evaluation {
     let examples = options.dataset.examples.iter();
-    let samples: Vec<Sample> =
-        examples.zip(outcomes).map(|((example, scorer), outcome)| Sample::new(example, scorer, outcome)).collect();
+    let samples: Vec<Sample> = examples
+        .zip(outcomes)
+        .map(|((example, scorer), outcome)| Sample::new(example, scorer, outcome, &options.reasoning))
+        .collect();
     let mut results = Results {
         task: TASK.into(),
         task_version: TASK_VERSION.into(),
         metrics: metrics::metrics(&samples),
         counts: metrics::counts(&samples),
+        by_category: metrics::by_category(&samples),
         by_instruction: metrics::by_instruction(&samples),
         model: None,
         endpoint: None,
         sampling: None,
+        system: None,
+        requests: None,
+        strip_reasoning: options.reasoning.formats().map(ToString::to_string).collect(),
         judge: None,
         lineage: None,
         data: Some(options.data_source()),
         responses: None,
         code_version: env!("CARGO_PKG_VERSION").into(),
-        started_at: clock.started_at.clone(),
-        seconds: clock.started.elapsed().as_secs_f64(),
+        started_at: clock.started_at(),
+        seconds: clock.seconds(),
     };
     complete(&mut results);
     Evaluation { results, samples }
 }
 
-fn finish(directory: Option<Directory>, evaluation: &Evaluation) -> Result<(), InputError> {
-    directory.map_or(Ok(()), |directory| directory.finish(&evaluation.samples, &evaluation.results))
+fn finish(options: &Options, directory: Option<Directory>, evaluation: &Evaluation) -> Result<(), InputError> {
+    let Some(directory) = directory else { return Ok(()) };
+    let files = |export: &Export| export.files(evaluation, &options.dataset);
+    directory.finish(&evaluation.samples, options.exports.iter().flat_map(files).collect(), &evaluation.results)
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::example::{Example, Score, Scorer};
+use crate::reasoning::Reasoning;
 
 /// A line of `samples.jsonl`.
 ///
@@ -18,8 +19,11 @@ pub struct Sample {
     pub key: Value,
     /// The example's prompt.
     pub prompt: String,
-    /// The response; null where there is none.
+    /// The response as it was scored; null where there is none.
     pub response: Option<String>,
+    /// The response with its reasoning, where reasoning was taken out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw_response: Option<String>,
     /// The example's instructions.
     pub instruction_id_list: Vec<String>,
     /// The verdicts, in the order of the instructions; no entries where there is no response.
@@ -28,6 +32,9 @@ pub struct Sample {
     /// Why the server stopped; `length` is a response that was cut off.
     #[serde(default)]
     pub finish_reason: Option<String>,
+    /// Whether the reasoning did not end, so that there is no answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unterminated_reasoning: bool,
     /// Why there is no response.
     #[serde(default)]
     pub error: Option<String>,
@@ -47,31 +54,46 @@ pub enum Outcome {
 /// A response and why it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The text.
+    /// The text as the model gave it.
     pub response: String,
     /// What the server said.
     pub finish_reason: Option<String>,
 }
 
 impl Sample {
-    /// Scores the outcome of an example.
-    pub fn new(example: &Example, scorer: &Scorer, outcome: Outcome) -> Self {
-        let none = Score { strict: Vec::new(), loose: Vec::new(), reasons: Vec::new() };
-        let (score, response, finish_reason, error) = match outcome {
-            Outcome::Answered(Answer { response, finish_reason }) => {
-                (scorer.score(&response), Some(response), finish_reason, None)
-            }
-            Outcome::Failed(problem) => (none, None, None, Some(problem)),
-            Outcome::Missing => (none, None, None, None),
-        };
-        Self {
+    /// Scores the outcome of an example, without the response's reasoning.
+    pub fn new(example: &Example, scorer: &Scorer, outcome: Outcome, reasoning: &Reasoning) -> Self {
+        let mut sample = Self {
             key: example.key.clone(),
             prompt: example.prompt.clone(),
-            response,
+            response: None,
+            raw_response: None,
             instruction_id_list: example.instruction_id_list.clone(),
-            score,
-            finish_reason,
-            error,
+            score: Score { strict: Vec::new(), loose: Vec::new(), reasons: Vec::new() },
+            finish_reason: None,
+            unterminated_reasoning: false,
+            error: None,
+        };
+        match outcome {
+            Outcome::Answered(Answer { response, finish_reason }) => {
+                let (answer, raw) = match reasoning.strip(&response) {
+                    Some(stripped) => {
+                        sample.unterminated_reasoning = stripped.answer.is_none();
+                        (stripped.answer.unwrap_or_default(), Some(response))
+                    }
+                    None => (response, None),
+                };
+                sample.score = scorer.score(&answer);
+                (sample.response, sample.raw_response, sample.finish_reason) = (Some(answer), raw, finish_reason);
+            }
+            Outcome::Failed(problem) => sample.error = Some(problem),
+            Outcome::Missing => {}
         }
+        sample
+    }
+
+    /// The response as the model gave it.
+    pub fn raw(&self) -> Option<&str> {
+        self.raw_response.as_deref().or(self.response.as_deref())
     }
 }

@@ -1,6 +1,6 @@
 //! Answers of a model, and reference answers, in the official `model_answer/<model>.jsonl` format.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,10 @@ pub struct Answers {
     pub by_question: HashMap<Id, Vec<String>>,
     /// The file, where they come from one.
     pub source: Option<DataSource>,
+    /// Why answers are missing, where that is known.
+    pub failures: HashMap<(Id, Turn), String>,
+    /// Answers that were cut off at the token limit, where that is known.
+    pub truncated: HashSet<(Id, Turn)>,
 }
 
 impl Answers {
@@ -114,7 +118,19 @@ impl Answers {
             return Err(InputError::File { path: path.to_owned(), problem: "it holds no answers".into() });
         }
         let source = DataSource { source: path.display().to_string(), sha256: jsonl::sha256(bytes) };
-        Ok(Self { model: model.unwrap_or_else(|| stem(path)), by_question, source: Some(source) })
+        let model = model.unwrap_or_else(|| stem(path));
+        Ok(Self { by_question, source: Some(source), ..Self::none_of(&model) })
+    }
+
+    /// No answers of a model yet.
+    pub fn none_of(model: &str) -> Self {
+        Self {
+            model: model.to_owned(),
+            by_question: HashMap::new(),
+            source: None,
+            failures: HashMap::new(),
+            truncated: HashSet::new(),
+        }
     }
 
     /// The answers to a question up to a turn, which can be judged only if they are all there.
@@ -124,7 +140,11 @@ impl Answers {
     pub fn up_to(&self, question: &Question, turn: Turn) -> Result<&[String], String> {
         let turns = self.by_question.get(&question.question_id).map_or(&[][..], Vec::as_slice);
         let Some(turns) = turns.get(..=turn.index()) else {
-            return Err(format!("`{}` has no answer to it", self.model));
+            let key = (question.question_id.clone(), turn);
+            return Err(match self.failures.get(&key) {
+                Some(problem) => problem.clone(),
+                None => format!("`{}` has no answer to it", self.model),
+            });
         };
         if turns.iter().any(|turn| turn == OFFICIAL_FAILURE) {
             return Err(format!("the answer of `{}` is `{OFFICIAL_FAILURE}`: its request had failed", self.model));

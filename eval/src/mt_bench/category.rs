@@ -54,6 +54,9 @@ mod tests {
 
     #[test]
     fn known_categories_come_first() {
-        assert_eq!(in_order(["zoology", "stem", "art", "writing", "stem"].into_iter()), ["writing", "stem", "art", "zoology"]);
+        assert_eq!(
+            in_order(["zoology", "stem", "art", "writing", "stem"].into_iter()),
+            ["writing", "stem", "art", "zoology"]
+        );
     }
 }

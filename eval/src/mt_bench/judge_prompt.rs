@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::template::Template;
 use super::Turn;
+use super::template::Template;
 use super::verdict::Format;
 use crate::jsonl::{self, InputError};
 use crate::results::DataSource;
@@ -73,9 +73,7 @@ impl Role {
 
     fn all() -> impl Iterator<Item = Self> {
         [Kind::Single, Kind::Pair].into_iter().flat_map(|kind| {
-            [false, true]
-                .into_iter()
-                .flat_map(move |reference| Turn::BOTH.map(|turn| Self { kind, reference, turn }))
+            [false, true].into_iter().flat_map(move |reference| Turn::BOTH.map(|turn| Self { kind, reference, turn }))
         })
     }
 }
@@ -203,7 +201,10 @@ mod tests {
         assert!(problem(row).contains("holds no prompt `single-v1-multi-turn`"), "{}", problem(row));
         assert!(problem(&format!("{row}\n{row}")).contains("p.jsonl:2: there is already a prompt `orpo-single-v1`"));
         let message = problem(&row.replace("{answer}", "{answer_b}"));
-        assert!(message.contains("`orpo-single-v1` has the field `{answer_b}`; it can have question, answer"), "{message}");
+        assert!(
+            message.contains("`orpo-single-v1` has the field `{answer_b}`; it can have question, answer"),
+            "{message}"
+        );
         assert!(problem(&row.replace("{answer}", "{answer")).contains("p.jsonl:1: the `prompt_template`"));
         assert!(problem(&row.replace("\"[[rating]]\"", "\"[[A]]\"")).contains("cannot be `[[A]]`"));
     }

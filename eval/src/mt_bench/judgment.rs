@@ -193,7 +193,9 @@ mod tests {
     #[test]
     fn bad_rows_are_named_with_file_and_line() {
         assert!(parse(&format!("{SINGLE}\n{PAIR}")).unwrap_err().starts_with("j.jsonl:2: judgments on single"));
-        assert!(parse(&SINGLE.replace("\"turn\":1", "\"turn\":3")).unwrap_err().contains("`turn` must be 1 or 2, not 3"));
+        assert!(
+            parse(&SINGLE.replace("\"turn\":1", "\"turn\":3")).unwrap_err().contains("`turn` must be 1 or 2, not 3")
+        );
         assert!(parse(&PAIR.replace("error", "nobody")).unwrap_err().contains("unknown variant `nobody`"));
         assert!(parse(&SINGLE.replace("\"score\":8,", "")).unwrap_err().contains("missing field `score`"));
         assert!(parse(" \n").unwrap_err().contains("holds no judgments"));

@@ -7,10 +7,32 @@ use serde::{Deserialize, Serialize};
 
 use super::{Id, Turn, category};
 use crate::jsonl::{self, InputError};
+use crate::official::{Hub, Kind, OfficialError, OfficialFile};
 use crate::results::DataSource;
 
 /// Questions of our own, five in each category, so that a model can be measured without any file.
 const EMBEDDED: &str = include_str!("../../data/mt_bench_questions.jsonl");
+
+/// The 80 questions of the paper. The commit is one of the published space; FastChat's repository has the same bytes.
+pub const OFFICIAL: OfficialFile = OfficialFile {
+    kind: Kind::Space,
+    repository: "lmsys/mt-bench",
+    revision: "6e465b26cb18b64e48b3858d54ac655736cf07b6",
+    file: "data/mt_bench/question.jsonl",
+    sha256: "119565adbab82227089cefdb44c8d7e2cf04dc0a0ec233634c82e7d4e2a944f7",
+    option: "--questions",
+};
+
+/// Why there are no questions.
+#[derive(Debug, thiserror::Error)]
+pub enum QuestionsError {
+    /// A file cannot be used.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The official file cannot be had.
+    #[error(transparent)]
+    Official(#[from] OfficialError),
+}
 
 /// A line of a question file.
 ///
@@ -71,6 +93,20 @@ impl Questions {
     /// At the first row that is malformed, repeats an id, or has no turns or more than two; and when there are no rows.
     pub fn read(path: &Path) -> Result<Self, InputError> {
         Self::parse(path, &jsonl::read(path)?)
+    }
+
+    /// The official 80 questions from the hub or its cache.
+    ///
+    /// # Errors
+    /// When they are in neither, or have other content than the pinned one.
+    pub fn official(hub: &Hub) -> Result<Self, QuestionsError> {
+        let bytes = hub.read(&OFFICIAL)?;
+        Ok(Self::parse(Path::new(&OFFICIAL.name()), &bytes)?)
+    }
+
+    /// The first so many.
+    pub fn first(&self, limit: Option<usize>) -> &[Question] {
+        &self.list[..limit.unwrap_or(usize::MAX).min(self.list.len())]
     }
 
     /// The content of such a file; `path` is its name in messages.

@@ -174,7 +174,10 @@ pub fn items(judgments: &[SingleJudgment], rule: Rule) -> BTreeMap<String, Vec<I
 }
 
 /// The score in a row.
-fn recorded(judgment: &SingleJudgment, rule: Rule) -> Result<f64, Unscored> {
+///
+/// # Errors
+/// Why it is none.
+pub fn recorded(judgment: &SingleJudgment, rule: Rule) -> Result<f64, Unscored> {
     match (judgment.score, rule) {
         (NO_SCORE, _) => Err(Unscored::NoVerdict),
         (score, Rule::Strict) if !verdict::on_scale(score) => Err(Unscored::OffScale),

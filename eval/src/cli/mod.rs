@@ -1,0 +1,75 @@
+//! The command line: one file here is one task's command; what several of them have is in [`requests`] and here.
+
+mod ifeval;
+mod judge;
+mod mt_bench;
+mod requests;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+/// Everything could be scored.
+const DONE: u8 = 0;
+/// The run finished, but not everything could be scored, or a threshold was missed.
+const INCOMPLETE: u8 = 1;
+/// Usage, input or environment.
+const FAILED: u8 = 2;
+
+/// Measures a chat model behind any OpenAI-compatible endpoint.
+#[derive(Debug, Parser)]
+#[command(name = "orpo-eval", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Ifeval(ifeval::Ifeval),
+    MtBench(mt_bench::MtBench),
+}
+
+/// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own, so
+/// it must not be called from inside one.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match Cli::try_parse_from(args) {
+        Ok(cli) => cli.command,
+        Err(error) => {
+            // A closed pipe is not an error.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { FAILED } else { DONE });
+        }
+    };
+    let code = match command {
+        Command::Ifeval(arguments) => ifeval::run(arguments),
+        Command::MtBench(arguments) => mt_bench::run(arguments),
+    };
+    ExitCode::from(code.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        FAILED
+    }))
+}
+
+/// Writes to stdout; that the reader has gone is not an error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

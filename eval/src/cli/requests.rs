@@ -1,0 +1,76 @@
+//! The flags that say what a model is asked, and how patiently.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::client::{Retry, Sampling};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Requests")]
+pub(super) struct Requests {
+    /// Requests in flight at the same time
+    #[arg(long, value_name = "N", default_value = "8", value_parser = at_least_one)]
+    pub(super) concurrency: usize,
+    /// Most tokens of a response
+    #[arg(long, value_name = "N", default_value_t = 1280, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
+    /// Sampling temperature [default: 0]
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    pub(super) temperature: Option<f64>,
+    /// Probability mass that tokens are drawn from [default: not sent]
+    #[arg(long, value_name = "P", value_parser = top_p, requires = "endpoint")]
+    top_p: Option<f64>,
+    /// Seed of the sampling, for servers that take one [default: not sent]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, requires = "endpoint")]
+    seed: Option<i64>,
+    /// System message in front of every prompt [default: none]
+    #[arg(long, value_name = "TEXT", requires = "endpoint")]
+    pub(super) system: Option<String>,
+    /// Seconds that one try of a request may take
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout_secs: u64,
+    /// Repetitions of a request that fails with 429, 5xx, or no connection
+    #[arg(long, value_name = "N", default_value_t = Retry::default().retries, value_parser = clap::value_parser!(u32).range(..=100))]
+    retries: u32,
+    /// Longest wait that a server may ask for (Retry-After); where it asks for more, the run ends and can be resumed
+    #[arg(long, value_name = "N", default_value_t = Retry::default().patience.as_secs())]
+    max_wait_secs: u64,
+}
+
+impl Requests {
+    pub(super) fn sampling(&self) -> Sampling {
+        let Self { temperature, max_tokens, top_p, seed, .. } = *self;
+        Sampling { temperature: temperature.unwrap_or(0.0), max_tokens, top_p, seed }
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_secs)
+    }
+
+    pub(super) fn retry(&self) -> Retry {
+        let patience = Duration::from_secs(self.max_wait_secs);
+        Retry { retries: self.retries, patience, ..Retry::default() }
+    }
+}
+
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number >= 1 => Ok(number),
+        _ => Err("a whole number of at least 1 is needed".into()),
+    }
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(temperature) if temperature >= 0.0 && temperature.is_finite() => Ok(temperature),
+        _ => Err("a number of at least 0 is needed".into()),
+    }
+}
+
+fn top_p(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(top_p) if top_p > 0.0 && top_p <= 1.0 => Ok(top_p),
+        _ => Err("a number above 0 and at most 1 is needed".into()),
+    }
+}

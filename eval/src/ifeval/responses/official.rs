@@ -1,0 +1,28 @@
+//! The official format: `{"prompt": "...", "response": "..."}`, with `key` in place of `prompt` or beside it.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Format, Recorded, Row, present, typed};
+use crate::ifeval::sample::{Answer, Outcome};
+
+pub(super) const FORMAT: Format = Format { name: "the official format (`prompt` or `key`, and `response`)", is, read };
+
+#[derive(Deserialize)]
+struct Fields {
+    key: Option<Value>,
+    prompt: Option<String>,
+    #[serde(deserialize_with = "present")]
+    response: Option<String>,
+}
+
+fn is(row: &Row) -> bool {
+    row.contains_key("response") && (row.contains_key("prompt") || row.contains_key("key"))
+}
+
+/// A null response is an empty one.
+fn read(row: Row) -> Result<Recorded, String> {
+    let Fields { key, prompt, response } = typed(row)?;
+    let answer = Answer { response: response.unwrap_or_default(), finish_reason: None };
+    Ok(Recorded { key, prompt, outcome: Outcome::Answered(answer), example: None, was_stripped: false })
+}
