@@ -25,7 +25,7 @@ pub mod length_controlled;
 pub mod metrics;
 pub mod outputs;
 pub mod run;
-mod solver;
+pub(crate) mod solver;
 pub mod summary;
 mod switch;
 pub mod table;

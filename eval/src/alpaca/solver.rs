@@ -5,11 +5,11 @@
 //! is minimised coordinate by coordinate (Lee, Sun and Saunders, 2014).
 
 /// The number of features.
-pub(super) const D: usize = 3;
+pub(crate) const D: usize = 3;
 
 /// A weighted observation of a probability.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Observation {
+pub(crate) struct Observation {
     pub features: [f64; D],
     /// The probability that was observed, from 0 to 1.
     pub target: f64,
@@ -26,7 +26,7 @@ const ROUNDING: f64 = 1e-13;
 const TOLERANCE: f64 = 1e-12;
 
 /// Minimises `|w|_1 + strength * sum of weight * log_loss(target, sigmoid(w . x))`, beginning at `start`.
-pub(super) fn fit(observations: &[Observation], strength: f64, start: [f64; D]) -> [f64; D] {
+pub(crate) fn fit(observations: &[Observation], strength: f64, start: [f64; D]) -> [f64; D] {
     let scale = 1.0_f64.max(strength * observations.iter().map(|observation| observation.weight).sum::<f64>());
     let mut w = start;
     for _ in 0..MOST_STEPS {
@@ -50,12 +50,12 @@ pub(super) fn fit(observations: &[Observation], strength: f64, start: [f64; D]) 
 }
 
 /// The log-loss of the prediction `p` of a probability.
-pub(super) fn log_loss(target: f64, p: f64) -> f64 {
+pub(crate) fn log_loss(target: f64, p: f64) -> f64 {
     let p = p.clamp(1e-15, 1.0 - 1e-15);
     -(target * p.ln() + (1.0 - target) * (1.0 - p).ln())
 }
 
-pub(super) fn sigmoid(z: f64) -> f64 {
+pub(crate) fn sigmoid(z: f64) -> f64 {
     if z >= 0.0 {
         1.0 / (1.0 + (-z).exp())
     } else {
@@ -64,7 +64,7 @@ pub(super) fn sigmoid(z: f64) -> f64 {
     }
 }
 
-pub(super) fn dot(a: &[f64; D], b: &[f64; D]) -> f64 {
+pub(crate) fn dot(a: &[f64; D], b: &[f64; D]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 

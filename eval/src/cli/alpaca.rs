@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 
 use super::judge::JudgeArgs;
-use super::requests::{Requests, at_least_one};
+use super::requests::{Requests, at_least_one, share};
 use super::{DONE, INCOMPLETE, print};
 use crate::alpaca::annotations::{self, Names};
 use crate::alpaca::answers;
@@ -114,17 +114,6 @@ pub(super) struct Alpaca {
     /// Draw no progress bar
     #[arg(long, short)]
     quiet: bool,
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let share = match text.strip_suffix('%') {
-        Some(percent) => percent.parse().map(|percent: f64| percent / 100.0),
-        None => text.parse(),
-    };
-    match share {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("a fraction between 0 and 1, or a percentage like 1%, is needed".into()),
-    }
 }
 
 pub(super) fn run(arguments: Alpaca) -> anyhow::Result<u8> {

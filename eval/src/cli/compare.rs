@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::judge::JudgeArgs;
-use super::requests::{Requests, at_least_one};
-use super::{DONE, INCOMPLETE, print, share};
+use super::requests::{Requests, at_least_one, share};
+use super::{DONE, INCOMPLETE, print};
 use crate::alpaca::answers as generation;
 use crate::alpaca::outputs::Output;
 use crate::client::ApiKey;
@@ -123,7 +123,10 @@ pub(super) fn run(arguments: &Compare) -> anyhow::Result<u8> {
     let (mut pairs, unmatched) = answers::join(&a, &b);
     ensure!(!pairs.is_empty(), "`{}` and `{}` have answered no prompt in common", a.source.source, b.source.source);
     if unmatched != [0, 0] {
-        eprintln!("warning: {} answers of A and {} of B have no counterpart and are left out", unmatched[0], unmatched[1]);
+        eprintln!(
+            "warning: {} answers of A and {} of B have no counterpart and are left out",
+            unmatched[0], unmatched[1]
+        );
     }
     pairs.truncate(arguments.limit.unwrap_or(usize::MAX));
     let reasoning = Reasoning::new(arguments.strip_reasoning.clone());
@@ -136,7 +139,8 @@ pub(super) fn run(arguments: &Compare) -> anyhow::Result<u8> {
         Judged::Checklist => decide_by_checklist(arguments, &mut pairs)?,
         Judged::Model => decide_by_model(arguments, &mut pairs, &runtime)?,
     };
-    let agreement = arguments.agree_with.iter().map(|path| agreement::agreement(&pairs, path)).collect::<Result<_, _>>()?;
+    let agreement =
+        arguments.agree_with.iter().map(|path| agreement::agreement(&pairs, path)).collect::<Result<_, _>>()?;
     let summary = Summary::new(&pairs, unmatched, agreement, arguments.bootstrap_seed);
     let results = Results {
         task: TASK.into(),
@@ -209,7 +213,9 @@ fn answers_of(
 
 fn decide_by_checklist(arguments: &Compare, pairs: &mut [Pair]) -> anyhow::Result<Value> {
     ensure!(
-        arguments.judge_args.judge_endpoint.is_none() && arguments.annotator_config.is_none() && arguments.judge_prompts.is_none(),
+        arguments.judge_args.judge_endpoint.is_none()
+            && arguments.annotator_config.is_none()
+            && arguments.judge_prompts.is_none(),
         "--judge checklist asks no model; leave out --judge-endpoint, --annotator-config and --judge-prompts"
     );
     let dataset = match arguments.data.as_deref() {
@@ -223,7 +229,11 @@ fn decide_by_checklist(arguments: &Compare, pairs: &mut [Pair]) -> anyhow::Resul
     Ok(json!({"checklist": {"source": dataset.source, "sha256": dataset.sha256}}))
 }
 
-fn decide_by_model(arguments: &Compare, pairs: &mut [Pair], runtime: &tokio::runtime::Runtime) -> anyhow::Result<Value> {
+fn decide_by_model(
+    arguments: &Compare,
+    pairs: &mut [Pair],
+    runtime: &tokio::runtime::Runtime,
+) -> anyhow::Result<Value> {
     ensure!(arguments.data.is_none(), "--data is for --judge checklist");
     ensure!(
         arguments.judge_args.judge_endpoint.is_some(),

@@ -1,8 +1,10 @@
 //! The command line: one file here is one task's command; what several of them have is in [`requests`] and here.
 
 mod alpaca;
+mod compare;
 mod ifeval;
 mod judge;
+mod mt_bench;
 mod requests;
 
 use std::ffi::OsString;
@@ -31,6 +33,8 @@ struct Cli {
 enum Command {
     Ifeval(Box<ifeval::Ifeval>),
     Alpaca(Box<alpaca::Alpaca>),
+    MtBench(Box<mt_bench::MtBench>),
+    Compare(Box<compare::Compare>),
 }
 
 /// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own,
@@ -47,6 +51,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let code = match command {
         Command::Ifeval(arguments) => ifeval::run(*arguments),
         Command::Alpaca(arguments) => alpaca::run(*arguments),
+        Command::MtBench(arguments) => mt_bench::run(*arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
     };
     ExitCode::from(code.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -57,7 +57,11 @@ impl Answers {
             return Err(InputError::File { path: path.to_owned(), problem: "it holds no answers".into() });
         }
         let name = generator.unwrap_or_else(|| path.display().to_string());
-        Ok(Self { name, source: DataSource { source: path.display().to_string(), sha256: jsonl::sha256(&bytes) }, rows })
+        Ok(Self {
+            name,
+            source: DataSource { source: path.display().to_string(), sha256: jsonl::sha256(&bytes) },
+            rows,
+        })
     }
 
     /// Answers that a server has given, in order.
@@ -112,7 +116,8 @@ mod tests {
         let (a, b) = (read(a).unwrap(), read(b).unwrap());
         assert_eq!(a.name, "m");
         let (pairs, alone) = join(&a, &b);
-        let found: Vec<_> = pairs.iter().map(|pair| (pair.prompt.as_str(), pair.answers.each_ref().map(|a| a.as_str()))).collect();
+        let found: Vec<_> =
+            pairs.iter().map(|pair| (pair.prompt.as_str(), pair.answers.each_ref().map(|a| a.as_str()))).collect();
         assert_eq!(found, [("p", ["1", "5"]), ("r", ["3", "4"])]);
         assert_eq!(alone, [1, 1]);
     }

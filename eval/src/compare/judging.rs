@@ -3,31 +3,32 @@
 use serde_json::{Value, json};
 
 use super::pair::Pair;
+use crate::jsonl;
 use crate::judge::annotator::Annotator;
 use crate::judge::template::{Templating, Texts};
 use crate::judge::verdicts::VerdictStore;
 use crate::judge::{Judge, JudgeError, Outcome, Reply, Request, Tally};
-use crate::jsonl;
+use crate::mt_bench::Turn;
 use crate::mt_bench::judge_prompt::{JudgePrompt, JudgePrompts, Kind, Role};
 use crate::mt_bench::render::Rendered;
-use crate::mt_bench::turn::Turn;
 use crate::mt_bench::verdict::{self, Position};
 use crate::progress::Progress;
+use crate::results::DataSource;
 
 /// How a judge is asked, and how its reply is read.
 #[derive(Debug)]
 pub enum Style {
     /// AlpacaEval's: a preference, usually out of log-probabilities.
     Annotator(Box<Annotator>),
-    /// MT-Bench's: a letter after an explanation.
-    Prompt(Box<JudgePrompt>),
+    /// MT-Bench's: a letter after an explanation; and the file of the prompt.
+    Prompt(Box<JudgePrompt>, DataSource),
 }
 
 impl Style {
     /// The pairwise prompt on one turn without a reference answer.
     pub fn of_prompts(prompts: &JudgePrompts) -> Self {
         let role = Role { kind: Kind::Pair, reference: false, turn: Turn::First };
-        Self::Prompt(Box::new(prompts.get(role).clone()))
+        Self::Prompt(Box::new(prompts.get(role).clone()), prompts.source.clone())
     }
 
     /// The body of the request about a pair, in the order in which the judge sees it.
@@ -37,7 +38,7 @@ impl Style {
                 let texts = Texts { instruction: prompt, output_1: first, output_2: second };
                 annotator.request(model, texts, Templating::Safe)
             }
-            Self::Prompt(judge) => {
+            Self::Prompt(judge, _) => {
                 let value = |field: &str| match field {
                     "question" => Some(prompt),
                     "answer_a" => Some(first),
@@ -54,7 +55,7 @@ impl Style {
     fn check(&self, reply: &Reply) -> Result<(), String> {
         match self {
             Self::Annotator(annotator) => annotator.check(reply),
-            Self::Prompt(_) => Ok(()),
+            Self::Prompt(..) => Ok(()),
         }
     }
 
@@ -62,7 +63,7 @@ impl Style {
     fn preference(&self, reply: &Reply) -> Result<f64, String> {
         match self {
             Self::Annotator(annotator) => annotator.parser.parse(reply).map(|preference| 2.0 - preference),
-            Self::Prompt(judge) => match verdict::winner(reply.content().unwrap_or_default(), judge.format) {
+            Self::Prompt(judge, _) => match verdict::winner(reply.content().unwrap_or_default(), judge.format) {
                 Some(Position::A) => Ok(1.0),
                 Some(Position::B) => Ok(0.0),
                 Some(Position::Tie) => Ok(0.5),
@@ -78,9 +79,10 @@ impl Style {
                 "annotator": annotator.name,
                 "template_sha256": jsonl::sha256(annotator.template.source().as_bytes()),
             }),
-            Self::Prompt(judge) => json!({
+            Self::Prompt(judge, file) => json!({
                 "prompt": judge.name,
-                "template_sha256": jsonl::sha256(format!("{}\0{}", judge.system_prompt, judge.template.source()).as_bytes()),
+                "templates": file.source,
+                "template_sha256": file.sha256,
             }),
         }
     }

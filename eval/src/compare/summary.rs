@@ -96,7 +96,9 @@ impl Summary {
             .iter()
             .filter_map(|pair| Some((pair.preference()?, pair.answers.each_ref().map(|answer| answer.chars().count()))))
             .collect();
-        let mean = |index: usize| rows.iter().map(|(_, lengths)| lengths[index] as f64).sum::<f64>() / rows.len().max(1) as f64;
+        let mean = |index: usize| {
+            rows.iter().map(|(_, lengths)| lengths[index] as f64).sum::<f64>() / rows.len().max(1) as f64
+        };
         let avg_length = [mean(0), mean(1)];
         let judged = || pairs.iter().filter(|pair| pair.followed.is_none() && pair.winner().is_some());
         Self {
@@ -194,9 +196,8 @@ fn repeats(pairs: &[Pair]) -> Option<Repeats> {
         let [a_first, b_first] = pair.preferences[repeat];
         f64::midpoint(a_first.expect("it is complete"), b_first.expect("it is complete"))
     };
-    let win_rates: Vec<f64> = (0..times)
-        .map(|repeat| complete.iter().map(|pair| preference(pair, repeat)).sum::<f64>() / n)
-        .collect();
+    let win_rates: Vec<f64> =
+        (0..times).map(|repeat| complete.iter().map(|pair| preference(pair, repeat)).sum::<f64>() / n).collect();
     let same = |pair: &&&Pair| (1..times).all(|repeat| pair.winner_of(repeat) == pair.winner_of(0));
     let agreement = complete.iter().filter(same).count() as f64 / n;
     let (_, standard_deviation) = stats::mean_and_deviation(&win_rates);
@@ -240,7 +241,8 @@ mod tests {
     #[test]
     fn prompts_followed_by_one_alone_are_tested() {
         let followed = |counts| Pair { followed: Some(counts), ..pair(&[[0.5, 0.5]]) };
-        let pairs = [followed([2, 2, 1]), followed([2, 2, 0]), followed([1, 0, 1]), followed([3, 3, 3]), followed([2, 1, 0])];
+        let pairs =
+            [followed([2, 2, 1]), followed([2, 2, 0]), followed([1, 0, 1]), followed([3, 3, 3]), followed([2, 1, 0])];
         let mcnemar = Summary::new(&pairs, [0, 0], Vec::new(), 1).mcnemar.unwrap();
         assert_eq!((mcnemar.only_a, mcnemar.only_b, mcnemar.p), (2, 1, 1.0));
     }

@@ -24,7 +24,10 @@ pub fn render(summary: &Summary, results: &Results, [a, b]: [&str; 2]) -> String
     );
     if let Some(mcnemar) = summary.mcnemar {
         let p = p_value(mcnemar.p);
-        text += &format!("all instructions followed by A alone {}, by B alone {}; McNemar p = {p}\n", mcnemar.only_a, mcnemar.only_b);
+        text += &format!(
+            "all instructions followed by A alone {}, by B alone {}; McNemar p = {p}\n",
+            mcnemar.only_a, mcnemar.only_b
+        );
     }
     if let Some(order) = summary.order {
         let (consistency, first) = (percent(order.consistency), percent(order.first_shown));
@@ -33,12 +36,15 @@ pub fn render(summary: &Summary, results: &Results, [a, b]: [&str; 2]) -> String
     if let Some(repeats) = &summary.repeats {
         let rates = repeats.win_rates.iter().map(|&rate| percent(rate)).collect::<Vec<_>>().join(", ");
         let (deviation, agreement) = (percent(repeats.standard_deviation), percent(repeats.agreement));
-        text += &format!("win rates of the repetitions {rates}: standard deviation {deviation}; the same winner in {agreement} %\n");
+        text += &format!(
+            "win rates of the repetitions {rates}: standard deviation {deviation}; the same winner in {agreement} %\n"
+        );
     }
     for agreement in &summary.agreement {
         let kappa = agreement.cohens_kappa.map_or("undefined".into(), |kappa| format!("{kappa:.3}"));
         let share = percent(agreement.agreement);
-        text += &format!("agrees with `{}` on {share} % of {} pairs, Cohen's kappa {kappa}\n", agreement.with, agreement.n);
+        text +=
+            &format!("agrees with `{}` on {share} % of {} pairs, Cohen's kappa {kappa}\n", agreement.with, agreement.n);
     }
     let counts = &results.counts;
     text + &format!("{} pairs: {} decided, {} not\n", counts.total, counts.scored, counts.unscored)
