@@ -30,6 +30,7 @@ pub mod mt_bench;
 pub mod official;
 pub mod progress;
 pub mod python_json;
+pub mod python_random;
 pub mod reasoning;
 pub mod results;
 mod retry;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use orpo_eval::ifeval::{Example, ids};
+use orpo_eval::ifeval::{Example, language};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -48,63 +48,32 @@ fn official_examples(directory: &Path) -> BTreeMap<u64, Example> {
 #[derive(Default)]
 struct Tally {
     verdicts: usize,
-    not_supported: usize,
-    /// Verdicts on the case of letters where the official one is "not followed" although the case is right, because its
-    /// language detector did not say English.
-    language: Vec<String>,
     wrong: Vec<String>,
 }
 
 impl Tally {
-    /// Compares the verdicts on a row, instruction by instruction, because others of the row may not be supported.
+    /// Compares the verdicts on a row.
     fn compare(&mut self, name: &str, row: &Row, examples: &BTreeMap<u64, Example>) {
-        let (list, kwargs) = match (&row.instruction_id_list, &row.kwargs, row.key) {
-            (Some(list), Some(kwargs), _) => (list, kwargs),
+        let (instruction_id_list, kwargs) = match (&row.instruction_id_list, &row.kwargs, row.key) {
+            (Some(list), Some(kwargs), _) => (list.clone(), kwargs.clone()),
             (_, _, key) => {
                 let example = &examples[&key.unwrap()];
-                (&example.instruction_id_list, &example.kwargs)
+                (example.instruction_id_list.clone(), example.kwargs.clone())
             }
         };
-        assert_eq!(list.len(), row.strict.len(), "{name}");
-        for (index, id) in list.iter().enumerate() {
-            if !ids().any(|known| known == id) {
-                self.not_supported += 1;
-                continue;
-            }
-            let example = Example {
-                key: 0.into(),
-                prompt: String::new(),
-                instruction_id_list: vec![id.clone()],
-                kwargs: vec![kwargs[index].clone()],
-            };
-            let score = example.score(&row.response).unwrap_or_else(|error| panic!("{name}: {error}"));
-            for (metric, ours, official) in
-                [("strict", score.strict[0], row.strict[index]), ("loose", score.loose[0], row.loose[index])]
-            {
-                self.verdicts += 1;
-                if ours == official {
-                    continue;
-                }
-                if ours && !official && id.starts_with("change_case:english_") {
-                    self.language.push(format!("{name} {metric}"));
-                } else {
-                    self.wrong.push(format!("{name} {id} {metric}: {ours} here, {official} officially"));
-                }
+        let example = Example { key: 0.into(), prompt: String::new(), instruction_id_list, kwargs };
+        let score = example.score(&row.response).unwrap_or_else(|error| panic!("{name}: {error}"));
+        for (metric, ours, official) in [("strict", &score.strict, &row.strict), ("loose", &score.loose, &row.loose)] {
+            self.verdicts += official.len();
+            if ours != official {
+                let list = &example.instruction_id_list;
+                self.wrong.push(format!("{name} {list:?} {metric}: {ours:?} here, {official:?} officially"));
             }
         }
     }
 
     fn report(&self, what: &str) {
-        println!(
-            "{what}: {} verdicts compared, {} instructions not supported; {} differ by language detection alone, {} otherwise",
-            self.verdicts,
-            self.not_supported,
-            self.language.len(),
-            self.wrong.len()
-        );
-        if !self.language.is_empty() {
-            println!("  by language: {}", self.language.join(", "));
-        }
+        println!("{what}: {} verdicts compared", self.verdicts);
         assert!(self.wrong.is_empty(), "{what}: {} wrong verdicts\n{}", self.wrong.len(), self.wrong.join("\n"));
     }
 }
@@ -123,6 +92,7 @@ fn verdicts_on_the_responses_of_models() {
         for row in unpack::<Row>(&path) {
             tally.compare(&row.key.unwrap().to_string(), &row, &examples);
         }
+        assert_eq!(tally.verdicts, 2 * 834);
         tally.report(&model);
     }
 }
@@ -167,4 +137,42 @@ fn word_counts() {
         let blank = score.reasons.iter().flatten().any(|reason| reason == "the response is empty");
         assert!(blank || score.strict == [true, true], "{n} words in {text:?}: {:?}", score.reasons);
     }
+}
+
+/// Answers and probabilities of langdetect, to the last bit, with every seed.
+#[test]
+fn languages() {
+    #[derive(Deserialize)]
+    struct Case {
+        text: String,
+        detect: Option<String>,
+        seed0: Option<Vec<(String, f64)>>,
+        by_seed: Option<Vec<String>>,
+    }
+    let Some(directory) = reference() else { return };
+    let cases: Vec<Case> = unpack(&directory.join("components/langdetect.jsonl.gz"));
+    assert_eq!(cases.len(), 909);
+    let mut wrong = Vec::new();
+    let mut sensitive = 0;
+    for Case { text, detect, seed0, by_seed } in &cases {
+        sensitive += usize::from(by_seed.is_some());
+        let found = language::candidates(text, language::SEED).map(|candidates| {
+            candidates.into_iter().map(|found| (found.language.to_owned(), found.probability)).collect::<Vec<_>>()
+        });
+        if found != *seed0 || language::detect(text) != detect.as_deref() {
+            wrong.push(format!("{text:?}: {found:?} here, {seed0:?} officially"));
+        }
+        // Where the official answer is the same with every seed, so is ours.
+        for seed in 0..9 {
+            let expected = by_seed.as_ref().map(|by_seed| by_seed[seed].as_str()).or(detect.as_deref());
+            let candidates = language::candidates(text, seed as u64);
+            let found =
+                candidates.map(|candidates| candidates.first().map_or(language::UNKNOWN, |first| first.language));
+            if found != expected {
+                wrong.push(format!("{text:?} with seed {seed}: {found:?} here, {expected:?} officially"));
+            }
+        }
+    }
+    println!("{} texts, {sensitive} with answers that depend on the seed", cases.len());
+    assert!(wrong.is_empty(), "{} wrong answers\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -1,9 +1,10 @@
 //! The program against a stand-in server that misbehaves in every way that servers do.
 
-use std::collections::HashMap;
+mod support;
+
+use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use support::{orpo_eval, read_json, read_lines, stderr, text, write_data};
+
 /// What the server does with a request.
 #[derive(Clone, Copy, PartialEq)]
 enum Behaviour {
@@ -21,8 +24,10 @@ enum Behaviour {
     Say(&'static str),
     /// A reply that is cut off at the token limit.
     CutOff,
-    /// 429 with `Retry-After: 1`.
-    Busy,
+    /// A reply with this text and with reasoning beside it.
+    Reason(&'static str),
+    /// 429 with a `Retry-After` of so many seconds.
+    Busy(u64),
     /// 500.
     Broken,
     /// 400 with an error object.
@@ -75,8 +80,9 @@ impl Server {
     }
 }
 
+/// The user's message, which is the last one.
 fn prompt_of(body: &Value) -> String {
-    body["messages"][0]["content"].as_str().unwrap().to_owned()
+    body["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned()
 }
 
 async fn models(State(server): State<Server>, headers: HeaderMap) -> Json<Value> {
@@ -99,8 +105,13 @@ async fn chat(State(server): State<Server>, Json(body): Json<Value>) -> Response
     match behaviours[before.min(behaviours.len() - 1)] {
         Behaviour::Say(text) => reply(text, "stop"),
         Behaviour::CutOff => reply("a, b and", "length"),
-        Behaviour::Busy => {
-            (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "1")], "{\"error\": \"busy\"}").into_response()
+        Behaviour::Reason(text) => {
+            let message = json!({"content": text, "reasoning_content": "a, b", "reasoning": "a, b"});
+            Json(json!({"choices": [{"message": message, "finish_reason": "stop"}]})).into_response()
+        }
+        Behaviour::Busy(seconds) => {
+            let retry_after = [(header::RETRY_AFTER, seconds.to_string())];
+            (StatusCode::TOO_MANY_REQUESTS, retry_after, "{\"error\": \"busy\"}").into_response()
         }
         Behaviour::Broken => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Behaviour::Refuse => (StatusCode::BAD_REQUEST, Json(json!({"error": {"message": "too long"}}))).into_response(),
@@ -112,48 +123,10 @@ async fn chat(State(server): State<Server>, Json(body): Json<Value>) -> Response
     }
 }
 
-fn orpo_eval(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_orpo-eval"))
-        .arg("ifeval")
-        .args(arguments)
-        .env_remove("OPENAI_API_KEY")
-        .env_remove("ORPO_EVAL_API_KEY")
-        .output()
-        .unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-/// A data set in which every prompt asks for no commas.
-fn write_data(directory: &Path, prompts: &[&str]) -> String {
-    let rows = prompts.iter().enumerate().map(|(key, prompt)| {
-        json!({"key": key, "prompt": prompt, "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]})
-            .to_string()
-            + "\n"
-    });
-    let path = directory.join("data.jsonl");
-    std::fs::write(&path, rows.collect::<String>()).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
-fn read_json(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-}
-
-fn read_lines(path: &Path) -> Vec<Value> {
-    std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
 #[test]
 fn a_run_survives_busy_broken_and_half_replies() {
     let (server, endpoint) = Server::start(&[
-        ("busy", &[Behaviour::Busy, Behaviour::Say("fine")]),
+        ("busy", &[Behaviour::Busy(1), Behaviour::Say("fine")]),
         ("broken", &[Behaviour::Broken, Behaviour::Say("a, b")]),
         ("half", &[Behaviour::HalfJson, Behaviour::Say("fine")]),
         ("cut", &[Behaviour::CutOff]),
@@ -169,7 +142,13 @@ fn a_run_survives_busy_broken_and_half_replies() {
     assert_eq!(results["model"], "first-model");
     assert_eq!(results["endpoint"], format!("{endpoint}/v1"));
     assert_eq!(results["sampling"], json!({"temperature": 0.0, "max_tokens": 77}));
-    assert_eq!(results["counts"], json!({"total": 5, "scored": 5, "unscored": 0, "errors": 0, "truncated": 1}));
+    let counts = json!({"total": 5, "scored": 5, "unscored": 0, "errors": 0, "truncated": 1, "stripped_reasoning": 0,
+        "unterminated_reasoning": 0, "retries": 3});
+    assert_eq!(results["counts"], counts);
+    assert_eq!(results["requests"], json!({"concurrency": 8, "timeout_secs": 300, "retries": 5}));
+    assert!(
+        stderr(&output).contains("warning: 1 of 5 responses were cut off at the token limit; --max-tokens raises it")
+    );
     assert_eq!(results["metrics"]["prompt_strict"]["value"], 0.6);
     assert_eq!(results["metrics"]["prompt_strict"]["n"], 5);
     assert_eq!(results["by_instruction"]["punctuation:no_comma"]["strict_correct"], 3);
@@ -211,7 +190,7 @@ fn what_fails_is_counted_and_asked_again_while_the_rest_is_not() {
     assert!(stderr(&output).contains("2 of 4 prompts could not be scored"), "{}", stderr(&output));
     assert!(stderr(&output).contains("answered 400: too long"), "{}", stderr(&output));
     let results = read_json(&out.join("results.json"));
-    assert_eq!(results["counts"], json!({"total": 4, "scored": 2, "unscored": 2, "errors": 2, "truncated": 0}));
+    assert_eq!(results["counts"]["errors"], 2);
     assert_eq!(results["metrics"]["inst_loose"]["n"], 2);
     let refused = &read_lines(&out.join("samples.jsonl"))[1];
     assert_eq!((&refused["response"], &refused["strict"]), (&Value::Null, &json!([])));
@@ -346,48 +325,144 @@ fn a_key_is_sent_and_never_written() {
 }
 
 #[test]
-fn existing_responses_are_scored_without_a_server() {
+fn settings_are_sent_recorded_and_compared() {
+    let (server, endpoint) = Server::start(&[]);
     let directory = tempfile::tempdir().unwrap();
-    let data = write_data(directory.path(), &["p", "q", "r"]);
-    let responses = directory.path().join("responses.jsonl");
+    let data = write_data(directory.path(), &["a"]);
     let out = directory.path().join("out");
-    let arguments = ["--responses", text(&responses), "--data", &data, "--out", text(&out)];
-    std::fs::write(&responses, "{\"prompt\": \"q\", \"response\": \"a, b\"}\n{\"key\": 0, \"response\": \"a\"}\n")
-        .unwrap();
+    let plain = ["--endpoint", &endpoint, "--data", &data, "--out", text(&out)];
+    let arguments =
+        [&plain[..], &["--top-p", "0.5", "--seed", "-7", "--system", "Be brief", "--temperature", "1"]].concat();
     let output = orpo_eval(&arguments);
-    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert!(stderr(&output).contains("1 of 3 prompts could not be scored; they have no response in the file"));
-    let results = read_json(&out.join("results.json"));
-    assert_eq!(results["counts"], json!({"total": 3, "scored": 2, "unscored": 1, "errors": 0, "truncated": 0}));
-    assert_eq!((&results["model"], &results["endpoint"]), (&Value::Null, &Value::Null));
-    // What a run writes can be read back as responses.
-    let samples = out.join("samples.jsonl");
-    let output = orpo_eval(&["--responses", text(&samples), "--data", &data, "--limit", "2", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-
-    std::fs::write(&responses, "{\"key\": 0, \"response\": \"a\"}\n{\"key\": 7, \"response\": \"a\"}\n").unwrap();
-    let output = orpo_eval(&arguments);
+    let expected = json!({"model": "first-model", "temperature": 1.0, "max_tokens": 1280, "top_p": 0.5, "seed": -7,
+        "messages": [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "a"}]});
+    assert_eq!(server.requests.lock().unwrap()[0].1, expected);
+    let sampling = json!({"temperature": 1.0, "max_tokens": 1280, "top_p": 0.5, "seed": -7});
+    for name in ["results.json", "settings.json"] {
+        let recorded = read_json(&out.join(name));
+        assert_eq!((&recorded["sampling"], &recorded["system"]), (&sampling, &json!("Be brief")), "{name}");
+    }
+    let output = orpo_eval(&[&plain[..], &["--temperature", "1", "--top-p", "0.5", "--seed", "-7"]].concat());
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("responses.jsonl:2: no example in"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("other settings: system \"Be brief\", not null; choose"), "{}", stderr(&output));
 }
 
 #[test]
-fn wrong_usage_and_wrong_data_exit_with_2() {
+fn reasoning_is_taken_out_anew_from_what_is_on_disk() {
+    let (server, endpoint) = Server::start(&[
+        ("thinks", &[Behaviour::Say("<think>a, b</think>\n\nfine")]),
+        ("never ends", &[Behaviour::Say("<think>a, b")]),
+        ("apart", &[Behaviour::Reason("fine")]),
+    ]);
     let directory = tempfile::tempdir().unwrap();
-    let data = directory.path().join("data.jsonl");
-    std::fs::write(&data, b"{\"key\": 1, \"prompt\": \"\xff\"}").unwrap();
-    for (arguments, message) in [
-        (vec![], "--endpoint <URL>"),
-        (vec!["--endpoint", "http://h", "--responses", "f"], "cannot be used with"),
-        (vec!["--endpoint", "http://h", "--limit", "0"], "at least 1"),
-        (vec!["--endpoint", "localhost:8000"], "must begin with http:// or https://"),
-        (vec!["--endpoint", "http://h", "--data", text(&data)], "data.jsonl:1: invalid UTF-8"),
-        (vec!["--endpoint", "http://h", "--data", "absent.jsonl"], "cannot use `absent.jsonl`"),
-    ] {
-        let output = orpo_eval(&arguments);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        assert!(stderr(&output).contains(message), "{arguments:?}: {}", stderr(&output));
-        assert!(output.stdout.is_empty());
+    let data = write_data(directory.path(), &["thinks", "never ends", "apart"]);
+    let out = directory.path().join("out");
+    let arguments = ["--endpoint", &endpoint, "--data", &data, "--out", text(&out)];
+    let run = |more: &[&str]| {
+        let output = orpo_eval(&[&arguments[..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let samples = read_lines(&out.join("samples.jsonl"));
+        let results = read_json(&out.join("results.json"));
+        (samples, results)
+    };
+    let (samples, results) = run(&["--strip-reasoning", "think"]);
+    assert_eq!((&samples[0]["response"], &samples[0]["strict"]), (&json!("fine"), &json!([true])));
+    assert_eq!(samples[0]["raw_response"], "<think>a, b</think>\n\nfine");
+    assert_eq!((&samples[1]["response"], &samples[1]["loose"]), (&json!(""), &json!([false])));
+    assert_eq!((&samples[2]["response"], &samples[2]["raw_response"]), (&json!("fine"), &Value::Null));
+    assert_eq!(results["strip_reasoning"], json!(["think"]));
+    assert_eq!(results["counts"]["stripped_reasoning"], 2);
+    assert_eq!(results["counts"]["unterminated_reasoning"], 1);
+
+    let (samples, results) = run(&[]);
+    assert_eq!(
+        (&samples[0]["response"], &samples[0]["strict"]),
+        (&json!("<think>a, b</think>\n\nfine"), &json!([false]))
+    );
+    assert_eq!((&results["strip_reasoning"], &results["counts"]["stripped_reasoning"]), (&json!([]), &json!(0)));
+    let (samples, _) = run(&["--strip-reasoning", "harmony", "--strip-reasoning", "<think>...</think>"]);
+    assert_eq!(samples[0]["response"], "fine");
+    assert_eq!(server.requests.lock().unwrap().len(), 3, "nothing is asked twice");
+}
+
+#[test]
+fn a_server_that_wants_to_be_left_alone_is_obeyed_or_left() {
+    let (server, endpoint) = Server::start(&[
+        ("soon", &[Behaviour::Busy(2), Behaviour::Say("fine")]),
+        ("tomorrow", &[Behaviour::Busy(86_400), Behaviour::Say("fine")]),
+    ]);
+    let directory = tempfile::tempdir().unwrap();
+    let data = write_data(directory.path(), &["soon", "tomorrow", "never asked"]);
+    let out = directory.path().join("out");
+    let arguments =
+        ["--endpoint", &endpoint, "--data", &data, "--out", text(&out), "--concurrency", "1", "--max-wait-secs", "2"];
+    let started = Instant::now();
+    let output = orpo_eval(&arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(started.elapsed() >= Duration::from_secs(2));
+    let message = "answered 429 and asks to be left alone for 86400 seconds; run again then, or raise --max-wait-secs";
+    assert!(stderr(&output).contains(message), "{}", stderr(&output));
+    let asked = HashMap::from([("soon".to_owned(), 2), ("tomorrow".to_owned(), 1)]);
+    assert_eq!(server.asked(), asked);
+    assert_eq!(read_json(&out.join("results.json"))["counts"]["retries"], 1);
+    assert_eq!(orpo_eval(&arguments).status.code(), Some(0));
+    assert_eq!(read_json(&out.join("results.json"))["counts"]["scored"], 3);
+}
+
+/// What has arrived is never asked again, whenever the process is killed; what was on its way may be.
+#[test]
+fn kills_at_any_moment_lose_nothing_that_has_arrived() {
+    const PROMPTS: usize = 80;
+    const CONCURRENCY: usize = 4;
+    let prompts: Vec<String> = (0..PROMPTS).map(|index| format!("prompt {index}")).collect();
+    let behaviours: Vec<[Behaviour; 1]> =
+        (0..PROMPTS as u64).map(|index| [Behaviour::Slow(5 + index * 7 % 40)]).collect();
+    let script: Vec<(&str, &[Behaviour])> =
+        prompts.iter().zip(&behaviours).map(|(prompt, behaviour)| (&prompt[..], &behaviour[..])).collect();
+    let (server, endpoint) = Server::start(&script);
+    let directory = tempfile::tempdir().unwrap();
+    let data = write_data(directory.path(), &prompts.iter().map(|prompt| &prompt[..]).collect::<Vec<_>>());
+    let out = directory.path().join("out");
+    let concurrency = CONCURRENCY.to_string();
+    let arguments = ["--endpoint", &endpoint, "--data", &data, "--out", text(&out), "--concurrency", &concurrency];
+    let mut kept: HashSet<String> = HashSet::new();
+    let mut kills = 0;
+    // The moments are spread over start, requests and end of a run; randomness of the machine does the rest.
+    for milliseconds in [15, 40, 70, 110, 90, 60, 130, 30, 100] {
+        let asked_before = server.asked();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_orpo-eval"))
+            .arg("ifeval")
+            .args(arguments)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        kills += usize::from(child.wait().unwrap().code().is_none());
+        let asked = server.asked();
+        for prompt in &kept {
+            assert_eq!(asked[prompt], asked_before[prompt], "`{prompt}` had been answered");
+        }
+        let partial = std::fs::read_to_string(out.join("samples.partial.jsonl")).unwrap_or_default();
+        let whole = partial.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        kept.extend(whole.map(|line| {
+            let row: Value = serde_json::from_str(line).unwrap();
+            prompts[row["key"].as_u64().unwrap() as usize].clone()
+        }));
     }
-    assert_eq!(orpo_eval(&["--help"]).status.code(), Some(0));
+    assert!(kills >= 5, "{kills} kills");
+    let asked_before = server.asked();
+    let output = orpo_eval(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let asked = server.asked();
+    assert!(kept.iter().all(|prompt| asked[prompt] == asked_before[prompt]));
+    assert_eq!(asked.len(), PROMPTS);
+    let total: usize = asked.values().sum();
+    assert!(total <= PROMPTS + kills * CONCURRENCY, "{total} requests after {kills} kills");
+    let samples = read_lines(&out.join("samples.jsonl"));
+    let keys: Vec<u64> = samples.iter().map(|sample| sample["key"].as_u64().unwrap()).collect();
+    assert_eq!(keys, (0..PROMPTS as u64).collect::<Vec<_>>());
+    assert!(samples.iter().all(|sample| sample["response"] == "at last"));
+    println!("{kills} kills, {} prompts kept by then, {total} requests for {PROMPTS} prompts", kept.len());
 }

@@ -82,7 +82,9 @@ async fn chat(State(server): State<Server>, Json(body): Json<Value>) -> Response
 fn mt_bench(arguments: &[&str]) -> Output {
     let keys = ["OPENAI_API_KEY", "ORPO_EVAL_API_KEY", "ORPO_JUDGE_API_KEY"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_orpo-eval"));
-    keys.iter().for_each(|key| drop(command.env_remove(key)));
+    for key in keys {
+        command.env_remove(key);
+    }
     command.arg("mt-bench").args(arguments).output().unwrap()
 }
 
@@ -149,7 +151,8 @@ impl Files {
 
 #[test]
 fn two_turns_are_answered_and_judged() {
-    let (server, endpoint) = Server::start(&[], &[("poem-2", "Rating: [[9.5]]"), ("ice-1\n</question>", "Rating: [[3]]")]);
+    let (server, endpoint) =
+        Server::start(&[], &[("poem-2", "Rating: [[9.5]]"), ("ice-1\n</question>", "Rating: [[3]]")]);
     let files = Files::new();
     let out = files.path("out");
     let arguments =

@@ -11,7 +11,10 @@ use orpo_eval::jsonl;
 use orpo_eval::mt_bench::import::{Duplicates, Selected, Selection, import};
 use orpo_eval::mt_bench::judgment::{GameWinner, Judgments};
 use orpo_eval::mt_bench::verdict::{self, Format, NoScore, Position, Rule};
-use orpo_eval::mt_bench::{Answers, Id, JudgePrompts, Question, Questions, Turn, category, pairwise, render, single};
+use orpo_eval::mt_bench::{
+    Answers, Id, JudgePrompts, OFFICIAL, Question, Questions, Turn, category, pairwise, render, single,
+};
+use orpo_eval::official::Hub;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -44,7 +47,7 @@ impl Official {
     fn read(directory: &Path) -> Self {
         let questions = Questions::read(&directory.join("question.jsonl")).unwrap();
         assert_eq!(questions.list.len(), 80);
-        assert_eq!(questions.source.sha256, orpo_eval::mt_bench::OFFICIAL.sha256);
+        assert_eq!(questions.source.sha256, OFFICIAL.sha256);
         let questions = questions.list.into_iter().map(|question| (question.question_id.clone(), question)).collect();
         let prompts = JudgePrompts::read(&directory.join("judge_prompts.jsonl")).unwrap();
         let references = Answers::read(&directory.join("reference_answer_gpt-4.jsonl")).unwrap();
@@ -330,6 +333,19 @@ fn the_official_ids_have_the_official_categories() {
     for (id, question) in Official::read(&directory).questions {
         assert_eq!(category::of_official(&id), Some(question.category.as_str()));
     }
+}
+
+/// What the cache of the hub holds needs no network.
+#[test]
+fn the_official_questions_are_taken_from_the_cache() {
+    let Some(directory) = reference() else { return };
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot = cache.path().join("spaces--lmsys--mt-bench/snapshots").join(OFFICIAL.revision);
+    std::fs::create_dir_all(snapshot.join("data/mt_bench")).unwrap();
+    let bytes = jsonl::read(&directory.join("question.jsonl")).unwrap();
+    std::fs::write(snapshot.join(OFFICIAL.file), bytes).unwrap();
+    let questions = Questions::official(&Hub::new("http://127.0.0.1:9", cache.path(), None)).unwrap();
+    assert_eq!((questions.list.len(), questions.source.sha256.as_str()), (80, OFFICIAL.sha256));
 }
 
 fn mt_bench(arguments: &[&str]) -> (Option<i32>, String, String) {

@@ -29,12 +29,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Ifeval(ifeval::Ifeval),
-    MtBench(mt_bench::MtBench),
+    Ifeval(Box<ifeval::Ifeval>),
+    MtBench(Box<mt_bench::MtBench>),
 }
 
-/// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own, so
-/// it must not be called from inside one.
+/// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own,
+/// so it must not be called from inside one.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let command = match Cli::try_parse_from(args) {
         Ok(cli) => cli.command,
@@ -45,8 +45,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let code = match command {
-        Command::Ifeval(arguments) => ifeval::run(arguments),
-        Command::MtBench(arguments) => mt_bench::run(arguments),
+        Command::Ifeval(arguments) => ifeval::run(*arguments),
+        Command::MtBench(arguments) => mt_bench::run(&arguments),
     };
     ExitCode::from(code.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -122,7 +122,7 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-pub(super) fn run(arguments: MtBench) -> anyhow::Result<u8> {
+pub(super) fn run(arguments: &MtBench) -> anyhow::Result<u8> {
     let evaluation = match &arguments.judgments {
         Some(path) => arguments.aggregate(path)?,
         None => arguments.evaluate()?,

@@ -19,13 +19,13 @@ pub(super) struct Requests {
     #[arg(long, value_name = "T", value_parser = temperature)]
     pub(super) temperature: Option<f64>,
     /// Probability mass that tokens are drawn from [default: not sent]
-    #[arg(long, value_name = "P", value_parser = top_p, requires = "endpoint")]
+    #[arg(long, value_name = "P", value_parser = top_p)]
     top_p: Option<f64>,
     /// Seed of the sampling, for servers that take one [default: not sent]
-    #[arg(long, value_name = "N", allow_negative_numbers = true, requires = "endpoint")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<i64>,
     /// System message in front of every prompt [default: none]
-    #[arg(long, value_name = "TEXT", requires = "endpoint")]
+    #[arg(long, value_name = "TEXT")]
     pub(super) system: Option<String>,
     /// Seconds that one try of a request may take
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]

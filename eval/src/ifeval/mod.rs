@@ -17,8 +17,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Example::score`] is a pure function; [`data`] and [`responses`] read examples and responses, [`run`] asks a server and
-//! writes results, [`export`] writes them as other programs do.
+//! [`Example::score`] is a pure function; [`data`] and [`responses`] read examples and responses, [`run`] asks a server
+//! and writes results, [`export`] writes them as other programs do.
 
 mod change_case;
 mod combination;
@@ -31,16 +31,20 @@ pub mod export;
 mod instruction;
 mod json;
 mod keywords;
+pub mod language;
 mod length_constraints;
 pub mod metrics;
 mod pattern;
 mod punctuation;
 mod registry;
+mod response_language;
 pub mod responses;
 pub mod run;
 pub mod sample;
+pub mod sentences;
 mod startend;
 mod text;
+pub mod words;
 
 pub use example::{Example, ExampleError, Score, Scorer};
 pub use instruction::{ArgumentError, Check, Verdict};
@@ -48,4 +52,4 @@ pub use pattern::PatternError;
 pub use registry::{InstructionError, build, ids};
 
 /// The version of the scoring: it changes when a verdict can change.
-pub const TASK_VERSION: &str = "1";
+pub const TASK_VERSION: &str = "2";

@@ -98,6 +98,11 @@ pub fn is_upper(text: &str) -> bool {
     text.chars().any(|c| UPPER.contains(c)) && first_not_upper(text).is_none()
 }
 
+/// `str.isupper()` of one character.
+pub fn is_capital(c: char) -> bool {
+    UPPER.contains(c)
+}
+
 /// `str.islower()`: a small letter, and neither a capital nor a title-case letter.
 pub fn is_lower(text: &str) -> bool {
     text.chars().any(|c| LOWER.contains(c)) && first_not_lower(text).is_none()

@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| orpo_eval_fuzz::check_family("detectable_format", data));
