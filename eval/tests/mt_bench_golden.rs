@@ -385,7 +385,7 @@ fn the_program_aggregates_published_judgments() {
     let questions = path("question.jsonl");
     let (code, stdout, _) = mt_bench(&["--judgments", &phi, "--questions", &questions, "--out", out.to_str().unwrap()]);
     assert_eq!(code, Some(0));
-    assert!(stdout.contains("| phi-3-dpo | ") && stdout.contains(" 8.20 |"), "{stdout}");
+    assert!(stdout.contains("| phi-3-dpo | ") && stdout.contains(" 8.2000 |"), "{stdout}");
     let results = json(&out.join("results.json"));
     assert_eq!((&results["task"], &results["mode"]), (&"mt-bench".into(), &"single".into()));
     close(results["metrics"]["average"]["value"].as_f64().unwrap(), &Value::from(8.2));

@@ -13,7 +13,7 @@ use crate::mt_bench::import::Duplicates;
 use crate::mt_bench::plan::Mode;
 use crate::mt_bench::run::{self, Evaluation, JudgmentsFile, Options, Source};
 use crate::mt_bench::verdict::Rule;
-use crate::mt_bench::{Answers, JudgePrompts, Questions, QuestionsError};
+use crate::mt_bench::{Answers, JudgePrompts, Questions, QuestionsError, table};
 use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
@@ -128,7 +128,7 @@ pub(super) fn run(arguments: &MtBench) -> anyhow::Result<u8> {
         None => arguments.evaluate()?,
     };
     let summary = &evaluation.summary;
-    print(&if arguments.json { summary.to_json() } else { summary.table() })?;
+    print(&if arguments.json { summary.to_json() } else { table::render(summary) })?;
     if arguments.out.is_none() {
         eprintln!("note: nothing was saved; --out DIR keeps results.json, judgments.jsonl and samples.jsonl");
     }

@@ -31,6 +31,7 @@ pub mod render;
 pub mod run;
 pub mod single;
 pub mod summary;
+pub mod table;
 mod template;
 mod turn;
 pub mod verdict;
