@@ -1,6 +1,7 @@
 //! Measures a chat model through the one thing that all servers share, the OpenAI HTTP API, or from saved responses.
 //!
-//! A task is data, a scorer and metrics; [`ifeval`] and [`mt_bench`] are two. The centre of the first is a pure function from a response to verdicts:
+//! A task is data, a scorer and metrics; [`ifeval`] and [`mt_bench`] are two. The centre of the first is a pure
+//! function from a response to verdicts:
 //!
 //! ```
 //! use orpo_eval::ifeval::Example;
@@ -15,9 +16,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Around it: [`client`] asks servers, [`judge`] asks models for verdicts, [`store`] keeps what they said, [`reasoning`]
-//! leaves of it what is to be judged, [`stats`] puts intervals around numbers, [`results`] is the file that a run leaves,
-//! [`official`] fetches published data, and [`cli`] ties them to a command line.
+//! Around it: [`client`] asks servers, [`judge`] asks models for verdicts, [`store`] keeps what they said,
+//! [`reasoning`] leaves of it what is to be judged, [`stats`] puts intervals around numbers, [`results`] is the file
+//! that a run leaves, [`official`] fetches published data, and [`cli`] ties them to a command line.
 
 pub mod breaker;
 pub mod cli;

@@ -94,13 +94,13 @@ pub enum RunError {
     NotAgreed(String),
 }
 
-/// Answers the questions where there is a source, and judges its answers and those of files. What the output directory and
-/// the verdict store hold is not asked for again. `confirm` hears what the judge is going to be asked, and how many of its
-/// replies are there already.
+/// Answers the questions where there is a source, and judges its answers and those of files. What the output directory
+/// and the verdict store hold is not asked for again. `confirm` hears what the judge is going to be asked, and how many
+/// of its replies are there already.
 ///
 /// # Errors
-/// When a server cannot be asked at all, a file cannot be used, the answers cannot be judged, or `confirm` refuses. A single
-/// failed request is no error but an unscored sample.
+/// When a server cannot be asked at all, a file cannot be used, the answers cannot be judged, or `confirm` refuses. A
+/// single failed request is no error but an unscored sample.
 pub async fn evaluate(
     options: &Options,
     source: Option<&Source>,

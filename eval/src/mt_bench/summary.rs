@@ -23,8 +23,8 @@ pub const TASK: &str = "mt-bench";
 
 /// The content of `results.json`.
 ///
-/// `metrics` are those of the one model that was measured. Where there are several, the names of the metrics have that of
-/// the model in front: `phi-3/average`.
+/// `metrics` are those of the one model that was measured. Where there are several, the names of the metrics have that
+/// of the model in front: `phi-3/average`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// `mt-bench`.
