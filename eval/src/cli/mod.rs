@@ -33,8 +33,8 @@ struct Cli {
 enum Command {
     Ifeval(Box<ifeval::Ifeval>),
     Alpaca(Box<alpaca::Alpaca>),
-    MtBench(Box<mt_bench::MtBench>),
     Compare(Box<compare::Compare>),
+    MtBench(Box<mt_bench::MtBench>),
 }
 
 /// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own,
@@ -51,7 +51,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let code = match command {
         Command::Ifeval(arguments) => ifeval::run(*arguments),
         Command::Alpaca(arguments) => alpaca::run(*arguments),
-        Command::MtBench(arguments) => mt_bench::run(*arguments),
+        Command::MtBench(arguments) => mt_bench::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
     };
     ExitCode::from(code.unwrap_or_else(|error| {
