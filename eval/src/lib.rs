@@ -1,6 +1,7 @@
 //! Measures a chat model through the one thing that all servers share, the OpenAI HTTP API, or from saved responses.
 //!
-//! A task is data, a scorer and metrics; [`ifeval`] is one, [`alpaca`] another. Its centre is a pure function from a response to verdicts:
+//! A task is data, a scorer and metrics: [`ifeval`], [`alpaca`], [`mt_bench`]. The centre of the first is a pure function
+//! from a response to verdicts:
 //!
 //! ```
 //! use orpo_eval::ifeval::Example;
@@ -27,6 +28,7 @@ pub mod clock;
 pub mod ifeval;
 pub mod jsonl;
 pub mod judge;
+pub mod mt_bench;
 pub mod official;
 pub mod progress;
 pub mod python_json;
@@ -35,6 +37,7 @@ pub mod reasoning;
 pub mod results;
 mod retry;
 pub mod server;
+pub mod settings;
 pub mod stats;
 pub mod store;
 pub mod table;

@@ -45,7 +45,28 @@ impl Metric {
     pub fn normal(value: f64, stderr: f64, n: usize, range: [f64; 2]) -> Self {
         let [low, high] = range;
         let half = if n < 2 { high - low } else { Z95 * stderr };
-        Self { value, stderr, ci95: [(value - half).max(low), (value + half).min(high)], n }
+        Self { value, stderr, ci95: [(value - half).max(low).min(value), (value + half).min(high).max(value)], n }
+    }
+
+    /// The mean of values between `low` and `high` that come in clusters, such as the turns of one question: the clusters
+    /// are independent, the values inside of one are not. The standard error is
+    /// `sqrt(G / (G - 1) * sum over clusters of (sum of (x - mean))^2) / n` with G clusters, which is the usual one where
+    /// every cluster has one value; the interval is normal and ends where the range does. Without two clusters nothing is
+    /// known of the error: 0, with the whole range as interval.
+    pub fn clustered_mean(clusters: &[Vec<f64>], [low, high]: [f64; 2]) -> Self {
+        let n = clusters.iter().map(Vec::len).sum();
+        if n == 0 {
+            return Self { value: 0.0, stderr: 0.0, ci95: [low, high], n };
+        }
+        let value = clusters.iter().flatten().sum::<f64>() / n as f64;
+        let groups = clusters.iter().filter(|cluster| !cluster.is_empty()).count() as f64;
+        if groups < 2.0 {
+            return Self { value, stderr: 0.0, ci95: [low.min(value), high.max(value)], n };
+        }
+        let residual = |cluster: &Vec<f64>| cluster.iter().map(|x| x - value).sum::<f64>().powi(2);
+        let stderr = (groups / (groups - 1.0) * clusters.iter().map(residual).sum::<f64>()).sqrt() / n as f64;
+        let ci95 = [(value - Z95 * stderr).max(low).min(value), (value + Z95 * stderr).min(high).max(value)];
+        Self { value, stderr, ci95, n }
     }
 }
 
@@ -124,6 +145,22 @@ mod tests {
         );
         assert_eq!(interval(99.0, 10.0, 9)[1], 100.0);
         assert_eq!(interval(30.0, 0.0, 1), [0.0, 100.0]);
+    }
+
+    #[test]
+    fn a_clustered_mean_is_the_usual_one_without_clusters_and_wider_with_them() {
+        // statistics.stdev([1, 2, 4, 9]) / 2 = 1.7795130420052185
+        let alone = Metric::clustered_mean(&[vec![1.0], vec![2.0], vec![4.0], vec![9.0]], [1.0, 10.0]);
+        assert_eq!((alone.value, alone.n), (4.0, 4));
+        assert!((alone.stderr - 1.779_513_042_005_218_5).abs() < 1e-12);
+        assert!((alone.ci95[1] - 7.487_781_4).abs() < 1e-6 && alone.ci95[0] == 1.0, "{:?}", alone.ci95);
+        // Each value twice: the mean and its error stay, for nothing was learnt.
+        let twice = [1.0, 2.0, 4.0, 9.0].map(|x| vec![x, x]);
+        let twice = Metric::clustered_mean(&twice, [1.0, 10.0]);
+        assert_eq!((twice.value, twice.n), (4.0, 8));
+        assert!((twice.stderr - alone.stderr).abs() < 1e-12);
+        assert_eq!(Metric::clustered_mean(&[vec![3.0, 5.0]], [1.0, 10.0]).ci95, [1.0, 10.0]);
+        assert_eq!(Metric::clustered_mean(&[], [0.0, 1.0]).ci95, [0.0, 1.0]);
     }
 
     #[test]

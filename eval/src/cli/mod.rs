@@ -3,6 +3,7 @@
 mod alpaca;
 mod ifeval;
 mod judge;
+mod mt_bench;
 mod requests;
 
 use std::ffi::OsString;
@@ -31,6 +32,7 @@ struct Cli {
 enum Command {
     Ifeval(Box<ifeval::Ifeval>),
     Alpaca(Box<alpaca::Alpaca>),
+    MtBench(Box<mt_bench::MtBench>),
 }
 
 /// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own, so
@@ -47,6 +49,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let code = match command {
         Command::Ifeval(arguments) => ifeval::run(*arguments),
         Command::Alpaca(arguments) => alpaca::run(*arguments),
+        Command::MtBench(arguments) => mt_bench::run(*arguments),
     };
     ExitCode::from(code.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
