@@ -1,13 +1,15 @@
 //! Packs langdetect's profiles into the file that is embedded: `eval/data/langdetect.bin`.
 //!
 //!     pip download --no-deps --no-binary :all: langdetect==1.0.9 && tar xzf langdetect-1.0.9.tar.gz
-//!     cargo run -p orpo-eval --example pack_langdetect -- langdetect-1.0.9/langdetect/profiles eval/data/langdetect.bin
+//!     cargo run -p orpo-eval --example pack_langdetect -- \
+//!         langdetect-1.0.9/langdetect/profiles eval/data/langdetect.bin
 //!
 //! The module that reads it, `ifeval/language/profiles.rs`, describes the format.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use flate2::Compression;
@@ -22,7 +24,17 @@ struct Profile {
     n_words: [u32; 3],
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [directory, out] = arguments.as_slice() else {
         bail!(

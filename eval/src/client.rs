@@ -1,7 +1,8 @@
 //! A client of OpenAI-compatible servers: model list and chat completions, with bounded retries.
 //!
 //! A request is tried again after a connection error, a timeout, a reply that is cut off or malformed, and the statuses
-//! 408, 409, 425, 429 and 5xx; any other status is the server's last word. [`Retry`] says how long to wait between tries.
+//! 408, 409, 425, 429 and 5xx; any other status is the server's last word. [`Retry`] says how long to wait between
+//! tries.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Published data sets, fetched from the Hugging Face hub when somebody asks for them, and checked every time.
 //!
-//! A file is pinned by commit and by content. It comes through the hub's own cache, which other programs share; what the
-//! cache holds needs no network.
+//! A file is pinned by commit and by content. It comes through the hub's own cache, which other programs share; what
+//! the cache holds needs no network.
 
 use std::fs;
 use std::io;

@@ -35,8 +35,8 @@ impl PythonRandom {
         if high == 0 { Self::from_key(&[low]) } else { Self::from_key(&[low, high]) }
     }
 
-    /// `random.Random(seed)` for a number of any size, given as 32-bit words with the lowest first and no zero at the end
-    /// but that of the number 0. This is `init_by_array`.
+    /// `random.Random(seed)` for a number of any size, given as 32-bit words with the lowest first and no zero at the
+    /// end but that of the number 0. This is `init_by_array`.
     ///
     /// # Panics
     /// When there is no word.
@@ -119,10 +119,10 @@ impl PythonRandom {
 
     /// `gauss(0.0, 1.0)`: normally distributed numbers, made in pairs.
     ///
-    /// They can differ from Python's in the last bit, as Python's do between C libraries and processors: logarithm, sine
-    /// and cosine are computed in Rust, so that they are the same everywhere. Measured against glibc 2.36 over ten million
-    /// draws, 7 % of the logarithms and 3 % of the sines differ; of the smoothing that a language detection makes of a
-    /// number (`0.5 + 0.05 * gauss`), 0.6 %, and none of the probabilities in the reference data.
+    /// They can differ from Python's in the last bit, as Python's do between C libraries and processors: logarithm,
+    /// sine and cosine are computed in Rust, so that they are the same everywhere. Measured against glibc 2.36 over ten
+    /// million draws, 7 % of the logarithms and 3 % of the sines differ; of the smoothing that a language detection
+    /// makes of a number (`0.5 + 0.05 * gauss`), 0.6 %, and none of the probabilities in the reference data.
     pub fn gauss(&mut self) -> f64 {
         if let Some(second) = self.gauss_next.take() {
             return second;

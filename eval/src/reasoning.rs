@@ -9,8 +9,8 @@
 //! # Ok::<(), String>(())
 //! ```
 //!
-//! Reasoning that never ends leaves no answer at all: what a cut-off model was still thinking is not what it said. A server
-//! that returns reasoning beside the content (`reasoning_content`, `reasoning`) has separated it already.
+//! Reasoning that never ends leaves no answer at all: what a cut-off model was still thinking is not what it said. A
+//! server that returns reasoning beside the content (`reasoning_content`, `reasoning`) has separated it already.
 
 use std::fmt;
 use std::str::FromStr;
@@ -130,8 +130,8 @@ impl Blocks {
         Self { marks, same: start == end }
     }
 
-    /// Takes out every block. An end that nothing began closes reasoning that began in front of the text, which is where
-    /// chat templates put the opening tag.
+    /// Takes out every block. An end that nothing began closes reasoning that began in front of the text, which is
+    /// where chat templates put the opening tag.
     fn strip(&self, text: &str) -> Option<Stripped> {
         let mut kept = String::new();
         let mut from = 0;
@@ -162,8 +162,8 @@ static HARMONY: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"<\|(start|channel|message|end|return|call)\|>").expect("a valid pattern"));
 
 /// The text of the final channel, or of messages without a channel (openai/harmony, "Harmony response format"). A text
-/// begins inside a header, because `<|start|>assistant` stands in the prompt; its last message may lack its end, because
-/// servers leave out the token that stopped them.
+/// begins inside a header, because `<|start|>assistant` stands in the prompt; its last message may lack its end,
+/// because servers leave out the token that stopped them.
 fn strip_harmony(text: &str) -> Option<Stripped> {
     /// Where in a message the text between two marks stands.
     enum Part {

@@ -1,8 +1,8 @@
 //! How often, and how patiently, a request is repeated.
 //!
-//! Where a server says how long to wait (`Retry-After`), that is how long the client waits: to come back earlier is a wasted
-//! try, and may prolong the ban. A wait that is longer than [`Retry::patience`] is not begun at all. Where the server says
-//! nothing, every pause is twice as long as the one before, with jitter, up to [`Retry::longest`].
+//! Where a server says how long to wait (`Retry-After`), that is how long the client waits: to come back earlier is a
+//! wasted try, and may prolong the ban. A wait that is longer than [`Retry::patience`] is not begun at all. Where the
+//! server says nothing, every pause is twice as long as the one before, with jitter, up to [`Retry::longest`].
 
 use std::time::Duration;
 

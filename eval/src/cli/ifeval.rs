@@ -22,9 +22,9 @@ use crate::threshold::Threshold;
 
 /// Checks whether responses follow instructions that a program can verify (IFEval).
 ///
-/// Asks the endpoint each prompt, or scores existing responses, and prints the share of prompts and of instructions that
-/// are followed, strictly and loosely. Exit codes: 0 done, 1 some prompts could not be scored or a threshold was missed,
-/// 2 wrong usage or input, or no server.
+/// Asks the endpoint each prompt, or scores existing responses, and prints the share of prompts and of instructions
+/// that are followed, strictly and loosely. Exit codes: 0 done, 1 some prompts could not be scored or a threshold was
+/// missed, 2 wrong usage or input, or no server.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   orpo-eval ifeval --endpoint http://127.0.0.1:8000 --data official --out results/my-model
@@ -35,8 +35,8 @@ use crate::threshold::Threshold;
   orpo-eval ifeval --responses results/m --data official --out rescored --export official,lm-eval
   orpo-eval ifeval --endpoint http://127.0.0.1:8000 --fail-under prompt_strict=66% --fail-under inst_loose=0.8
 
-A key for the endpoint is read from ORPO_EVAL_API_KEY, else from OPENAI_API_KEY. A run that was stopped, or that some requests
-failed in, goes on with the same command; only requests that were in flight are made a second time.")]
+A key for the endpoint is read from ORPO_EVAL_API_KEY, else from OPENAI_API_KEY. A run that was stopped, or that some \
+requests failed in, goes on with the same command; only what was in flight is asked a second time.")]
 pub(super) struct Ifeval {
     /// Address of an OpenAI-compatible server, with or without /v1
     #[arg(long, value_name = "URL", required_unless_present = "responses")]
@@ -48,8 +48,8 @@ pub(super) struct Ifeval {
     /// samples_ifeval_*.jsonl of lm-evaluation-harness; or a directory that holds one of the latter two
     #[arg(long, value_name = "FILE", conflicts_with_all = ["endpoint", "model", "top_p", "seed", "system"])]
     responses: Option<PathBuf>,
-    /// Prompts in the official format: JSONL with key, prompt, instruction_id_list, kwargs; `official` is the published set
-    /// (google/IFEval, fetched once) [default: what --responses carries, else an embedded set]
+    /// Prompts in the official format: JSONL with key, prompt, instruction_id_list, kwargs; `official` is the published
+    /// set (google/IFEval, fetched once) [default: what --responses carries, else an embedded set]
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Directory for results.json and samples.jsonl; a rerun asks only what is missing there
@@ -62,7 +62,8 @@ pub(super) struct Ifeval {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     limit: Option<usize>,
     /// Take reasoning out before scoring: `think` (<think>...</think>), `harmony` (all but the final channel), or two
-    /// literal delimiters START...END; reasoning that does not end leaves an empty response
+    /// literal delimiters START...END; reasoning that does not end leaves an empty response. What a server returns
+    /// beside the content (reasoning_content) is never scored
     #[arg(long, value_name = "FORMAT")]
     strip_reasoning: Vec<Format>,
     /// Exit with 1 if a metric (prompt_strict, inst_strict, prompt_loose, inst_loose) is below a fraction or percentage

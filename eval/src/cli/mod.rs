@@ -35,8 +35,8 @@ enum Command {
     MtBench(Box<mt_bench::MtBench>),
 }
 
-/// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own, so
-/// it must not be called from inside one.
+/// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own,
+/// so it must not be called from inside one.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let command = match Cli::try_parse_from(args) {
         Ok(cli) => cli.command,

@@ -1,15 +1,20 @@
-//! `change_case`: the whole response in capitals, or without any.
+//! `change_case`: the whole response in capitals, or without any; words in capitals.
 //!
-//! The response must also be in English, as [`super::language`] tells it; that is asked only where the case is right. In
-//! capitals only the first letter of each word tells, so short responses are often taken for something else.
+//! The response must also be in English, as [`super::language`] tells it; that is asked only where the case is right.
+//! In capitals only the first letter of each word tells, so short responses are often taken for something else.
 
-use super::instruction::{Check, Instruction, ensure};
+use super::instruction::{ArgumentError, Arguments, Check, Instruction, ensure};
 use super::response_language::is_in;
-use super::text;
+use super::{text, words};
 
 const ENGLISH: &str = "en";
 
 pub(super) const INSTRUCTIONS: &[Instruction] = &[
+    Instruction {
+        id: "change_case:capital_word_frequency",
+        arguments: &["capital_relation", "capital_frequency"],
+        build: capital_word_frequency,
+    },
     Instruction {
         id: "change_case:english_capital",
         arguments: &[],
@@ -32,6 +37,15 @@ pub(super) const INSTRUCTIONS: &[Instruction] = &[
     },
 ];
 
+/// Words all in capitals. Words are the tokens of NLTK, so that `CAN'T` is two.
+fn capital_word_frequency(arguments: &Arguments<'_>) -> Result<Check, ArgumentError> {
+    let limit = arguments.limit("capital_relation", "capital_frequency")?;
+    Ok(Check::new(move |response| {
+        let found = words::tokenize(response).iter().filter(|word| text::is_upper(word)).count();
+        limit.verdict_of(found, "word", " in capitals")
+    }))
+}
+
 fn reason(offender: Option<char>, required: &str) -> String {
     match offender {
         Some(c) => format!("found `{c}`, {required} letters required"),
@@ -43,6 +57,17 @@ fn reason(offender: Option<char>, required: &str) -> String {
 mod tests {
     use crate::ifeval::instruction::tests::{assert_verdicts, verdict};
     use serde_json::json;
+
+    #[test]
+    fn capital_word_frequency() {
+        let id = "change_case:capital_word_frequency";
+        let kwargs = json!({"capital_relation": "at least", "capital_frequency": 2});
+        let followed = ["I AM", "CAN'T", "WELL-KNOWN, R2-D2", "(A)B"];
+        assert_verdicts(id, &kwargs, &followed, &["WELL-KNOWN", "Iphone IPHONEs A", "1 2", "¡HOLA!"]);
+        let kwargs = json!({"capital_relation": "less than", "capital_frequency": 2});
+        assert_verdicts(id, &kwargs, &["I am", "am"], &["I AM"]);
+        assert_eq!(verdict(id, &kwargs, "A B C").unwrap_err(), "found 3 words in capitals, fewer than 2 required");
+    }
 
     #[test]
     fn capital() {

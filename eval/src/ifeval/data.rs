@@ -143,8 +143,7 @@ mod tests {
         assert!(message.starts_with("d.jsonl:2: the same prompt is already on line 1"), "{message}");
         let message = two(&ROW.replace("no_comma", "no_dot"));
         assert!(message.starts_with("d.jsonl:2: unknown instruction `punctuation:no_dot`"), "{message}");
-        let message = two(&ROW.replace("punctuation:no_comma", "length_constraints:number_sentences"));
-        assert!(message.contains("`length_constraints:number_sentences` is not supported yet"), "{message}");
+
         let message = two(&ROW.replace("{}", "{}, {}"));
         assert!(message.contains("has 1 entries but `kwargs` has 2"), "{message}");
         let message = two(&ROW.replace("{}", "3"));

@@ -21,9 +21,9 @@ use crate::store::AppendLog;
 const SAMPLES: &str = "samples.jsonl";
 const PARTIAL: &str = "samples.partial.jsonl";
 
-/// What decides whether responses on disk answer the same questions. The endpoint is not among it: the same model may be
-/// served somewhere else after a restart. Neither is the scoring, which is done anew, nor the reasoning that is taken out
-/// before it: the log and the samples keep what the model said.
+/// What decides whether responses on disk answer the same questions. The endpoint is not among it: the same model may
+/// be served somewhere else after a restart. Neither is the scoring, which is done anew, nor the reasoning that is
+/// taken out before it: the log and the samples keep what the model said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Settings {
     pub task: String,
@@ -53,7 +53,8 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Opens a directory, creating it if it is absent, with the responses that earlier runs with the same settings left.
+    /// Opens a directory, creating it if it is absent, with the responses that earlier runs with the same settings
+    /// left.
     pub(super) fn open(path: &Path, settings: &Settings) -> Result<Self, InputError> {
         let file_failed = |error: io::Error| InputError::File { path: path.to_owned(), problem: error.to_string() };
         std::fs::create_dir_all(path).map_err(file_failed)?;

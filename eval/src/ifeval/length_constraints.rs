@@ -1,11 +1,11 @@
-//! `length_constraints`: numbers of words and paragraphs.
+//! `length_constraints`: numbers of words, sentences and paragraphs.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
 use super::instruction::{ArgumentError, Arguments, Check, Instruction, Limit, Verdict, ensure, shown};
-use super::text;
+use super::{sentences, text};
 
 pub(super) const INSTRUCTIONS: &[Instruction] = &[
     Instruction {
@@ -18,6 +18,11 @@ pub(super) const INSTRUCTIONS: &[Instruction] = &[
         arguments: &["num_paragraphs"],
         build: number_paragraphs,
     },
+    Instruction {
+        id: "length_constraints:number_sentences",
+        arguments: &["relation", "num_sentences"],
+        build: number_sentences,
+    },
     Instruction { id: "length_constraints:number_words", arguments: &["relation", "num_words"], build: number_words },
 ];
 
@@ -26,6 +31,11 @@ static DIVIDER: LazyLock<Regex> = LazyLock::new(|| {
     let space = text::SPACE;
     Regex::new(&format!(r"[{space}]?\*\*\*[{space}]?")).expect("a valid pattern")
 });
+
+fn number_sentences(arguments: &Arguments<'_>) -> Result<Check, ArgumentError> {
+    let limit = arguments.limit("relation", "num_sentences")?;
+    Ok(Check::new(move |response| limit.verdict(sentences::count(response), "sentence")))
+}
 
 fn number_words(arguments: &Arguments<'_>) -> Result<Check, ArgumentError> {
     let limit = arguments.limit("relation", "num_words")?;
@@ -81,6 +91,17 @@ fn first_word_verdict(response: &str, paragraphs: usize, nth: usize, first_word:
 mod tests {
     use crate::ifeval::instruction::tests::{assert_verdicts, verdict};
     use serde_json::json;
+
+    #[test]
+    fn number_sentences() {
+        let id = "length_constraints:number_sentences";
+        let kwargs = json!({"relation": "at least", "num_sentences": 2});
+        let violated = ["Mr. Smith came.", "one\ntwo", "One... two", "J. Bach", ""];
+        assert_verdicts(id, &kwargs, &["He came. He saw.", "What?! No", "(One.) (Two.)"], &violated);
+        let kwargs = json!({"relation": "less than", "num_sentences": 2});
+        assert_verdicts(id, &kwargs, &["See p. 3 of it.", "一。二。"], &["One. Two."]);
+        assert_eq!(verdict(id, &kwargs, "A b. C d! E").unwrap_err(), "found 3 sentences, fewer than 2 required");
+    }
 
     #[test]
     fn number_words() {

@@ -1,8 +1,8 @@
 //! From samples to the four accuracies.
 //!
 //! `prompt_*` is the share of prompts all of whose instructions are followed, `inst_*` the share of instructions. The
-//! intervals at the instruction level take instructions for independent, although some share a prompt. Samples without a
-//! response are left out of all metrics and counted.
+//! intervals at the instruction level take instructions for independent, although some share a prompt. Samples without
+//! a response are left out of all metrics and counted.
 
 use std::collections::BTreeMap;
 

@@ -17,8 +17,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! [`Example::score`] is a pure function; [`data`] and [`responses`] read examples and responses, [`run`] asks a server and
-//! writes results, [`export`] writes them as other programs do.
+//! [`Example::score`] is a pure function; [`data`] and [`responses`] read examples and responses, [`run`] asks a server
+//! and writes results, [`export`] writes them as other programs do.
 
 mod change_case;
 mod combination;
@@ -41,8 +41,10 @@ mod response_language;
 pub mod responses;
 pub mod run;
 pub mod sample;
+pub mod sentences;
 mod startend;
 pub(crate) mod text;
+pub mod words;
 
 pub use example::{Example, ExampleError, Score, Scorer};
 pub use instruction::{ArgumentError, Check, Verdict};

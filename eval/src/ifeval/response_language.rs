@@ -1,7 +1,7 @@
 //! `language`: the whole response in one language.
 //!
-//! A text that says nothing about its language, such as digits, addresses or pictures alone, follows the instruction; so it
-//! does officially.
+//! A text that says nothing about its language, such as digits, addresses or pictures alone, follows the instruction;
+//! so it does officially.
 
 use super::instruction::{ArgumentError, Arguments, Check, Instruction, Verdict};
 use super::language;

@@ -69,7 +69,8 @@ impl Options {
     }
 }
 
-/// Asks a server for responses and scores them. Responses that the output directory already holds are not asked for again.
+/// Asks a server for responses and scores them. Responses that the output directory already holds are not asked for
+/// again.
 ///
 /// # Errors
 /// When the server cannot be reached at all, or a file cannot be used. A single failed request is no error but an unscored

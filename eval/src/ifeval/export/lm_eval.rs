@@ -1,6 +1,6 @@
-//! The files of EleutherAI's lm-evaluation-harness 0.4: `results_TIME.json` as `EvaluationTracker.save_results_aggregated`
-//! writes it, and `samples_ifeval_TIME.jsonl` as `--log_samples` does. What describes the harness' own machine is left out,
-//! and so is the time, which stands in the names.
+//! The files of EleutherAI's lm-evaluation-harness 0.4: `results_TIME.json` as
+//! `EvaluationTracker.save_results_aggregated` writes it, and `samples_ifeval_TIME.jsonl` as `--log_samples` does. What
+//! describes the harness' own machine is left out, and so is the time, which stands in the names.
 
 use std::sync::LazyLock;
 
@@ -15,8 +15,8 @@ use crate::jsonl::sha256;
 use crate::python_json::{Characters, dumps};
 use crate::results::Results;
 
-/// The version of the harness' task (`lm_eval/tasks/ifeval/ifeval.yaml`) whose verdicts ours agree with, except for letters
-/// outside of a-z and for arguments of 0, in whose place the harness draws at random.
+/// The version of the harness' task (`lm_eval/tasks/ifeval/ifeval.yaml`) whose verdicts ours agree with, except for
+/// letters outside of a-z and for arguments of 0, in whose place the harness draws at random.
 const VERSION: f64 = 4.0;
 
 /// The harness' names of the metrics in the order of its task, each with ours.

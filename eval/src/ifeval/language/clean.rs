@@ -1,8 +1,8 @@
 //! What is taken out of a text before it is cut into n-grams.
 //!
 //! langdetect's `Detector.append` and `cleaning_text`, in their order: web and e-mail addresses become a space each,
-//! Vietnamese letters with a combining tone become one character, 10,000 characters are left, runs of spaces become one,
-//! and Latin letters go where the text is mostly in another script.
+//! Vietnamese letters with a combining tone become one character, 10,000 characters are left, runs of spaces become
+//! one, and Latin letters go where the text is mostly in another script.
 
 use std::ops::Range;
 use std::str::Chars;

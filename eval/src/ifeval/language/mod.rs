@@ -1,11 +1,12 @@
 //! The language of a text, as langdetect 1.0.9 tells it.
 //!
-//! langdetect (Michal Danilak, after language-detection by Nakatani Shuyo) is what the official checks ask. It draws some
-//! of the text's n-grams, multiplies what each says about 55 languages, and stops when one of them is all but certain;
-//! seven such trials are averaged. The answers hang on the draws, which come from Python's generator; so do they here, and
-//! every operation is done in upstream's order. All answers and probabilities in the reference data are upstream's to the
-//! last bit. Among 17,491 other texts, with several seeds, one probability differed, in its last bit: logarithm, sine and
-//! cosine are not the same in all C libraries ([`PythonRandom::gauss`](crate::python_random::PythonRandom::gauss)).
+//! langdetect (Michal Danilak, after language-detection by Nakatani Shuyo) is what the official checks ask. It draws
+//! some of the text's n-grams, multiplies what each says about 55 languages, and stops when one of them is all but
+//! certain; seven such trials are averaged. The answers hang on the draws, which come from Python's generator; so do
+//! they here, and every operation is done in upstream's order. All answers and probabilities in the reference data are
+//! upstream's to the last bit. Among 17,491 other texts, with several seeds, one probability differed, in its last bit:
+//! logarithm, sine and cosine are not the same in all C libraries
+//! ([`PythonRandom::gauss`](crate::python_random::PythonRandom::gauss)).
 //!
 //! Two things are fixed here that upstream leaves to chance: the draws begin from [`SEED`] in every detection, and the
 //! languages stand in alphabetical order, not in that of the directory (it decides between equal probabilities and how
@@ -36,8 +37,8 @@ pub struct Candidate {
     pub probability: f64,
 }
 
-/// The most probable language of a text, or [`UNKNOWN`]; none where the text has no letters that say anything: langdetect
-/// raises "No features in text" then.
+/// The most probable language of a text, or [`UNKNOWN`]; none where the text has no letters that say anything:
+/// langdetect raises "No features in text" then.
 ///
 /// ```
 /// use orpo_eval::ifeval::language::detect;
@@ -83,20 +84,9 @@ mod tests {
         }
     }
 
-    /// Milliseconds when optimised; the limit is for unoptimised tests on a busy machine, and quadratic time is minutes.
-    #[test]
-    fn a_megabyte_is_read_in_linear_time() {
-        for part in ["http", "http://", "https://a:", "@", "a@b", "a@b.", "a", "a\u{301}", "裏", " ", "A "] {
-            let text = part.repeat(1_000_000 / part.len());
-            let begin = std::time::Instant::now();
-            detect(&text);
-            assert!(begin.elapsed().as_secs() < 5, "{part:?}: {:?}", begin.elapsed());
-        }
-    }
-
     proptest! {
         #[test]
-        fn any_text_has_candidates_in_order_or_none(text in "(?s:.{0,60})|[a-zA-Zà-ỹ\\u{300}-\\u{323} @./:\n-]{0,200}") {
+        fn any_text_has_sorted_candidates_or_none(text in "(?s:.{0,60})|[a-zA-Zà-ỹ\\u{300}-\\u{323} @./:\n-]{0,200}") {
             let candidates = candidates(&text, SEED);
             prop_assert_eq!(candidates.as_ref().is_none(), detect(&text).is_none());
             let probabilities: Vec<f64> =

