@@ -16,9 +16,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Around it: [`client`] asks servers, [`judge`] asks models for verdicts, [`store`] keeps what they said, [`reasoning`]
-//! leaves of it what is to be judged, [`stats`] puts intervals around numbers, [`results`] is the file that a run leaves,
-//! [`official`] fetches published data, and [`cli`] ties them to a command line.
+//! Around it: [`client`] asks servers, [`judge`] asks models for verdicts, [`store`] keeps what they said,
+//! [`reasoning`] leaves of it what is to be judged, [`stats`] puts intervals around numbers, [`results`] is the file
+//! that a run leaves, [`official`] fetches published data, and [`cli`] ties them to a command line.
 
 pub mod alpaca;
 pub mod breaker;

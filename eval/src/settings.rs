@@ -10,8 +10,8 @@ use crate::jsonl::{self, InputError};
 
 const FILE_NAME: &str = "settings.json";
 
-/// Compares the settings of a run with those in a directory, or puts them there. `results` are the names of files that only
-/// a directory with settings may hold.
+/// Compares the settings of a run with those in a directory, or puts them there. `results` are the names of files that
+/// only a directory with settings may hold.
 ///
 /// # Errors
 /// When the directory holds something else, or its file cannot be read or written.

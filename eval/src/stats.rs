@@ -48,11 +48,11 @@ impl Metric {
         Self { value, stderr, ci95: [(value - half).max(low).min(value), (value + half).min(high).max(value)], n }
     }
 
-    /// The mean of values between `low` and `high` that come in clusters, such as the turns of one question: the clusters
-    /// are independent, the values inside of one are not. The standard error is
-    /// `sqrt(G / (G - 1) * sum over clusters of (sum of (x - mean))^2) / n` with G clusters, which is the usual one where
-    /// every cluster has one value; the interval is normal and ends where the range does. Without two clusters nothing is
-    /// known of the error: 0, with the whole range as interval.
+    /// The mean of values between `low` and `high` that come in clusters, such as the turns of one question: the
+    /// clusters are independent, the values inside of one are not. The standard error is
+    /// `sqrt(G / (G - 1) * sum over clusters of (sum of (x - mean))^2) / n` with G clusters, which is the usual one
+    /// where every cluster has one value; the interval is normal and ends where the range does. Without two clusters
+    /// nothing is known of the error: 0, with the whole range as interval.
     pub fn clustered_mean(clusters: &[Vec<f64>], [low, high]: [f64; 2]) -> Self {
         let n = clusters.iter().map(Vec::len).sum();
         if n == 0 {

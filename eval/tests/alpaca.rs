@@ -243,10 +243,17 @@ fn a_run_from_the_first_answer_to_the_leaderboard() {
     assert!(table.contains("alpaca, other against base, by orpo_eval_weighted") && table.contains("66.00"), "{table}");
     let rows = std::fs::read_to_string(again.join("leaderboard.csv")).unwrap();
     assert!(rows.contains("\norg/tiny,") && rows.contains("\nother,"), "{rows}");
-    let mut arguments =
-        vec!["--outputs", "", "--reference", &reference, "--judge-endpoint", &endpoint, "--judge-model", "judge"];
     let outputs = out.join("model_outputs.json");
-    arguments[1] = text(&outputs);
+    let arguments = [
+        "--outputs",
+        text(&outputs),
+        "--reference",
+        &reference,
+        "--judge-endpoint",
+        &endpoint,
+        "--judge-model",
+        "judge",
+    ];
     let verdicts = out.join("verdicts.jsonl");
     let output = alpaca(&[&arguments[..], &["--json", "--verdicts", text(&verdicts)]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));

@@ -74,7 +74,7 @@ async fn chat(State(server): State<Server>, Json(body): Json<Value>) -> Response
         }
         _ => format!("<think>hm</think>answer to {text}"),
     };
-    let finish_reason = if text.contains("long") { "length" } else { "stop" };
+    let finish_reason = if text == "ice-1" { "length" } else { "stop" };
     let choice = json!({"message": {"role": "assistant", "content": content}, "finish_reason": finish_reason});
     Json(json!({"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 2}})).into_response()
 }
@@ -82,7 +82,9 @@ async fn chat(State(server): State<Server>, Json(body): Json<Value>) -> Response
 fn mt_bench(arguments: &[&str]) -> Output {
     let keys = ["OPENAI_API_KEY", "ORPO_EVAL_API_KEY", "ORPO_JUDGE_API_KEY"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_orpo-eval"));
-    keys.iter().for_each(|key| drop(command.env_remove(key)));
+    for key in keys {
+        command.env_remove(key);
+    }
     command.arg("mt-bench").args(arguments).output().unwrap()
 }
 
@@ -195,6 +197,8 @@ fn two_turns_are_answered_and_judged() {
     assert_eq!(results["metrics"]["average"]["n"], 6);
     assert_eq!(results["by_category"]["writing"]["average"]["value"], 8.25);
     assert_eq!(results["counts"]["unscored"], 0);
+    assert_eq!(results["counts"]["truncated"], 1);
+    assert!(stderr(&output).contains("1 judgments are on answers cut off at the token limit"), "{}", stderr(&output));
     assert_eq!(results["counts"]["stripped_reasoning"], 6);
     assert_eq!(results["sampling"]["temperature"], json!({"writing": 0.7, "math": 0.0, "stem": 0.1}));
     assert_eq!(results["judge"]["model"], "judge");

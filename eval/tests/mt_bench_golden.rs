@@ -11,7 +11,10 @@ use orpo_eval::jsonl;
 use orpo_eval::mt_bench::import::{Duplicates, Selected, Selection, import};
 use orpo_eval::mt_bench::judgment::{GameWinner, Judgments};
 use orpo_eval::mt_bench::verdict::{self, Format, NoScore, Position, Rule};
-use orpo_eval::mt_bench::{Answers, Id, JudgePrompts, Question, Questions, Turn, category, pairwise, render, single};
+use orpo_eval::mt_bench::{
+    Answers, Id, JudgePrompts, OFFICIAL, Question, Questions, Turn, category, pairwise, render, single,
+};
+use orpo_eval::official::Hub;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -44,7 +47,7 @@ impl Official {
     fn read(directory: &Path) -> Self {
         let questions = Questions::read(&directory.join("question.jsonl")).unwrap();
         assert_eq!(questions.list.len(), 80);
-        assert_eq!(questions.source.sha256, orpo_eval::mt_bench::OFFICIAL.sha256);
+        assert_eq!(questions.source.sha256, OFFICIAL.sha256);
         let questions = questions.list.into_iter().map(|question| (question.question_id.clone(), question)).collect();
         let prompts = JudgePrompts::read(&directory.join("judge_prompts.jsonl")).unwrap();
         let references = Answers::read(&directory.join("reference_answer_gpt-4.jsonl")).unwrap();
@@ -332,6 +335,19 @@ fn the_official_ids_have_the_official_categories() {
     }
 }
 
+/// What the cache of the hub holds needs no network.
+#[test]
+fn the_official_questions_are_taken_from_the_cache() {
+    let Some(directory) = reference() else { return };
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot = cache.path().join("spaces--lmsys--mt-bench/snapshots").join(OFFICIAL.revision);
+    std::fs::create_dir_all(snapshot.join("data/mt_bench")).unwrap();
+    let bytes = jsonl::read(&directory.join("question.jsonl")).unwrap();
+    std::fs::write(snapshot.join(OFFICIAL.file), bytes).unwrap();
+    let questions = Questions::official(&Hub::new("http://127.0.0.1:9", cache.path(), None)).unwrap();
+    assert_eq!((questions.list.len(), questions.source.sha256.as_str()), (80, OFFICIAL.sha256));
+}
+
 fn mt_bench(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_orpo-eval")).arg("mt-bench").args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -369,7 +385,7 @@ fn the_program_aggregates_published_judgments() {
     let questions = path("question.jsonl");
     let (code, stdout, _) = mt_bench(&["--judgments", &phi, "--questions", &questions, "--out", out.to_str().unwrap()]);
     assert_eq!(code, Some(0));
-    assert!(stdout.contains("| phi-3-dpo | ") && stdout.contains(" 8.20 |"), "{stdout}");
+    assert!(stdout.contains("| phi-3-dpo | ") && stdout.contains(" 8.2000 |"), "{stdout}");
     let results = json(&out.join("results.json"));
     assert_eq!((&results["task"], &results["mode"]), (&"mt-bench".into(), &"single".into()));
     close(results["metrics"]["average"]["value"].as_f64().unwrap(), &Value::from(8.2));

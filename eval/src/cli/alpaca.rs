@@ -127,28 +127,27 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-pub(super) fn run(arguments: Alpaca) -> anyhow::Result<u8> {
+pub(super) fn run(arguments: &Alpaca) -> anyhow::Result<u8> {
     let clock = Clock::start();
-    let control = length_control(&arguments)?;
-    let (out, json, max_unscored) = (arguments.out.clone(), arguments.json, arguments.max_unscored);
+    let control = length_control(arguments)?;
     let evaluation = match &arguments.annotations {
-        Some(path) => aggregate(&arguments, path, control.as_ref(), &clock)?,
-        None => compare(&arguments, control.as_ref(), &clock)?,
+        Some(path) => aggregate(arguments, path, control.as_ref(), &clock)?,
+        None => compare(arguments, control.as_ref(), &clock)?,
     };
-    if let Some(out) = &out {
+    if let Some(out) = &arguments.out {
         let inputs = [&arguments.annotations, &arguments.outputs, &arguments.reference];
         let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
         evaluation.write(out, arguments.leaderboard.as_deref(), &inputs)?;
     }
-    print(&if json { evaluation.to_json() } else { table::render(&evaluation) })?;
-    if out.is_none() {
+    print(&if arguments.json { evaluation.to_json() } else { table::render(&evaluation) })?;
+    if arguments.out.is_none() {
         eprintln!("note: nothing was saved; --out DIR keeps the annotations and the results");
     }
     let counts = &evaluation.results.counts;
     if counts.truncated > 0 {
         eprintln!("warning: {} answers were cut off at the token limit; --max-tokens raises it", counts.truncated);
     }
-    Ok(report_unscored(&evaluation, max_unscored))
+    Ok(report_unscored(&evaluation, arguments.max_unscored))
 }
 
 /// The files of the length regression, or why there are none.

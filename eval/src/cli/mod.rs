@@ -48,8 +48,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let code = match command {
         Command::Ifeval(arguments) => ifeval::run(*arguments),
-        Command::Alpaca(arguments) => alpaca::run(*arguments),
-        Command::MtBench(arguments) => mt_bench::run(*arguments),
+        Command::Alpaca(arguments) => alpaca::run(&arguments),
+        Command::MtBench(arguments) => mt_bench::run(&arguments),
     };
     ExitCode::from(code.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

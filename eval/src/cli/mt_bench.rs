@@ -13,7 +13,7 @@ use crate::mt_bench::import::Duplicates;
 use crate::mt_bench::plan::Mode;
 use crate::mt_bench::run::{self, Evaluation, JudgmentsFile, Options, Source};
 use crate::mt_bench::verdict::Rule;
-use crate::mt_bench::{Answers, JudgePrompts, Questions, QuestionsError};
+use crate::mt_bench::{Answers, JudgePrompts, Questions, QuestionsError, table};
 use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
@@ -21,10 +21,10 @@ use crate::server::Server;
 
 /// Lets a judge score conversations of two turns, or compare them with those of other models (MT-Bench).
 ///
-/// Asks the endpoint every question and its follow-up, or takes existing answers, and asks the judge for a score from 1 to 10
-/// or for the better of two answers, shown in both orders. Without files the questions, reference answers and judge prompts
-/// are an embedded set of this program's own; published numbers can be compared only with the official ones. Exit codes:
-/// 0 done, 1 more than --max-unscored could not be judged, 2 wrong usage or input, or no server.
+/// Asks the endpoint every question and its follow-up, or takes existing answers, and asks the judge for a score from 1
+/// to 10 or for the better of two answers, shown in both orders. Without files the questions, reference answers and
+/// judge prompts are an embedded set of this program's own; published numbers can be compared only with the official
+/// ones. Exit codes: 0 done, 1 more than --max-unscored could not be judged, 2 wrong usage or input, or no server.
 #[derive(Debug, Args)]
 #[command(
     mut_arg("max_tokens", |arg| arg.default_value("1024")),
@@ -65,8 +65,8 @@ pub(super) struct MtBench {
     /// The model that the others are compared with
     #[arg(long, value_name = "MODEL")]
     baseline: Option<String>,
-    /// Questions in the official format; `official` is the published set (lmsys/mt-bench, fetched once) [default: an embedded
-    /// set]
+    /// Questions in the official format; `official` is the published set (lmsys/mt-bench, fetched once) [default: an
+    /// embedded set]
     #[arg(long, value_name = "FILE")]
     questions: Option<PathBuf>,
     /// Reference answers in the official format [default: an embedded set for the embedded questions]
@@ -75,7 +75,8 @@ pub(super) struct MtBench {
     /// Judge prompts in the official format [default: an embedded set]
     #[arg(long, value_name = "FILE", conflicts_with = "judgments")]
     judge_prompts: Option<PathBuf>,
-    /// Directory for results.json, samples.jsonl, judgments.jsonl and model_answer/; a rerun asks only what is missing there
+    /// Directory for results.json, samples.jsonl, judgments.jsonl and model_answer/; a rerun asks only what is missing
+    /// there
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Use only the first N questions
@@ -122,13 +123,13 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-pub(super) fn run(arguments: MtBench) -> anyhow::Result<u8> {
+pub(super) fn run(arguments: &MtBench) -> anyhow::Result<u8> {
     let evaluation = match &arguments.judgments {
         Some(path) => arguments.aggregate(path)?,
         None => arguments.evaluate()?,
     };
     let summary = &evaluation.summary;
-    print(&if arguments.json { summary.to_json() } else { summary.table() })?;
+    print(&if arguments.json { summary.to_json() } else { table::render(summary) })?;
     if arguments.out.is_none() {
         eprintln!("note: nothing was saved; --out DIR keeps results.json, judgments.jsonl and samples.jsonl");
     }

@@ -181,6 +181,7 @@ fn parse_message(text: &str) -> Result<Message, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     const SOURCE: &str = "<|im_start|>system\n Be fair.\n<|im_end|>\n<|im_start|>user\n{instruction}: [{output_1}] [{output_2}]\n<|im_end|>";
@@ -239,6 +240,23 @@ mod tests {
         ] {
             let message = Template::new(&source, "me").unwrap_err();
             assert!(message.contains(problem), "{message}");
+        }
+    }
+
+    proptest! {
+        /// No text adds a message or moves another text.
+        #[test]
+        fn safe_prompts_keep_their_shape(texts in prop::array::uniform3(r"(\{output_1\}|\{output_2\}|\{instruction\}|<\|im_start\|>|<\|im_end\|>|\n|user| |a){0,6}")) {
+            let [instruction, output_1, output_2] = &texts;
+            let messages = fill([instruction, output_1, output_2], Templating::Safe).unwrap();
+            let [a, b, c] = texts.each_ref().map(|text| without_chatml(text));
+            let expected = format!("{a}: [{b}] [{c}]");
+            prop_assert_eq!(messages.len(), 2);
+            prop_assert_eq!(messages[1]["content"].as_str(), Some(expected.trim_start()));
+            if !texts.iter().any(|text| text.contains(['{', '<'])) {
+                let official = fill([instruction, output_1, output_2], Templating::Official).unwrap();
+                prop_assert_eq!(official, messages);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Answers from a server: two turns a question, the second one with the first exchange in front of it.
 //!
-//! Every reply goes to `answers.jsonl` as it arrives, in the model's own words; a rerun asks only what is missing there.
+//! Every reply goes to `answers.jsonl` as it arrives, in the model's own words; a rerun asks only what is missing
+//! there.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Judgments from a file instead of a judge.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use super::judged::Sample;
@@ -50,7 +50,7 @@ pub struct Imported {
 #[derive(Debug)]
 pub enum Selected {
     /// On single answers, by model.
-    Single(std::collections::BTreeMap<String, Vec<Item>>),
+    Single(BTreeMap<String, Vec<Item>>),
     /// On pairs.
     Pair(Vec<PairJudgment>),
 }

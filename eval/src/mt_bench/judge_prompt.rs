@@ -120,7 +120,8 @@ impl JudgePrompts {
     /// A file in the official format. The prompts have their official names, or `orpo-` in front of them.
     ///
     /// # Errors
-    /// When a prompt is malformed, occurs twice or is missing, or uses fields or a verdict format that its role has not.
+    /// When a prompt is malformed, occurs twice or is missing, or uses fields or a verdict format that its role has
+    /// not.
     pub fn read(path: &Path) -> Result<Self, InputError> {
         Self::parse(path, &jsonl::read(path)?)
     }

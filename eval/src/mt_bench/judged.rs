@@ -12,8 +12,8 @@ use crate::judge::{Outcome, Reply};
 
 /// A line of `samples.jsonl`: what was asked and answered, and what became of it.
 ///
-/// For a single answer `responses` and `models` have one entry and `score` is the verdict; for a pair they have two, `winner`
-/// is what both games say together, and `games` has two entries.
+/// For a single answer `responses` and `models` have one entry and `score` is the verdict; for a pair they have two,
+/// `winner` is what both games say together, and `games` has two entries.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sample {
     /// The question.

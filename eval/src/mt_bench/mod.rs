@@ -1,7 +1,8 @@
 //! MT-Bench: conversations of two turns, judged by a model (Zheng et al., arXiv 2306.05685).
 //!
-//! A model answers questions of eight categories; a judge gives every answer a score of 1 to 10 ([`single`]), or says which
-//! of two models answered better ([`pairwise`]). Files, prompts and aggregation are those of FastChat's `llm_judge`:
+//! A model answers questions of eight categories; a judge gives every answer a score of 1 to 10 ([`single`]), or says
+//! which of two models answered better ([`pairwise`]). Files, prompts and aggregation are those of FastChat's
+//! `llm_judge`:
 //!
 //! ```
 //! use orpo_eval::mt_bench::verdict::{NoScore, Rule, score};
@@ -13,8 +14,8 @@
 //! ```
 //!
 //! The pure parts: [`plan`] lists what is judged and renders the requests ([`render`]), [`judged`] reads the replies
-//! ([`verdict`]), [`single`] and [`pairwise`] aggregate. [`generate`] asks the model, [`import`] takes judgments from a file,
-//! [`summary`] is what a run leaves.
+//! ([`verdict`]), [`single`] and [`pairwise`] aggregate. [`generate`] asks the model, [`import`] takes judgments from a
+//! file, [`summary`] is what a run leaves.
 
 pub mod answer;
 pub mod category;
@@ -31,6 +32,7 @@ pub mod render;
 pub mod run;
 pub mod single;
 pub mod summary;
+pub mod table;
 mod template;
 mod turn;
 pub mod verdict;

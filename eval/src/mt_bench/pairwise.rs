@@ -1,8 +1,8 @@
 //! From pairs of games to wins, losses and ties.
 //!
-//! As in FastChat's `show_result.py`: a pair counts only if both games have a verdict; it is a win if both games say the
-//! same model and else a tie. The intervals of `win_rate` and `loss_rate` are Wilson's and take pairs for independent; that
-//! of `win_rate_adjusted`, in which a tie is half a win, takes questions for the observations.
+//! As in FastChat's `show_result.py`: a pair counts only if both games have a verdict; it is a win if both games say
+//! the same model and else a tie. The intervals of `win_rate` and `loss_rate` are Wilson's and take pairs for
+//! independent; that of `win_rate_adjusted`, in which a tie is half a win, takes questions for the observations.
 
 use std::collections::BTreeMap;
 

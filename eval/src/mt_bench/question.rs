@@ -127,7 +127,7 @@ impl Questions {
             if !(1..=2).contains(&question.turns.len()) {
                 return failed(format!("`turns` has {} entries; there can be 1 or 2", question.turns.len()));
             }
-            if question.required_temperature.is_some_and(|temperature| temperature.is_nan() || temperature < 0.0) {
+            if question.required_temperature.is_some_and(|temperature| temperature < 0.0) {
                 return failed("`required_temperature` must be a number of at least 0".into());
             }
             list.push(question);

@@ -1,5 +1,6 @@
 //! An evaluation from the first request to the last file.
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -13,9 +14,9 @@ use super::judgment::Judgments;
 use super::plan::{self, Mode, PlanError, Setting};
 use super::render::JUDGE_MAX_TOKENS;
 use super::single::{Item, Unscored};
-use super::summary::{AllCounts, ByModel, Categories, Summary, TASK, rule_name, write_lines};
+use super::summary::{AllCounts, ByModel, Categories, Summary, TASK, write_lines};
 use super::verdict::Rule;
-use super::{Questions, category};
+use super::{Question, Questions, category};
 use crate::clock::Clock;
 use crate::jsonl::{self, InputError};
 use crate::judge::cost::Estimate;
@@ -93,13 +94,13 @@ pub enum RunError {
     NotAgreed(String),
 }
 
-/// Answers the questions where there is a source, and judges its answers and those of files. What the output directory and
-/// the verdict store hold is not asked for again. `confirm` hears what the judge is going to be asked, and how many of its
-/// replies are there already.
+/// Answers the questions where there is a source, and judges its answers and those of files. What the output directory
+/// and the verdict store hold is not asked for again. `confirm` hears what the judge is going to be asked, and how many
+/// of its replies are there already.
 ///
 /// # Errors
-/// When a server cannot be asked at all, a file cannot be used, the answers cannot be judged, or `confirm` refuses. A single
-/// failed request is no error but an unscored sample.
+/// When a server cannot be asked at all, a file cannot be used, the answers cannot be judged, or `confirm` refuses. A
+/// single failed request is no error but an unscored sample.
 pub async fn evaluate(
     options: &Options,
     source: Option<&Source>,
@@ -140,7 +141,7 @@ pub async fn evaluate(
     let games = matches.iter().filter_map(|one| one.games.as_ref().ok()).flatten();
     let requests: Vec<Request> = games.map(|game| game.request.clone()).collect();
     let estimate = judge.estimate(&requests, store);
-    let unique = requests.iter().map(Request::key).collect::<std::collections::HashSet<_>>().len();
+    let unique = requests.iter().map(Request::key).collect::<HashSet<_>>().len();
     confirm(&estimate, unique - estimate.requests).map_err(RunError::NotAgreed)?;
     let fit = |reply: &Reply| reply.content().map(drop).ok_or_else(|| "its reply has no text".to_owned());
     let (outcomes, tally) = judge.ask(&requests, store, fit, progress).await?;
@@ -204,7 +205,7 @@ impl Options {
             "temperature": 0,
             "max_tokens": JUDGE_MAX_TOKENS,
             "seed": null,
-            "scores": rule_name(self.rule),
+            "scores": self.rule,
             "requests": tally,
         })
     }
@@ -218,7 +219,7 @@ impl Source {
     }
 
     /// The sampling with the temperature of each category.
-    fn sampling(&self, questions: &[super::Question]) -> Value {
+    fn sampling(&self, questions: &[Question]) -> Value {
         let mut sampling = serde_json::to_value(&self.server.sampling).expect("numbers are JSON");
         sampling["temperature"] = match self.temperature {
             Some(temperature) => temperature.into(),
@@ -230,7 +231,7 @@ impl Source {
         sampling
     }
 
-    fn note(&self, summary: &mut Summary, respondent: &Respondent<'_>, questions: &[super::Question]) {
+    fn note(&self, summary: &mut Summary, respondent: &Respondent<'_>, questions: &[Question]) {
         summary.model = Some(respondent.model.clone());
         summary.endpoint = Some(respondent.client.base().to_owned());
         summary.sampling = Some(self.sampling(questions));
@@ -240,7 +241,7 @@ impl Source {
             timeout_secs: self.server.timeout.as_secs(),
             retries: self.server.retry.retries,
         });
-        summary.note_reasoning(&self.reasoning);
+        summary.strip_reasoning = self.reasoning.formats().map(ToString::to_string).collect();
     }
 }
 
@@ -249,7 +250,7 @@ fn selected(judged: &Judged, mode: Mode) -> Selected {
     if mode != Mode::Single {
         return Selected::Pair(judged.pairs.clone());
     }
-    let mut items: std::collections::BTreeMap<String, Vec<Item>> = std::collections::BTreeMap::new();
+    let mut items: BTreeMap<String, Vec<Item>> = BTreeMap::new();
     for sample in &judged.samples {
         let score = sample.score.ok_or_else(|| sample.unscored.unwrap_or(Unscored::NoVerdict));
         let item = Item { question_id: sample.question_id.clone(), turn: sample.turn, score };
@@ -357,11 +358,11 @@ pub fn aggregate(file: &JudgmentsFile<'_>, out: Option<&Path>) -> Result<Evaluat
     let by_model = ByModel::of(&judgments, baseline, &categories);
     let mut counts = AllCounts::of(&samples, 0, 0);
     counts.duplicates = duplicates;
-    let models: std::collections::BTreeSet<&String> = judges.iter().map(|(model, _)| model).collect();
+    let models: BTreeSet<&String> = judges.iter().map(|(model, _)| model).collect();
     let judge = json!({
         "model": if models.len() == 1 { models.first() } else { None },
         "judges": judges,
-        "scores": rule_name(file.rule),
+        "scores": file.rule,
         "seed": null,
     });
     let mode = if found == Mode::Single || baseline.is_some() { found } else { Mode::PairwiseAll };

@@ -1,8 +1,8 @@
 //! From scores to the mean of each turn, of both, and of each category.
 //!
-//! `average` is the mean over all scores, as officially, not the mean of the two turns' means: they differ where scores are
-//! missing. The two turns of a question are not independent, so intervals take questions for the observations: the standard
-//! error is that of a mean over clusters, and the 95 % interval is normal and ends where the scale does.
+//! `average` is the mean over all scores, as officially, not the mean of the two turns' means: they differ where scores
+//! are missing. The two turns of a question are not independent, so intervals take questions for the observations: the
+//! standard error is that of a mean over clusters, and the 95 % interval is normal and ends where the scale does.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -148,8 +148,8 @@ fn means(items: &[&Item]) -> Means {
 
 /// The items of every model in a file of judgments, models in the order of their names.
 ///
-/// By [`Rule::Strict`] a score off the scale is none, and repeated judgments of one answer are averaged into one item. By
-/// [`Rule::Official`] every row but those with -1 is an item, whatever its score and however often it is repeated.
+/// By [`Rule::Strict`] a score off the scale is none, and repeated judgments of one answer are averaged into one item.
+/// By [`Rule::Official`] every row but those with -1 is an item, whatever its score and however often it is repeated.
 pub fn items(judgments: &[SingleJudgment], rule: Rule) -> BTreeMap<String, Vec<Item>> {
     let mut models: BTreeMap<String, Vec<Item>> = BTreeMap::new();
     let mut repeated: HashMap<(&str, &Id, Turn), Vec<&SingleJudgment>> = HashMap::new();

@@ -1,4 +1,4 @@
-//! `results.json` of MT-Bench, and its tables for people.
+//! `results.json` of MT-Bench.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,21 +13,18 @@ use super::pairwise::{self, Standing};
 use super::plan::Mode;
 use super::question::Question;
 use super::single::{self, Item, Losses, Means, Scores};
-use super::verdict::Rule;
 use super::{Id, Questions, TASK_VERSION};
 use crate::clock::Clock;
 use crate::jsonl::{self, InputError};
-use crate::reasoning::Reasoning;
 use crate::results::{self, Counts, DataSource, Metric, RequestSettings};
-use crate::table;
 
 /// The name of the task.
 pub const TASK: &str = "mt-bench";
 
 /// The content of `results.json`.
 ///
-/// `metrics` are those of the one model that was measured. Where there are several, the names of the metrics have that of
-/// the model in front: `phi-3/average`.
+/// `metrics` are those of the one model that was measured. Where there are several, the names of the metrics have that
+/// of the model in front: `phi-3/average`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// `mt-bench`.
@@ -214,11 +211,6 @@ impl Summary {
         }
     }
 
-    /// Notes which reasoning was taken out.
-    pub fn note_reasoning(&mut self, reasoning: &Reasoning) {
-        self.strip_reasoning = reasoning.formats().map(ToString::to_string).collect();
-    }
-
     /// The file's content.
     pub fn to_json(&self) -> String {
         let json = serde_json::to_string_pretty(self).expect("the keys are strings and the numbers are finite");
@@ -231,106 +223,6 @@ impl Summary {
     /// When it cannot be written.
     pub fn write(&self, directory: &Path) -> Result<(), InputError> {
         write(&directory.join(results::FILE_NAME), self.to_json().as_bytes())
-    }
-
-    /// The tables: the best model first; plain text without colour.
-    pub fn table(&self) -> String {
-        let name = match (&self.model, &self.judgments) {
-            (Some(model), _) => format!(", {model}"),
-            (None, Some(judgments)) => format!(", {}", judgments.source),
-            (None, None) => String::new(),
-        };
-        let mut text = format!("{TASK}{name}\n{}\n", self.by_model.table());
-        let AllCounts { counts, losses, duplicates } = self.counts;
-        text += &format!(
-            "{} judgments: {} scored, {} unscored ({} without a verdict, {} off the scale, {} with a failed judge, {} \
-             without an answer, {} missing), {} on truncated answers\n",
-            counts.total,
-            counts.scored,
-            counts.unscored,
-            losses.no_verdict,
-            losses.off_scale,
-            losses.judge_failed,
-            losses.no_answer,
-            losses.missing,
-            counts.truncated
-        );
-        if duplicates > 0 {
-            text += &format!("{duplicates} judgments repeat others\n");
-        }
-        if !self.by_category.is_empty() {
-            let mut table =
-                table::new_table(&["category", "first turn", "second turn", "average", "95 % interval", "n"]);
-            for category in category::in_order(self.by_category.keys().map(String::as_str)) {
-                let means = &self.by_category[category];
-                table.add_row(scored_row(category, means));
-            }
-            text += &format!("\n{table}\n");
-        }
-        text
-    }
-}
-
-impl ByModel {
-    fn table(&self) -> String {
-        match self {
-            Self::Single(models) => {
-                let mut sorted: Vec<_> = models.iter().collect();
-                sorted.sort_by(|(_, one), (_, other)| other.means.average.value.total_cmp(&one.means.average.value));
-                let mut table =
-                    table::new_table(&["model", "first turn", "second turn", "average", "95 % interval", "n"]);
-                for (model, scores) in sorted {
-                    table.add_row(scored_row(model, &scores.means));
-                }
-                table.to_string()
-            }
-            Self::Pair(models) => {
-                let mut sorted: Vec<_> = models.iter().collect();
-                let adjusted = |standing: &Standing| standing.win_rate_adjusted.value;
-                sorted.sort_by(|(_, one), (_, other)| adjusted(other).total_cmp(&adjusted(one)));
-                let header = ["model", "win", "loss", "tie", "win %", "loss %", "adjusted %", "95 % interval", "n"];
-                let mut table = table::new_table(&header);
-                for (model, standing) in sorted {
-                    let rate = |metric: Metric| table::percent(metric.value);
-                    table.add_row([
-                        model.clone(),
-                        standing.win.to_string(),
-                        standing.loss.to_string(),
-                        standing.tie.to_string(),
-                        rate(standing.win_rate),
-                        rate(standing.loss_rate),
-                        rate(standing.win_rate_adjusted),
-                        table::interval(standing.win_rate_adjusted.ci95),
-                        standing.win_rate_adjusted.n.to_string(),
-                    ]);
-                }
-                table.to_string()
-            }
-        }
-    }
-}
-
-fn scored_row(name: &str, means: &Means) -> [String; 6] {
-    let value = |metric: &Metric| match metric.n {
-        0 => "-".to_owned(),
-        _ => format!("{:.2}", metric.value),
-    };
-    let [low, high] = means.average.ci95;
-    [
-        name.to_owned(),
-        value(&means.first_turn),
-        value(&means.second_turn),
-        value(&means.average),
-        format!("{low:.2} - {high:.2}"),
-        means.average.n.to_string(),
-    ]
-}
-
-/// What `judge` in the results says of how replies were read.
-pub fn rule_name(rule: Rule) -> &'static str {
-    match rule {
-        Rule::Strict => "strict",
-        Rule::Official => "official",
     }
 }
 

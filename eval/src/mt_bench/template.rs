@@ -1,7 +1,7 @@
 //! Templates of judge prompts: Python's `str.format` with named fields, and nothing more of it.
 
-/// A template with fields such as `{question}`; `{{` and `}}` are braces. What is put into a field is not read again, so
-/// braces in an answer stay what they are.
+/// A template with fields such as `{question}`; `{{` and `}}` are braces. What is put into a field is not read again,
+/// so braces in an answer stay what they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     pieces: Vec<Piece>,

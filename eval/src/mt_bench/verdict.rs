@@ -1,8 +1,8 @@
 //! From a judge's words to a verdict.
 //!
 //! The official rule (FastChat, `llm_judge/common.py`) takes the first number in double brackets, else the first one in
-//! single brackets. So a reference such as `[1]` becomes the score of a reply that has no verdict, and a score of 11 or 0
-//! is as good as any. [`Rule::Strict`] takes a number in single brackets only behind the word "rating" or "score" and
+//! single brackets. So a reference such as `[1]` becomes the score of a reply that has no verdict, and a score of 11 or
+//! 0 is as good as any. [`Rule::Strict`] takes a number in single brackets only behind the word "rating" or "score" and
 //! refuses what is not between 1 and 10.
 
 use std::sync::LazyLock;
@@ -102,8 +102,8 @@ fn python_reads(digits: &str) -> bool {
     digits.is_ascii() && (!padded || digits.bytes().all(|digit| digit == b'0'))
 }
 
-/// The winner in a reply to a prompt on two answers; `None` where there is no verdict. As officially, `[[A]]` anywhere comes
-/// before `[[B]]`, and that before `[[C]]`.
+/// The winner in a reply to a prompt on two answers; `None` where there is no verdict. As officially, `[[A]]` anywhere
+/// comes before `[[B]]`, and that before `[[C]]`.
 pub fn winner(reply: &str, format: Format) -> Option<Position> {
     match format {
         Format::Rating => None,
