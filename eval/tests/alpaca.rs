@@ -414,6 +414,12 @@ fn wrong_usage_is_one_message() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(stderr(&output).contains(message), "{arguments:?}: {}", stderr(&output));
     }
+    let other = directory.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("results.json"), "{}").unwrap();
+    let output = alpaca(&["--annotations", absent, "--out", text(&other)]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("it holds `results.json` of something else"), "{}", stderr(&output));
     let help = alpaca(&["--help"]);
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     assert!(help.contains("[default: 2048]") && help.contains("evaluators_configs"), "{help}");

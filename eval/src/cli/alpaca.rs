@@ -41,7 +41,7 @@ const ANSWERS: &str = "answers.jsonl";
 #[command(
     group = ArgGroup::new("source").required(true).args(["endpoint", "outputs", "annotations"]),
     mut_arg("max_tokens", |arg| arg.default_value("2048")),
-    mut_arg("temperature", |arg| arg.default_value("0.7")),
+    mut_arg("temperature", |arg| arg.default_value("0.7").help("Sampling temperature")),
     after_help = "Examples:
   orpo-eval alpaca --endpoint http://127.0.0.1:8000 --reference alpaca_eval_gpt4_baseline.json \\
       --judge-endpoint https://api.openai.com --judge-model gpt-4-1106-preview \\
@@ -130,6 +130,9 @@ fn share(text: &str) -> Result<f64, String> {
 pub(super) fn run(arguments: &Alpaca) -> anyhow::Result<u8> {
     let clock = Clock::start();
     let control = length_control(arguments)?;
+    if let Some(out) = &arguments.out {
+        Evaluation::claim(out)?;
+    }
     let evaluation = match &arguments.annotations {
         Some(path) => aggregate(arguments, path, control.as_ref(), &clock)?,
         None => compare(arguments, control.as_ref(), &clock)?,
@@ -275,10 +278,7 @@ async fn answer(
         retry: requests.retry(),
     };
     let mut store = match &arguments.out {
-        Some(out) => {
-            std::fs::create_dir_all(out).with_context(|| format!("cannot use `{}`", out.display()))?;
-            VerdictStore::open(&out.join(ANSWERS))?
-        }
+        Some(out) => VerdictStore::open(&out.join(ANSWERS))?,
         None => VerdictStore::in_memory(),
     };
     let answers = answers::ask(references, &server, &mut store, &Progress::new(arguments.quiet)).await?;
