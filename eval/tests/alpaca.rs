@@ -307,8 +307,8 @@ fn what_has_no_preference_is_counted_and_is_no_tie() {
     server.failing.lock().unwrap().push(("reference for judged", 1));
     let output = alpaca(&arguments);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    let message = "3 of 5 comparisons have no preference: 1 without an answer, 1 without a verdict, 1 with one that could \
-                   not be parsed; the first: no verdict is among the likeliest tokens \"Neither\", \"Both\"";
+    let message = "3 of 5 comparisons have no preference: 1 without an answer, 1 without a verdict, 1 with one that \
+                   could not be parsed; the first: no verdict is among the likeliest tokens \"Neither\", \"Both\"";
     assert!(stderr(&output).contains(message), "{}", stderr(&output));
     assert!(stderr(&output).contains("more than --max-unscored allows (1%)"), "{}", stderr(&output));
     let results = read_json(&out.join("results.json"));

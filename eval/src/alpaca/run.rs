@@ -67,8 +67,8 @@ impl Evaluation {
         format!("{:#}\n", self.json)
     }
 
-    /// Creates an output directory, or finds that it is one of this task. Runs may follow each other in it: what is asked is
-    /// known by its content, and the leaderboard grows.
+    /// Creates an output directory, or finds that it is one of this task. Runs may follow each other in it: what is
+    /// asked is known by its content, and the leaderboard grows.
     ///
     /// # Errors
     /// When it holds the results of something else, or cannot be used.
@@ -78,8 +78,8 @@ impl Evaluation {
         settings::check(out, &json!({"task": TASK}), &[results::FILE_NAME, SAMPLES])
     }
 
-    /// Writes the files into a directory that has been claimed. The leaderboard keeps the models that it has, and takes those of `more`. A file
-    /// that the evaluation rests on is not written over.
+    /// Writes the files into a directory that has been claimed. The leaderboard keeps the models that it has, and takes
+    /// those of `more`. A file that the evaluation rests on is not written over.
     ///
     /// # Errors
     /// When a file cannot be read or written.

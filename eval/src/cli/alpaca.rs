@@ -34,9 +34,9 @@ const ANSWERS: &str = "answers.jsonl";
 
 /// Compares a model's answers with a baseline's, by a judge (AlpacaEval 2.0).
 ///
-/// Asks the endpoint each instruction of the reference file, or takes existing answers, asks the judge which answer of each
-/// pair is better, and prints win rates; or aggregates existing annotations. Exit codes: 0 done, 1 too much could not be
-/// scored, 2 wrong usage or input, or no server.
+/// Asks the endpoint each instruction of the reference file, or takes existing answers, asks the judge which answer of
+/// each pair is better, and prints win rates; or aggregates existing annotations. Exit codes: 0 done, 1 too much could
+/// not be scored, 2 wrong usage or input, or no server.
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("source").required(true).args(["endpoint", "outputs", "annotations"]),
@@ -50,9 +50,9 @@ const ANSWERS: &str = "answers.jsonl";
       --judge-endpoint http://127.0.0.1:8001 --judge-model judge --out results/m
   orpo-eval alpaca --annotations annotations.json --gamed df_gamed.csv --leaderboard leaderboard.csv --out results/m
 
-The length-controlled win rate needs df_gamed.csv of the Hugging Face data set tatsu-lab/alpaca_eval, and holds for its 805
-instructions. A key for the endpoint is read from ORPO_EVAL_API_KEY, else from OPENAI_API_KEY. A run that was stopped, or that
-some requests failed in, goes on with the same command and --out; nothing that was answered is asked again."
+The length-controlled win rate needs df_gamed.csv of the Hugging Face data set tatsu-lab/alpaca_eval, and holds for its
+805 instructions. A key for the endpoint is read from ORPO_EVAL_API_KEY, else from OPENAI_API_KEY. A run that was stopped,
+or that some requests failed in, goes on with the same command and --out; nothing that was answered is asked again."
 )]
 pub(super) struct Alpaca {
     /// Address of an OpenAI-compatible server with the model that answers, with or without /v1
@@ -73,10 +73,12 @@ pub(super) struct Alpaca {
     /// Name of the model in the files [default: the generator of the answers, else the model that was asked]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Who judges, and how: a directory of the official evaluators_configs, or a configs.yaml [default: an embedded one]
+    /// Who judges, and how: a directory of the official evaluators_configs, or a configs.yaml [default: an embedded
+    /// one]
     #[arg(long, value_name = "PATH", conflicts_with = "annotations")]
     annotator_config: Option<PathBuf>,
-    /// Fill the judge's prompt as the official program does, which lets placeholders and ChatML inside answers change it
+    /// Fill the judge's prompt as the official program does, which lets placeholders and ChatML inside answers change
+    /// it
     #[arg(long, conflicts_with = "annotations")]
     official_templating: bool,
     /// The gamed baselines' annotations (df_gamed.csv), for the length-controlled win rate
@@ -331,8 +333,8 @@ fn report_unscored(evaluation: &Evaluation, max_unscored: f64) -> u8 {
     let first = evaluation.comparisons.iter().find_map(|comparison| comparison.problem.as_ref());
     let reason = first.map_or("", Problem::reason);
     eprintln!(
-        "warning: {unscored} of {} comparisons have no preference: {} without an answer, {} without a verdict, {} with one \
-         that could not be parsed; the first: {reason}",
+        "warning: {unscored} of {} comparisons have no preference: {} without an answer, {} without a verdict, {} with \
+         one that could not be parsed; the first: {reason}",
         counts.total, counts.no_answer, counts.no_verdict, counts.unparsed
     );
     if unscored as f64 <= max_unscored * counts.total as f64 {

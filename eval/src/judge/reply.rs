@@ -41,8 +41,8 @@ impl Reply {
         call["arguments"].as_str().or(message["function_call"]["arguments"].as_str())
     }
 
-    /// The likeliest tokens at one position of the reply, each with its natural log-probability; a negative position counts
-    /// from the end. `None` where the server gave none.
+    /// The likeliest tokens at one position of the reply, each with its natural log-probability; a negative position
+    /// counts from the end. `None` where the server gave none.
     pub fn top_logprobs(&self, position: i64) -> Option<Vec<(String, f64)>> {
         let tokens = self.choice()["logprobs"]["content"].as_array()?;
         let index = if position < 0 { tokens.len() as i64 + position } else { position };
