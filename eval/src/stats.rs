@@ -45,7 +45,7 @@ impl Metric {
     pub fn normal(value: f64, stderr: f64, n: usize, range: [f64; 2]) -> Self {
         let [low, high] = range;
         let half = if n < 2 { high - low } else { Z95 * stderr };
-        Self { value, stderr, ci95: [(value - half).max(low), (value + half).min(high)], n }
+        Self { value, stderr, ci95: [(value - half).max(low).min(value), (value + half).min(high).max(value)], n }
     }
 
     /// The mean of values between `low` and `high` that come in clusters, such as the turns of one question: the

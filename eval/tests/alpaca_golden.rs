@@ -1,7 +1,7 @@
 //! AlpacaEval's numbers against those of the official program.
 //!
-//! The reference data is not part of the repository: `$ORPO_SHARED`, by default `../../shared`, says where it lies. Without
-//! it these tests print that they are skipped.
+//! The reference data is not part of the repository: `$ORPO_SHARED`, by default `../../shared`, says where it lies.
+//! Without it these tests print that they are skipped.
 
 use std::collections::BTreeMap;
 use std::io::Read;

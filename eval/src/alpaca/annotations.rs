@@ -48,12 +48,12 @@ pub struct Names {
     pub annotator: Option<String>,
 }
 
-/// Reads annotations: a list or lines, compressed or not. A null preference, or the -1 that the official cache has for what
-/// could not be parsed, is no preference; 0 is a tie.
+/// Reads annotations: a list or lines, compressed or not. A null preference, or the -1 that the official cache has for
+/// what could not be parsed, is no preference; 0 is a tie.
 ///
 /// # Errors
-/// When the file cannot be read, a row is not of that form, a preference is out of range, or rows are of different models,
-/// baselines or annotators.
+/// When the file cannot be read, a row is not of that form, a preference is out of range, or rows are of different
+/// models, baselines or annotators.
 pub fn read(path: &Path) -> Result<(Vec<Comparison>, Names, DataSource), InputError> {
     let bytes = jsonl::read(path)?;
     let mut names = Names::default();

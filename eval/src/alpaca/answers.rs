@@ -35,12 +35,12 @@ pub enum AnswerError {
     File(#[from] InputError),
 }
 
-/// Asks a server for an answer to each instruction. Every answer is kept in the store as it arrives; what is there already
-/// is not asked again.
+/// Asks a server for an answer to each instruction. Every answer is kept in the store as it arrives; what is there
+/// already is not asked again.
 ///
 /// # Errors
-/// When the server cannot be asked at all, or the store cannot be written. A failed request is no error but a comparison
-/// without an answer.
+/// When the server cannot be asked at all, or the store cannot be written. A failed request is no error but a
+/// comparison without an answer.
 pub async fn ask(
     references: &[Output],
     server: &Server,
@@ -93,8 +93,8 @@ fn request(model: &str, server: &Server, instruction: &str) -> Request {
     Request::new(Value::Object(body))
 }
 
-/// Puts the answers of a file beside the baseline's, in the order of the latter. An instruction that the file does not have
-/// gives a comparison without an answer.
+/// Puts the answers of a file beside the baseline's, in the order of the latter. An instruction that the file does not
+/// have gives a comparison without an answer.
 pub fn pair(references: &[Output], outputs: &Outputs) -> Vec<Comparison> {
     let comparison = |reference: &Output| {
         let comparison = of_reference(reference);
@@ -118,8 +118,8 @@ fn of_reference(reference: &Output) -> Comparison {
     }
 }
 
-/// Takes reasoning out of the answers; one whose reasoning does not end becomes empty. Returns how many held reasoning, and
-/// how many of them were left empty so.
+/// Takes reasoning out of the answers; one whose reasoning does not end becomes empty. Returns how many held reasoning,
+/// and how many of them were left empty so.
 pub fn strip_reasoning(comparisons: &mut [Comparison], reasoning: &Reasoning) -> (usize, usize) {
     let (mut stripped, mut unterminated) = (0, 0);
     for comparison in comparisons {

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 /// The number of folds.
 pub(super) const FOLDS: usize = 5;
 
-/// How rows are dealt out to folds. scikit-learn's `GroupKFold` goes through the groups in the order of a sort of equal keys,
-/// so that the official result hangs on how numpy sorts on one machine: by up to 0.13 points.
+/// How rows are dealt out to folds. scikit-learn's `GroupKFold` goes through the groups in the order of a sort of equal
+/// keys, so that the official result hangs on how numpy sorts on one machine: by up to 0.13 points.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]

@@ -1,6 +1,6 @@
-//! The two files that a length-controlled win rate needs beside the annotations. They are not part of this program, because
-//! their licence (CC BY-NC 4.0) is not ours: `df_gamed.csv` and `instruction_difficulty.csv` of the Hugging Face data set
-//! `tatsu-lab/alpaca_eval`.
+//! The two files that a length-controlled win rate needs beside the annotations. They are not part of this program,
+//! because their licence (CC BY-NC 4.0) is not ours: `df_gamed.csv` and `instruction_difficulty.csv` of the Hugging
+//! Face data set `tatsu-lab/alpaca_eval`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,8 @@ use serde::Deserialize;
 
 use crate::jsonl::{self, InputError};
 
-/// An annotation of a baseline that was told to be brief or verbose. It keeps the weight of length from absorbing quality.
+/// An annotation of a baseline that was told to be brief or verbose. It keeps the weight of length from absorbing
+/// quality.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GamedRow {
     /// The preference for it, from 0 to 1.

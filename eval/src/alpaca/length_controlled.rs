@@ -1,8 +1,8 @@
-//! The length-controlled win rate (Dubois et al., arXiv 2404.04475): the win rate that a logistic regression predicts for
-//! answers as long as the baseline's. `alpaca_eval/metrics/glm_winrate.py`, `length_controlled_v1`.
+//! The length-controlled win rate (Dubois et al., arXiv 2404.04475): the win rate that a logistic regression predicts
+//! for answers as long as the baseline's. `alpaca_eval/metrics/glm_winrate.py`, `length_controlled_v1`.
 //!
-//! A preference is explained by three features, `tanh` of the difference of lengths in standard deviations, the difficulty of
-//! the instruction, and the model itself; the prediction leaves the first out.
+//! A preference is explained by three features, `tanh` of the difference of lengths in standard deviations, the
+//! difficulty of the instruction, and the model itself; the prediction leaves the first out.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,8 @@ use super::gamed::{Difficulty, GamedRow};
 use super::metrics::{mean_and_error, standard_deviation};
 use super::solver::{self, D, Observation, sigmoid};
 
-/// What the regression sees of a comparison. Its place in the list decides which instruction's difficulty it is given, as
-/// officially: where rows are missing, those behind them are misaligned.
+/// What the regression sees of a comparison. Its place in the list decides which instruction's difficulty it is given,
+/// as officially: where rows are missing, those behind them are misaligned.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Row {
     /// From 1 (for the baseline) to 2 (for the model), if there is one.

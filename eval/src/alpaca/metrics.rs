@@ -55,8 +55,8 @@ impl WinRate {
     }
 }
 
-/// The mean of some numbers and its standard error, `sd / sqrt(n)` with the sample standard deviation; 0 where there are too
-/// few numbers for one.
+/// The mean of some numbers and its standard error, `sd / sqrt(n)` with the sample standard deviation; 0 where there
+/// are too few numbers for one.
 pub(super) fn mean_and_error(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     if values.is_empty() {

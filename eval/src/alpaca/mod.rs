@@ -11,9 +11,9 @@
 //! assert!((rate.win_rate - 53.333333333333336).abs() < 1e-9);
 //! ```
 //!
-//! [`length_controlled`] takes the judge's liking of length out of it. [`answers`] and [`verdicts`] ask the model and the judge,
-//! [`outputs`] and [`annotations`] read and write what the official program reads and writes, [`summary`] is what a run finds
-//! and [`run`] leaves it on disk.
+//! [`length_controlled`] takes the judge's liking of length out of it. [`answers`] and [`verdicts`] ask the model and
+//! the judge, [`outputs`] and [`annotations`] read and write what the official program reads and writes, [`summary`] is
+//! what a run finds and [`run`] leaves it on disk.
 
 pub mod annotations;
 pub mod answers;

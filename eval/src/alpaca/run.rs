@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::annotations::{self, Names};
 use super::comparison::{self, Comparison};
@@ -13,6 +13,7 @@ use super::{TASK, TASK_VERSION};
 use crate::clock::Clock;
 use crate::jsonl::{self, InputError};
 use crate::results::{self, Results};
+use crate::settings;
 
 /// The files of an output directory, beside `results.json`.
 const OUTPUTS: &str = "model_outputs.json";
@@ -66,14 +67,24 @@ impl Evaluation {
         format!("{:#}\n", self.json)
     }
 
-    /// Writes the files into a directory. The leaderboard keeps the models that it has, and takes those of `more`. A file
-    /// that the evaluation rests on is not written over.
+    /// Creates an output directory, or finds that it is one of this task. Runs may follow each other in it: what is
+    /// asked is known by its content, and the leaderboard grows.
+    ///
+    /// # Errors
+    /// When it holds the results of something else, or cannot be used.
+    pub fn claim(out: &Path) -> Result<(), InputError> {
+        std::fs::create_dir_all(out)
+            .map_err(|error| InputError::File { path: out.to_owned(), problem: error.to_string() })?;
+        settings::check(out, &json!({"task": TASK}), &[results::FILE_NAME, SAMPLES])
+    }
+
+    /// Writes the files into a directory that has been claimed. The leaderboard keeps the models that it has, and takes
+    /// those of `more`. A file that the evaluation rests on is not written over.
     ///
     /// # Errors
     /// When a file cannot be read or written.
     pub fn write(&self, out: &Path, more: Option<&Path>, inputs: &[&Path]) -> Result<(), InputError> {
         let failed = |path: PathBuf, error: std::io::Error| InputError::File { path, problem: error.to_string() };
-        std::fs::create_dir_all(out).map_err(|error| failed(out.to_owned(), error))?;
         let mut leaderboard = Leaderboard::default();
         let own = out.join(LEADERBOARD);
         for path in more.into_iter().chain(own.exists().then_some(own.as_path())) {

@@ -1,8 +1,8 @@
 //! Logistic regression on three features with an L1 penalty and no intercept, solved to the last digits.
 //!
 //! `alpaca_eval` fits it with liblinear at a tolerance of 1e-4, which moves a length-controlled win rate by up to 0.016
-//! points. With three features the exact optimum costs less: proximal Newton steps, whose quadratic model with its penalty
-//! is minimised coordinate by coordinate (Lee, Sun and Saunders, 2014).
+//! points. With three features the exact optimum costs less: proximal Newton steps, whose quadratic model with its
+//! penalty is minimised coordinate by coordinate (Lee, Sun and Saunders, 2014).
 
 /// The number of features.
 pub(crate) const D: usize = 3;
@@ -156,7 +156,11 @@ mod tests {
     proptest! {
         /// The objective is convex: a point with a zero subgradient is its minimum, wherever the search began.
         #[test]
-        fn every_fit_is_a_minimum(rows in observations(), exponent in -4.0..4.0_f64, start in prop::array::uniform3(-2.0..2.0_f64)) {
+        fn every_fit_is_a_minimum(
+            rows in observations(),
+            exponent in -4.0..4.0_f64,
+            start in prop::array::uniform3(-2.0..2.0_f64),
+        ) {
             let strength = 10.0_f64.powf(exponent);
             let w = fit(&rows, strength, start);
             let best = objective(&rows, strength, &w);

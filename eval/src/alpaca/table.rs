@@ -25,7 +25,8 @@ pub fn render(evaluation: &Evaluation) -> String {
     text += &format!("{table}\n");
     let (rate, counts) = (&summary.rate, &summary.counts);
     text += &format!(
-        "{} comparisons: {} wins, {} losses, {} draws; {} unscored ({} without an answer, {} without a verdict, {} unparsed)\n",
+        "{} comparisons: {} wins, {} losses, {} draws; {} unscored ({} without an answer, {} without a verdict, \
+         {} unparsed)\n",
         counts.total,
         rate.n_wins,
         rate.n_wins_base,
@@ -41,7 +42,8 @@ pub fn render(evaluation: &Evaluation) -> String {
         Ok(found) => {
             let [length, difficulty, model] = found.coef;
             text += &format!(
-                "length regression: C {:.4}, weights of length {length:.4}, difficulty {difficulty:.4}, model {model:.4}\n",
+                "length regression: C {:.4}, weights of length {length:.4}, difficulty {difficulty:.4}, \
+                 model {model:.4}\n",
                 found.c
             );
         }

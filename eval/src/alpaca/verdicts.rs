@@ -23,7 +23,8 @@ pub struct Plan {
     of: Vec<usize>,
 }
 
-/// Decides what needs no judge, and writes a request for the rest: equal answers are a tie, missing ones cannot be judged.
+/// Decides what needs no judge, and writes a request for the rest: equal answers are a tie, missing ones cannot be
+/// judged.
 pub fn plan(comparisons: &mut [Comparison], annotator: &Annotator, model: &str, templating: Templating) -> Plan {
     let mut plan = Plan { requests: Vec::new(), of: Vec::new() };
     for (index, comparison) in comparisons.iter_mut().enumerate() {

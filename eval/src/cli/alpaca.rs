@@ -34,14 +34,14 @@ const ANSWERS: &str = "answers.jsonl";
 
 /// Compares a model's answers with a baseline's, by a judge (AlpacaEval 2.0).
 ///
-/// Asks the endpoint each instruction of the reference file, or takes existing answers, asks the judge which answer of each
-/// pair is better, and prints win rates; or aggregates existing annotations. Exit codes: 0 done, 1 too much could not be
-/// scored, 2 wrong usage or input, or no server.
+/// Asks the endpoint each instruction of the reference file, or takes existing answers, asks the judge which answer of
+/// each pair is better, and prints win rates; or aggregates existing annotations. Exit codes: 0 done, 1 too much could
+/// not be scored, 2 wrong usage or input, or no server.
 #[derive(Debug, Args)]
 #[command(
     group = ArgGroup::new("source").required(true).args(["endpoint", "outputs", "annotations"]),
     mut_arg("max_tokens", |arg| arg.default_value("2048")),
-    mut_arg("temperature", |arg| arg.default_value("0.7")),
+    mut_arg("temperature", |arg| arg.default_value("0.7").help("Sampling temperature")),
     after_help = "Examples:
   orpo-eval alpaca --endpoint http://127.0.0.1:8000 --reference alpaca_eval_gpt4_baseline.json \\
       --judge-endpoint https://api.openai.com --judge-model gpt-4-1106-preview \\
@@ -50,9 +50,9 @@ const ANSWERS: &str = "answers.jsonl";
       --judge-endpoint http://127.0.0.1:8001 --judge-model judge --out results/m
   orpo-eval alpaca --annotations annotations.json --gamed df_gamed.csv --leaderboard leaderboard.csv --out results/m
 
-The length-controlled win rate needs df_gamed.csv of the Hugging Face data set tatsu-lab/alpaca_eval, and holds for its 805
-instructions. A key for the endpoint is read from ORPO_EVAL_API_KEY, else from OPENAI_API_KEY. A run that was stopped, or that
-some requests failed in, goes on with the same command and --out; nothing that was answered is asked again."
+The length-controlled win rate needs df_gamed.csv of the Hugging Face data set tatsu-lab/alpaca_eval, and holds for its
+805 instructions. A key for the endpoint is read from ORPO_EVAL_API_KEY, else from OPENAI_API_KEY. A run that was stopped,
+or that some requests failed in, goes on with the same command and --out; nothing that was answered is asked again."
 )]
 pub(super) struct Alpaca {
     /// Address of an OpenAI-compatible server with the model that answers, with or without /v1
@@ -73,10 +73,12 @@ pub(super) struct Alpaca {
     /// Name of the model in the files [default: the generator of the answers, else the model that was asked]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Who judges, and how: a directory of the official evaluators_configs, or a configs.yaml [default: an embedded one]
+    /// Who judges, and how: a directory of the official evaluators_configs, or a configs.yaml [default: an embedded
+    /// one]
     #[arg(long, value_name = "PATH", conflicts_with = "annotations")]
     annotator_config: Option<PathBuf>,
-    /// Fill the judge's prompt as the official program does, which lets placeholders and ChatML inside answers change it
+    /// Fill the judge's prompt as the official program does, which lets placeholders and ChatML inside answers change
+    /// it
     #[arg(long, conflicts_with = "annotations")]
     official_templating: bool,
     /// The gamed baselines' annotations (df_gamed.csv), for the length-controlled win rate
@@ -116,28 +118,30 @@ pub(super) struct Alpaca {
     quiet: bool,
 }
 
-pub(super) fn run(arguments: Alpaca) -> anyhow::Result<u8> {
+pub(super) fn run(arguments: &Alpaca) -> anyhow::Result<u8> {
     let clock = Clock::start();
-    let control = length_control(&arguments)?;
-    let (out, json, max_unscored) = (arguments.out.clone(), arguments.json, arguments.max_unscored);
+    let control = length_control(arguments)?;
+    if let Some(out) = &arguments.out {
+        Evaluation::claim(out)?;
+    }
     let evaluation = match &arguments.annotations {
-        Some(path) => aggregate(&arguments, path, control.as_ref(), &clock)?,
-        None => compare(&arguments, control.as_ref(), &clock)?,
+        Some(path) => aggregate(arguments, path, control.as_ref(), &clock)?,
+        None => compare(arguments, control.as_ref(), &clock)?,
     };
-    if let Some(out) = &out {
+    if let Some(out) = &arguments.out {
         let inputs = [&arguments.annotations, &arguments.outputs, &arguments.reference];
         let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
         evaluation.write(out, arguments.leaderboard.as_deref(), &inputs)?;
     }
-    print(&if json { evaluation.to_json() } else { table::render(&evaluation) })?;
-    if out.is_none() {
+    print(&if arguments.json { evaluation.to_json() } else { table::render(&evaluation) })?;
+    if arguments.out.is_none() {
         eprintln!("note: nothing was saved; --out DIR keeps the annotations and the results");
     }
     let counts = &evaluation.results.counts;
     if counts.truncated > 0 {
         eprintln!("warning: {} answers were cut off at the token limit; --max-tokens raises it", counts.truncated);
     }
-    Ok(report_unscored(&evaluation, max_unscored))
+    Ok(report_unscored(&evaluation, arguments.max_unscored))
 }
 
 /// The files of the length regression, or why there are none.
@@ -265,10 +269,7 @@ async fn answer(
         retry: requests.retry(),
     };
     let mut store = match &arguments.out {
-        Some(out) => {
-            std::fs::create_dir_all(out).with_context(|| format!("cannot use `{}`", out.display()))?;
-            VerdictStore::open(&out.join(ANSWERS))?
-        }
+        Some(out) => VerdictStore::open(&out.join(ANSWERS))?,
         None => VerdictStore::in_memory(),
     };
     let answers = answers::ask(references, &server, &mut store, &Progress::new(arguments.quiet)).await?;
@@ -321,8 +322,8 @@ fn report_unscored(evaluation: &Evaluation, max_unscored: f64) -> u8 {
     let first = evaluation.comparisons.iter().find_map(|comparison| comparison.problem.as_ref());
     let reason = first.map_or("", Problem::reason);
     eprintln!(
-        "warning: {unscored} of {} comparisons have no preference: {} without an answer, {} without a verdict, {} with one \
-         that could not be parsed; the first: {reason}",
+        "warning: {unscored} of {} comparisons have no preference: {} without an answer, {} without a verdict, {} with \
+         one that could not be parsed; the first: {reason}",
         counts.total, counts.no_answer, counts.no_verdict, counts.unparsed
     );
     if unscored as f64 <= max_unscored * counts.total as f64 {

@@ -50,7 +50,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let code = match command {
         Command::Ifeval(arguments) => ifeval::run(*arguments),
-        Command::Alpaca(arguments) => alpaca::run(*arguments),
+        Command::Alpaca(arguments) => alpaca::run(&arguments),
         Command::MtBench(arguments) => mt_bench::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
     };

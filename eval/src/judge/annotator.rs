@@ -1,5 +1,6 @@
-//! Annotators: which model judges pairs of answers, with which prompt, and how its replies are read. The files are those of
-//! `alpaca_eval/evaluators_configs`: a directory with a `configs.yaml`, whose template's path begins in the parent directory.
+//! Annotators: which model judges pairs of answers, with which prompt, and how its replies are read. The files are
+//! those of `alpaca_eval/evaluators_configs`: a directory with a `configs.yaml`, whose template's path begins in the
+//! parent directory.
 
 use std::path::{Path, PathBuf};
 
@@ -193,8 +194,8 @@ impl Annotator {
     pub fn check(&self, reply: &Reply) -> Result<(), String> {
         match &self.parser {
             Parser::LogProb(_) if reply.top_logprobs(0).is_none_or(|top| top.is_empty()) => Err(format!(
-                "annotator `{}` needs the log-probabilities of the likeliest tokens (`logprobs`, `top_logprobs`), and its \
-                 reply has none; use a server that gives them, or an annotator with another parser",
+                "annotator `{}` needs the log-probabilities of the likeliest tokens (`logprobs`, `top_logprobs`), and \
+                 its reply has none; use a server that gives them, or an annotator with another parser",
                 self.name
             )),
             _ => Ok(()),
@@ -313,7 +314,8 @@ mod tests {
 
     #[test]
     fn numbers_may_be_keys_of_patterns_and_keep_their_order() {
-        let yaml = "a:\n  prompt_template: t\n  completion_parser_kwargs:\n    outputs_to_match:\n      2: '(?:^|\\n) ?B'\n      1: A\n";
+        let yaml = "a:\n  prompt_template: t\n  completion_parser_kwargs:\n    \
+                    outputs_to_match:\n      2: '(?:^|\\n) ?B'\n      1: A\n";
         let Parser::Text { stages, .. } = parse(yaml).unwrap().parser else { panic!("not text") };
         let [super::super::parser::Stage::Regex(patterns)] = stages.as_slice() else { panic!("{stages:?}") };
         assert_eq!(patterns[0].0, json!(2.0));

@@ -1,7 +1,8 @@
-//! From a judge's reply to a preference: the parsers of `alpaca_eval/completion_parsers.py`, with its names and arguments.
+//! From a judge's reply to a preference: the parsers of `alpaca_eval/completion_parsers.py`, with its names and
+//! arguments.
 //!
-//! A preference is a number from 1 (the answer shown first is better) to 2 (the second is); 1.5 is a tie. What cannot be
-//! parsed has no preference: it is never taken for a tie.
+//! A preference is a number from 1 (the answer shown first is better) to 2 (the second is); 1.5 is a tie. What cannot
+//! be parsed has no preference: it is never taken for a tie.
 
 use regex::Regex;
 use serde::Deserialize;
@@ -315,7 +316,8 @@ fn read<T: for<'de> Deserialize<'de>>(name: &str, arguments: &Map<String, Value>
     T::deserialize(Value::Object(arguments.clone())).map_err(|error| format!("the arguments of {name}: {error}"))
 }
 
-/// The values of the patterns that match, from the start of the text to its end; where two match, the earlier one counts.
+/// The values of the patterns that match, from the start of the text to its end; where two match, the earlier one
+/// counts.
 fn matches(patterns: &[(Value, Regex)], mut text: &str) -> Result<Vec<Value>, Unparsed> {
     let mut values = Vec::new();
     loop {

@@ -5,8 +5,8 @@ use serde_json::{Map, Number, Value};
 /// Nesting beyond this is refused, as Python's own parser does somewhere.
 const DEEPEST: usize = 100;
 
-/// Reads a text that is one literal: numbers, strings, `True`, `False`, `None`, lists, tuples, sets and dictionaries with
-/// string keys. Tuples and sets become arrays; byte strings, complex numbers and other keys are refused.
+/// Reads a text that is one literal: numbers, strings, `True`, `False`, `None`, lists, tuples, sets and dictionaries
+/// with string keys. Tuples and sets become arrays; byte strings, complex numbers and other keys are refused.
 ///
 /// # Errors
 /// When it is anything else, with the reason.
@@ -249,6 +249,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     #[test]
@@ -304,6 +305,26 @@ mod tests {
             "ré",
         ] {
             assert!(parse(text).is_err(), "{text:.20}");
+        }
+    }
+
+    proptest! {
+        /// Every JSON text without escapes of its own is a Python literal, but for the names of the constants.
+        #[test]
+        fn json_is_read_as_json(
+            keys in prop::collection::vec("[a-z ü]{0,3}", 0..4),
+            number in any::<i64>(),
+            truth: bool,
+        ) {
+            let map: Map<String, Value> = keys.into_iter().map(|key| (key, number.into())).collect();
+            let value = serde_json::json!([map, truth, null, 0.5, "ü"]);
+            let text = value.to_string().replace("true", "True").replace("false", "False").replace("null", "None");
+            prop_assert_eq!(parse(&text), Ok(value));
+        }
+
+        #[test]
+        fn nothing_panics(text in r#"[-\[\](){}'"\\:, \n0-7xuUréTrue.eE_#]{0,24}"#) {
+            let _ = parse(&text);
         }
     }
 }

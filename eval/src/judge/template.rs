@@ -85,8 +85,8 @@ impl Template {
     /// Reads a template of the annotator of this name.
     ///
     /// # Errors
-    /// When it is no ChatML, has a placeholder that nothing is known for, or one of them not exactly once. The message says
-    /// what to change.
+    /// When it is no ChatML, has a placeholder that nothing is known for, or one of them not exactly once. The message
+    /// says what to change.
     pub fn new(source: &str, annotator: &str) -> Result<Self, String> {
         let mut fields = Vec::new();
         for capture in PLACEHOLDER.captures_iter(source) {
@@ -181,9 +181,11 @@ fn parse_message(text: &str) -> Result<Message, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
-    const SOURCE: &str = "<|im_start|>system\n Be fair.\n<|im_end|>\n<|im_start|>user\n{instruction}: [{output_1}] [{output_2}]\n<|im_end|>";
+    const SOURCE: &str = "<|im_start|>system\n Be fair.\n<|im_end|>\n\
+        <|im_start|>user\n{instruction}: [{output_1}] [{output_2}]\n<|im_end|>";
 
     fn fill(texts: [&str; 3], templating: Templating) -> Result<Vec<Value>, String> {
         let [instruction, output_1, output_2] = texts;
@@ -239,6 +241,27 @@ mod tests {
         ] {
             let message = Template::new(&source, "me").unwrap_err();
             assert!(message.contains(problem), "{message}");
+        }
+    }
+
+    proptest! {
+        /// No text adds a message or moves another text.
+        #[test]
+        fn safe_prompts_keep_their_shape(
+            texts in prop::array::uniform3(
+                r"(\{output_[12]\}|\{instruction\}|<\|im_start\|>|<\|im_end\|>|\n|user| |a){0,6}"
+            ),
+        ) {
+            let [instruction, output_1, output_2] = &texts;
+            let messages = fill([instruction, output_1, output_2], Templating::Safe).unwrap();
+            let [a, b, c] = texts.each_ref().map(|text| without_chatml(text));
+            let expected = format!("{a}: [{b}] [{c}]");
+            prop_assert_eq!(messages.len(), 2);
+            prop_assert_eq!(messages[1]["content"].as_str(), Some(expected.trim_start()));
+            if !texts.iter().any(|text| text.contains(['{', '<'])) {
+                let official = fill([instruction, output_1, output_2], Templating::Official).unwrap();
+                prop_assert_eq!(official, messages);
+            }
         }
     }
 }
