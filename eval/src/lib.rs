@@ -1,6 +1,7 @@
 //! Measures a chat model through the one thing that all servers share, the OpenAI HTTP API, or from saved responses.
 //!
-//! A task is data, a scorer and metrics; [`ifeval`] is one. Its centre is a pure function from a response to verdicts:
+//! A task is data, a scorer and metrics: [`ifeval`], [`alpaca`], [`mt_bench`], [`compare`]. The centre of the first is a pure
+//! function from a response to verdicts:
 //!
 //! ```
 //! use orpo_eval::ifeval::Example;
@@ -15,16 +16,20 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Around it: [`client`] asks servers, [`judge`] asks models for verdicts, [`store`] keeps what they said, [`reasoning`]
-//! leaves of it what is to be judged, [`stats`] puts intervals around numbers, [`results`] is the file that a run leaves,
-//! [`official`] fetches published data, and [`cli`] ties them to a command line.
+//! Around it: [`client`] asks servers, [`judge`] asks models for verdicts, [`store`] keeps what they said,
+//! [`reasoning`] leaves of it what is to be judged, [`stats`] puts intervals around numbers, [`results`] is the file
+//! that a run leaves, [`official`] fetches published data, and [`cli`] ties them to a command line.
 
+pub mod alpaca;
 pub mod breaker;
 pub mod cli;
 pub mod client;
+pub mod clock;
+pub mod compare;
 pub mod ifeval;
 pub mod jsonl;
 pub mod judge;
+pub mod mt_bench;
 pub mod official;
 pub mod progress;
 pub mod python_json;
@@ -32,6 +37,8 @@ pub mod python_random;
 pub mod reasoning;
 pub mod results;
 mod retry;
+pub mod server;
+pub mod settings;
 pub mod stats;
 pub mod store;
 pub mod table;

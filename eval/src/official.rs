@@ -12,33 +12,48 @@ use hf_hub::{Cache, Repo, RepoType};
 
 use crate::jsonl;
 
-/// A file of a data set on the hub, pinned.
+/// What kind of repository holds a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A data set.
+    Dataset,
+    /// A space, which is where some benchmarks keep their data.
+    Space,
+}
+
+/// A file of a repository on the hub, pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OfficialFile {
-    /// The data set, `owner/name`.
-    pub dataset: &'static str,
+    /// The kind of repository.
+    pub kind: Kind,
+    /// The repository, `owner/name`.
+    pub repository: &'static str,
     /// The commit.
     pub revision: &'static str,
     /// The path inside the repository.
     pub file: &'static str,
     /// The SHA-256 of its bytes, in hexadecimal.
     pub sha256: &'static str,
+    /// The option that reads a local copy instead.
+    pub option: &'static str,
 }
 
 /// Why there is no official file.
 #[derive(Debug, thiserror::Error)]
 pub enum OfficialError {
     /// It could not be fetched.
-    #[error("cannot fetch {name}: {problem}; --data FILE reads a local copy")]
+    #[error("cannot fetch {name}: {problem}; {option} FILE reads a local copy")]
     Fetch {
-        /// The file, with its data set and revision.
+        /// The file, with its repository and revision.
         name: String,
         /// What went wrong.
         problem: String,
+        /// The option that reads a local copy.
+        option: &'static str,
     },
     /// Its content is not the pinned one.
     #[error(
-        "`{}` is not {name}: its SHA-256 is {found}, not {expected}; {advice}, or name a local copy with --data FILE",
+        "`{}` is not {name}: its SHA-256 is {found}, not {expected}; {advice}, or name a local copy with {option} FILE",
         path.display()
     )]
     Checksum {
@@ -52,6 +67,8 @@ pub enum OfficialError {
         expected: &'static str,
         /// What to do about it.
         advice: &'static str,
+        /// The option that reads a local copy.
+        option: &'static str,
     },
     /// The cache cannot be read.
     #[error("cannot use `{}`: {error}", path.display())]
@@ -64,9 +81,9 @@ pub enum OfficialError {
 }
 
 impl OfficialFile {
-    /// The file, its data set and its commit, for messages and results: `hub:owner/name@commit:path`.
+    /// The file, its repository and its commit, for messages and results: `hub:owner/name@commit:path`.
     pub fn name(&self) -> String {
-        format!("hub:{}@{}:{}", self.dataset, self.revision, self.file)
+        format!("hub:{}@{}:{}", self.repository, self.revision, self.file)
     }
 }
 
@@ -99,7 +116,11 @@ impl Hub {
     /// When it is in neither, or its content is not the pinned one. A download with wrong content does not stay in the
     /// cache.
     pub fn read(&self, official: &OfficialFile) -> Result<Vec<u8>, OfficialError> {
-        let repo = Repo::with_revision(official.dataset.into(), RepoType::Dataset, official.revision.into());
+        let kind = match official.kind {
+            Kind::Dataset => RepoType::Dataset,
+            Kind::Space => RepoType::Space,
+        };
+        let repo = Repo::with_revision(official.repository.into(), kind, official.revision.into());
         let snapshots = self.cache.path().join(repo.folder_name()).join("snapshots");
         let cached = snapshots.join(official.revision).join(official.file);
         if cached.exists() {
@@ -108,6 +129,7 @@ impl Hub {
         let fetched = self.fetch(repo, official).map_err(|error| OfficialError::Fetch {
             name: official.name(),
             problem: explained(error, &self.endpoint),
+            option: official.option,
         })?;
         let read = verified(&fetched, official, "run again to fetch it anew, and check HF_ENDPOINT");
         if matches!(read, Err(OfficialError::Checksum { .. })) {
@@ -136,7 +158,7 @@ fn verified(path: &Path, official: &OfficialFile, advice: &'static str) -> Resul
         return Ok(bytes);
     }
     let (path, expected) = (path.to_owned(), official.sha256);
-    Err(OfficialError::Checksum { path, name: official.name(), found, expected, advice })
+    Err(OfficialError::Checksum { path, name: official.name(), found, expected, advice, option: official.option })
 }
 
 /// What an error of the hub means for the user.

@@ -15,7 +15,7 @@ pub use crate::stats::Metric;
 pub const FILE_NAME: &str = "results.json";
 
 /// The content of `results.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// The task, such as `ifeval`.
     pub task: String,

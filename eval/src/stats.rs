@@ -39,27 +39,74 @@ impl Metric {
         let ci95 = [(centre - half).max(0.0).min(p), (centre + half).min(1.0).max(p)];
         Self { value: p, stderr: (p * (1.0 - p) / trials).sqrt(), ci95, n }
     }
+
+    /// An estimate whose error is normally distributed; the interval stays within `range`. Of fewer than two observations
+    /// nothing is known about the error: the interval is the whole range.
+    pub fn normal(value: f64, stderr: f64, n: usize, range: [f64; 2]) -> Self {
+        let [low, high] = range;
+        let half = if n < 2 { high - low } else { Z95 * stderr };
+        Self { value, stderr, ci95: [(value - half).max(low).min(value), (value + half).min(high).max(value)], n }
+    }
+
+    /// The mean of values between `low` and `high` that come in clusters, such as the turns of one question: the
+    /// clusters are independent, the values inside of one are not. The standard error is
+    /// `sqrt(G / (G - 1) * sum over clusters of (sum of (x - mean))^2) / n` with G clusters, which is the usual one
+    /// where every cluster has one value; the interval is normal and ends where the range does. Without two clusters
+    /// nothing is known of the error: 0, with the whole range as interval.
+    pub fn clustered_mean(clusters: &[Vec<f64>], [low, high]: [f64; 2]) -> Self {
+        let n = clusters.iter().map(Vec::len).sum();
+        if n == 0 {
+            return Self { value: 0.0, stderr: 0.0, ci95: [low, high], n };
+        }
+        let value = clusters.iter().flatten().sum::<f64>() / n as f64;
+        let groups = clusters.iter().filter(|cluster| !cluster.is_empty()).count() as f64;
+        if groups < 2.0 {
+            return Self { value, stderr: 0.0, ci95: [low.min(value), high.max(value)], n };
+        }
+        let residual = |cluster: &Vec<f64>| cluster.iter().map(|x| x - value).sum::<f64>().powi(2);
+        let stderr = (groups / (groups - 1.0) * clusters.iter().map(residual).sum::<f64>()).sqrt() / n as f64;
+        let ci95 = [(value - Z95 * stderr).max(low).min(value), (value + Z95 * stderr).min(high).max(value)];
+        Self { value, stderr, ci95, n }
+    }
 }
 
-/// The resamples of a bootstrap interval.
+/// The resamples of [`bootstrap_mean_ci95`].
 const RESAMPLES: usize = 10_000;
 
-/// The percentile bootstrap's 95 % interval of the mean: the values are drawn with replacement, 10,000 times, from a seed
-/// (Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13). `None` without values.
-pub fn bootstrap_mean_ci95(values: &[f64], seed: u64) -> Option<[f64; 2]> {
-    if values.is_empty() {
-        return None;
-    }
+/// The percentile bootstrap (Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13): the rows are drawn with
+/// replacement, so many times, from a seed. Returns the statistic's standard error and its 95 % interval.
+///
+/// # Panics
+/// When there are no rows, or fewer than 40 resamples.
+pub fn bootstrap<T: Copy>(rows: &[T], resamples: usize, seed: u64, statistic: impl Fn(&[T]) -> f64) -> (f64, [f64; 2]) {
+    assert!(!rows.is_empty() && resamples >= 40, "a tail needs rows and resamples");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut mean = || {
-        let sum: f64 = (0..values.len()).map(|_| values[random.random_range(0..values.len())]).sum();
-        sum / values.len() as f64
-    };
-    let mut means: Vec<f64> = (0..RESAMPLES).map(|_| mean()).collect();
-    means.sort_by(f64::total_cmp);
-    // With 10,000 sorted means, the 251st from either end.
-    let tail = RESAMPLES / 40;
-    Some([means[tail], means[RESAMPLES - 1 - tail]])
+    let mut resample = rows.to_vec();
+    let mut values = Vec::with_capacity(resamples);
+    for _ in 0..resamples {
+        resample.fill_with(|| rows[random.random_range(0..rows.len())]);
+        values.push(statistic(&resample));
+    }
+    values.sort_by(f64::total_cmp);
+    let tail = resamples / 40;
+    (mean_and_deviation(&values).1, [values[tail], values[resamples - 1 - tail]])
+}
+
+/// The bootstrap's 95 % interval of the mean, of 10,000 resamples. `None` without values.
+pub fn bootstrap_mean_ci95(values: &[f64], seed: u64) -> Option<[f64; 2]> {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    (!values.is_empty()).then(|| bootstrap(values, RESAMPLES, seed, mean).1)
+}
+
+/// The mean and the sample standard deviation; both 0 without values, the latter for a single one.
+pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let n = values.len();
+    if n == 0 {
+        return (0.0, 0.0);
+    }
+    let mean = values.iter().sum::<f64>() / n as f64;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (mean, if n == 1 { 0.0 } else { (squares / (n - 1) as f64).sqrt() })
 }
 
 /// The two-sided p-value of the exact sign test: how likely a fair coin divides `wins + losses` throws at least as unevenly.
@@ -104,6 +151,34 @@ mod tests {
         // p = 0.1, n = 10: Newcombe (1998) gives 0.0179 to 0.4042.
         let [low, high] = Metric::proportion(1, 10).ci95;
         assert!((low - 0.0179).abs() < 5e-5 && (high - 0.4042).abs() < 5e-5, "{low} {high}");
+    }
+
+    #[test]
+    fn normal_intervals_are_cut_at_the_range() {
+        let interval = |value, stderr, n| Metric::normal(value, stderr, n, [0.0, 100.0]).ci95;
+        let [low, high] = interval(50.0, 10.0, 9);
+        assert!(
+            (low - 30.400_360_154_599_5).abs() < 1e-9 && (high - 69.599_639_845_400_5).abs() < 1e-9,
+            "{low} {high}"
+        );
+        assert_eq!(interval(99.0, 10.0, 9)[1], 100.0);
+        assert_eq!(interval(30.0, 0.0, 1), [0.0, 100.0]);
+    }
+
+    #[test]
+    fn a_clustered_mean_is_the_usual_one_without_clusters_and_wider_with_them() {
+        // statistics.stdev([1, 2, 4, 9]) / 2 = 1.7795130420052185
+        let alone = Metric::clustered_mean(&[vec![1.0], vec![2.0], vec![4.0], vec![9.0]], [1.0, 10.0]);
+        assert_eq!((alone.value, alone.n), (4.0, 4));
+        assert!((alone.stderr - 1.779_513_042_005_218_5).abs() < 1e-12);
+        assert!((alone.ci95[1] - 7.487_781_4).abs() < 1e-6 && alone.ci95[0] == 1.0, "{:?}", alone.ci95);
+        // Each value twice: the mean and its error stay, for nothing was learnt.
+        let twice = [1.0, 2.0, 4.0, 9.0].map(|x| vec![x, x]);
+        let twice = Metric::clustered_mean(&twice, [1.0, 10.0]);
+        assert_eq!((twice.value, twice.n), (4.0, 8));
+        assert!((twice.stderr - alone.stderr).abs() < 1e-12);
+        assert_eq!(Metric::clustered_mean(&[vec![3.0, 5.0]], [1.0, 10.0]).ci95, [1.0, 10.0]);
+        assert_eq!(Metric::clustered_mean(&[], [0.0, 1.0]).ci95, [0.0, 1.0]);
     }
 
     #[test]

@@ -59,7 +59,8 @@ fn subject(results: &Results) -> String {
     }
 }
 
-fn new_table(header: &[&str]) -> Table {
+/// An empty table whose columns but the first are numbers.
+pub(crate) fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::ASCII_MARKDOWN).set_header(header);
     for column in table.column_iter_mut().skip(1) {
@@ -68,11 +69,13 @@ fn new_table(header: &[&str]) -> Table {
     table
 }
 
-fn percent(fraction: f64) -> String {
+/// A fraction as a percentage.
+pub(crate) fn percent(fraction: f64) -> String {
     format!("{:.2}", 100.0 * fraction)
 }
 
-fn interval(ends: [f64; 2]) -> String {
+/// The ends of an interval of fractions.
+pub(crate) fn interval(ends: [f64; 2]) -> String {
     let [low, high] = ends.map(percent);
     format!("{low} - {high}")
 }

@@ -11,17 +11,20 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use orpo_eval::official::{Hub, OfficialFile};
+use orpo_eval::mt_bench::OFFICIAL as MT_BENCH;
+use orpo_eval::official::{Hub, Kind, OfficialFile};
 use support::{stderr, text};
 
 const REVISION: &str = "0123456789abcdef0123456789abcdef01234567";
 const CONTENT: &[u8] = b"{\"key\": 1}\n{\"key\": 2}\n{\"key\": 3}\n";
 const FILE: OfficialFile = OfficialFile {
-    dataset: "acme/prompts",
+    kind: Kind::Dataset,
+    repository: "acme/prompts",
     revision: REVISION,
     file: "prompts.jsonl",
     // sha256sum of CONTENT
     sha256: "05748e7dc701cf8c3686de48c7d59268a98fa2eac13775ca34646b7e778ea612",
+    option: "--data",
 };
 
 /// What the hub does.
@@ -86,10 +89,14 @@ async fn answer(State(hub): State<StandIn>, uri: Uri, headers: HeaderMap) -> Res
         _ => {}
     }
     let known = [
-        (format!("/datasets/{}/resolve/{REVISION}/{}", FILE.dataset, FILE.file), REVISION),
+        (format!("/datasets/{}/resolve/{REVISION}/{}", FILE.repository, FILE.file), REVISION),
         (
             "/datasets/google/IFEval/resolve/966cd89545d6b6acfd7638bc708b98261ca58e84/ifeval_input_data.jsonl".into(),
             "966cd89545d6b6acfd7638bc708b98261ca58e84",
+        ),
+        (
+            format!("/spaces/lmsys/mt-bench/resolve/{}/data/mt_bench/question.jsonl", MT_BENCH.revision),
+            MT_BENCH.revision,
         ),
     ];
     let Some((_, commit)) = known.iter().find(|(path, _)| path == uri.path()) else {
@@ -135,7 +142,7 @@ fn a_file_is_fetched_once_and_then_needs_no_server() {
 fn what_the_hub_refuses_is_said_with_what_to_do() {
     let (server, cache) = (StandIn::start(), tempfile::tempdir().unwrap());
     let message = |file: &OfficialFile| server.client(cache.path()).read(file).unwrap_err().to_string();
-    let error = message(&OfficialFile { dataset: "acme/nothing", ..FILE });
+    let error = message(&OfficialFile { repository: "acme/nothing", ..FILE });
     assert!(error.contains("has no such file (404); check HF_ENDPOINT"), "{error}");
     server.set(Behaviour::Token("secret"));
     let error = message(&FILE);
@@ -184,9 +191,9 @@ fn the_program_refuses_other_prompts_than_the_published_ones() {
     let (server, home, directory) = (StandIn::start(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let responses = directory.path().join("responses.jsonl");
     std::fs::write(&responses, "{\"key\": 1, \"response\": \"a\"}").unwrap();
-    let run = |endpoint: &str| {
+    let run = |endpoint: &str, arguments: &[&str]| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_orpo-eval"))
-            .args(["ifeval", "--data", "official", "--responses", text(&responses)])
+            .args(arguments)
             .env("HF_ENDPOINT", endpoint)
             .env("HF_HOME", home.path())
             .env("HF_TOKEN", "")
@@ -196,11 +203,18 @@ fn the_program_refuses_other_prompts_than_the_published_ones() {
         assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
         stderr(&output)
     };
-    let error = run(&server.url);
+    let ifeval = ["ifeval", "--data", "official", "--responses", text(&responses)];
+    let error = run(&server.url, &ifeval);
     let name = "hub:google/IFEval@966cd89545d6b6acfd7638bc708b98261ca58e84:ifeval_input_data.jsonl";
     let hashes =
         format!("its SHA-256 is {}, not 6a85310ca8ce15eff755aa08a3a4ff931c7e273e7515ebb3c492ea85fd8288f2", FILE.sha256);
     assert!(error.contains(&format!("is not {name}: {hashes}")), "{error}");
     let down = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
-    assert!(run(&down).starts_with(&format!("error: cannot fetch {name}: ")));
+    assert!(run(&down, &ifeval).starts_with(&format!("error: cannot fetch {name}: ")));
+
+    // MT-Bench's questions come from a space.
+    let mt_bench = ["mt-bench", "--questions", "official", "--judgments", text(&responses)];
+    let error = run(&server.url, &mt_bench);
+    let hashes = format!("its SHA-256 is {}, not {}", FILE.sha256, MT_BENCH.sha256);
+    assert!(error.contains(&hashes) && error.contains("a local copy with --questions FILE"), "{error}");
 }

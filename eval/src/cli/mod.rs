@@ -1,7 +1,10 @@
 //! The command line: one file here is one task's command; what several of them have is in [`requests`] and here.
 
+mod alpaca;
+mod compare;
 mod ifeval;
 mod judge;
+mod mt_bench;
 mod requests;
 
 use std::ffi::OsString;
@@ -28,7 +31,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Ifeval(ifeval::Ifeval),
+    Ifeval(Box<ifeval::Ifeval>),
+    Alpaca(Box<alpaca::Alpaca>),
+    Compare(Box<compare::Compare>),
+    MtBench(Box<mt_bench::MtBench>),
 }
 
 /// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own,
@@ -43,7 +49,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let code = match command {
-        Command::Ifeval(arguments) => ifeval::run(arguments),
+        Command::Ifeval(arguments) => ifeval::run(*arguments),
+        Command::Alpaca(arguments) => alpaca::run(&arguments),
+        Command::MtBench(arguments) => mt_bench::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
     };
     ExitCode::from(code.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -15,9 +15,9 @@ pub(super) struct Requests {
     /// Most tokens of a response
     #[arg(long, value_name = "N", default_value_t = 1280, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
-    /// Sampling temperature
-    #[arg(long, value_name = "T", default_value = "0", value_parser = temperature)]
-    temperature: f64,
+    /// Sampling temperature [default: 0]
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    pub(super) temperature: Option<f64>,
     /// Probability mass that tokens are drawn from [default: not sent]
     #[arg(long, value_name = "P", value_parser = top_p)]
     top_p: Option<f64>,
@@ -41,7 +41,7 @@ pub(super) struct Requests {
 impl Requests {
     pub(super) fn sampling(&self) -> Sampling {
         let Self { temperature, max_tokens, top_p, seed, .. } = *self;
-        Sampling { temperature, max_tokens, top_p, seed }
+        Sampling { temperature: temperature.unwrap_or(0.0), max_tokens, top_p, seed }
     }
 
     pub(super) fn timeout(&self) -> Duration {
@@ -72,5 +72,14 @@ fn top_p(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(top_p) if top_p > 0.0 && top_p <= 1.0 => Ok(top_p),
         _ => Err("a number above 0 and at most 1 is needed".into()),
+    }
+}
+
+/// A fraction, or a percentage.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    let (number, unit) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
+    match number.trim().parse::<f64>() {
+        Ok(number) if (0.0..=unit).contains(&number) => Ok(number / unit),
+        _ => Err("a fraction from 0 to 1 or a percentage like 1% is needed".into()),
     }
 }

@@ -7,14 +7,16 @@ use serde_json::Value;
 
 use super::example::{Example, Scorer};
 use crate::jsonl::{self, InputError};
-use crate::official::{Hub, OfficialError, OfficialFile};
+use crate::official::{Hub, Kind, OfficialError, OfficialFile};
 
 /// The 541 prompts of the paper, as the authors published them.
 pub const OFFICIAL: OfficialFile = OfficialFile {
-    dataset: "google/IFEval",
+    kind: Kind::Dataset,
+    repository: "google/IFEval",
     revision: "966cd89545d6b6acfd7638bc708b98261ca58e84",
     file: "ifeval_input_data.jsonl",
     sha256: "6a85310ca8ce15eff755aa08a3a4ff931c7e273e7515ebb3c492ea85fd8288f2",
+    option: "--data",
 };
 
 /// Prompts of our own over all supported instructions, so that a server can be measured without any file.

@@ -4,20 +4,20 @@
 //! `samples.partial.jsonl` as it arrives; at the end `samples.jsonl` and `results.json` appear as whole files and the
 //! partial one goes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::sample::{Answer, Sample};
 use crate::client::Sampling;
 use crate::jsonl::{self, InputError};
 use crate::results::{self, Results};
+use crate::settings;
 use crate::store::AppendLog;
 
-const SETTINGS: &str = "settings.json";
 const SAMPLES: &str = "samples.jsonl";
 const PARTIAL: &str = "samples.partial.jsonl";
 
@@ -58,7 +58,7 @@ impl Directory {
     pub(super) fn open(path: &Path, settings: &Settings) -> Result<Self, InputError> {
         let file_failed = |error: io::Error| InputError::File { path: path.to_owned(), problem: error.to_string() };
         std::fs::create_dir_all(path).map_err(file_failed)?;
-        check_settings(path, settings)?;
+        settings::check(path, settings, &[SAMPLES, results::FILE_NAME])?;
         let (log, rows) = AppendLog::open::<Row>(&path.join(PARTIAL))?;
         let mut answers = HashMap::new();
         // A file of responses is read afresh; only what a server said is kept.
@@ -127,37 +127,4 @@ impl Directory {
         })?;
         self.log.remove()
     }
-}
-
-/// Compares the settings with those on disk, or puts them there.
-fn check_settings(directory: &Path, settings: &Settings) -> Result<(), InputError> {
-    let refused = |problem: String| InputError::File { path: directory.to_owned(), problem };
-    let path = directory.join(SETTINGS);
-    if !path.exists() {
-        if let Some(name) = [SAMPLES, results::FILE_NAME].into_iter().find(|name| directory.join(name).exists()) {
-            return Err(refused(format!("it holds `{name}` of something else; choose another --out")));
-        }
-        let json = serde_json::to_string_pretty(settings).expect("settings have string keys") + "\n";
-        return jsonl::write_atomically(&path, json.as_bytes())
-            .map_err(|error| InputError::File { path, problem: error.to_string() });
-    }
-    let bytes = jsonl::read(&path)?;
-    let found: Settings =
-        serde_json::from_slice(&bytes).map_err(|error| InputError::File { path, problem: error.to_string() })?;
-    if found == *settings {
-        return Ok(());
-    }
-    let json = |settings: &Settings| serde_json::to_value(settings).expect("settings have string keys");
-    let (found, wanted) = (json(&found), json(settings));
-    let names: BTreeSet<&String> =
-        [&found, &wanted].into_iter().filter_map(Value::as_object).flat_map(Map::keys).collect();
-    let differences: Vec<String> = names
-        .into_iter()
-        .filter(|name| found[name.as_str()] != wanted[name.as_str()])
-        .map(|name| format!("{name} {}, not {}", found[name.as_str()], wanted[name.as_str()]))
-        .collect();
-    Err(refused(format!(
-        "it holds a run with other settings: {}; choose another --out or repeat those settings",
-        differences.join("; ")
-    )))
 }

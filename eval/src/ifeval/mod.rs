@@ -43,7 +43,7 @@ pub mod run;
 pub mod sample;
 pub mod sentences;
 mod startend;
-mod text;
+pub(crate) mod text;
 pub mod words;
 
 pub use example::{Example, ExampleError, Score, Scorer};

@@ -1,7 +1,6 @@
 //! An evaluation from the first request to the last file.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 
@@ -13,35 +12,17 @@ use super::responses::Responses;
 use super::sample::{Answer, Outcome, Sample};
 use super::{TASK_VERSION, metrics};
 use crate::breaker::Breaker;
-use crate::client::{ApiKey, Client, ClientError, Message, Retry, Sampling};
+use crate::client::Message;
+use crate::clock::Clock;
 use crate::jsonl::InputError;
 use crate::progress::Progress;
 use crate::reasoning::Reasoning;
 use crate::results::{DataSource, RequestSettings, Results};
+pub use crate::server::Server;
+use crate::server::ServerError;
 
 /// The name of the task in `results.json`.
 pub const TASK: &str = "ifeval";
-
-/// The server to ask, and how.
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// Its address, with or without `/v1`.
-    pub endpoint: String,
-    /// The model; without one, the first that the server lists.
-    pub model: Option<String>,
-    /// The key, if it wants one.
-    pub key: Option<ApiKey>,
-    /// How replies are sampled.
-    pub sampling: Sampling,
-    /// The system message in front of every prompt.
-    pub system: Option<String>,
-    /// The number of requests in flight.
-    pub concurrency: usize,
-    /// How long one try may take.
-    pub timeout: Duration,
-    /// How failed requests are repeated.
-    pub retry: Retry,
-}
 
 /// What is evaluated, and where the results go.
 #[derive(Debug)]
@@ -73,18 +54,9 @@ pub enum RunError {
     /// An input or output file.
     #[error(transparent)]
     File(#[from] InputError),
-    /// The address of the server is none.
-    #[error(transparent)]
-    Endpoint(ClientError),
     /// The server cannot be asked at all.
-    #[error("{0}; is the server up, and --endpoint right?")]
-    Server(ClientError),
-    /// The server names no model.
-    #[error("{url}/models lists no model; name one with --model")]
-    NoModel {
-        /// The address.
-        url: String,
-    },
+    #[error(transparent)]
+    Server(#[from] ServerError),
 }
 
 impl Options {
@@ -105,9 +77,7 @@ impl Options {
 /// sample.
 pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -> Result<Evaluation, RunError> {
     let clock = Clock::start();
-    let client =
-        Client::new(&server.endpoint, server.key.clone(), server.timeout, server.retry).map_err(RunError::Endpoint)?;
-    let model = preflight(&client, server).await?;
+    let (client, model) = server.connect().await?;
     let settings = Settings {
         task: TASK.into(),
         data_sha256: options.dataset.sha256.clone(),
@@ -198,31 +168,6 @@ pub fn score_responses(options: &Options, responses: &Responses) -> Result<Evalu
     Ok(evaluation)
 }
 
-/// Finds the server up and a model to ask. A server without a model list is fine if the model is given.
-async fn preflight(client: &Client, server: &Server) -> Result<String, RunError> {
-    match (client.models_soon().await, &server.model) {
-        (Ok(_), Some(model)) => Ok(model.clone()),
-        (Ok(models), None) => {
-            models.into_iter().next().ok_or_else(|| RunError::NoModel { url: client.base().to_owned() })
-        }
-        (Err(ClientError::Status { status, .. }), Some(model)) if !matches!(status, 401 | 403) => Ok(model.clone()),
-        (Err(ClientError::Malformed { .. }), Some(model)) => Ok(model.clone()),
-        (Err(error), _) => Err(RunError::Server(error)),
-    }
-}
-
-struct Clock {
-    started_at: String,
-    started: Instant,
-}
-
-impl Clock {
-    fn start() -> Self {
-        let now = chrono::Utc::now();
-        Self { started_at: now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true), started: Instant::now() }
-    }
-}
-
 fn assemble(
     options: &Options,
     outcomes: impl Iterator<Item = Outcome>,
@@ -252,8 +197,8 @@ fn assemble(
         data: Some(options.data_source()),
         responses: None,
         code_version: env!("CARGO_PKG_VERSION").into(),
-        started_at: clock.started_at.clone(),
-        seconds: clock.started.elapsed().as_secs_f64(),
+        started_at: clock.started_at(),
+        seconds: clock.seconds(),
     };
     complete(&mut results);
     Evaluation { results, samples }

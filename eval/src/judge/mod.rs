@@ -2,13 +2,18 @@
 //!
 //! A [`Request`] is the whole body of a chat request; its hash is its name in the verdict store ([`verdicts`]), a file to
 //! which every reply is appended the moment it arrives. [`Judge::ask`] asks what is not there yet, many at a time, within
-//! the limits of requests and tokens per minute ([`pace`]) and of money ([`cost`]).
+//! the limits of requests and tokens per minute ([`pace`]) and of money ([`cost`]). An [`annotator`] is a prompt
+//! ([`template`]) and a way to read preferences from replies ([`parser`]).
 
+pub mod annotator;
 mod ask;
 pub mod cost;
 mod pace;
+pub mod parser;
+mod python_literal;
 mod reply;
 mod request;
+pub mod template;
 pub mod verdicts;
 
 pub use ask::{Judge, JudgeError, Outcome, Tally};

@@ -34,13 +34,15 @@ impl Reply {
         self.choice()["message"]["content"].as_str()
     }
 
-    /// The arguments of the first tool call, as JSON text.
+    /// The arguments of the first tool call, or of a call in the older form `function_call`, as JSON text.
     pub fn tool_arguments(&self) -> Option<&str> {
-        self.choice()["message"]["tool_calls"][0]["function"]["arguments"].as_str()
+        let message = &self.choice()["message"];
+        let call = &message["tool_calls"][0]["function"];
+        call["arguments"].as_str().or(message["function_call"]["arguments"].as_str())
     }
 
-    /// The likeliest tokens at one position of the reply, each with its natural log-probability; a negative position counts
-    /// from the end. `None` where the server gave none.
+    /// The likeliest tokens at one position of the reply, each with its natural log-probability; a negative position
+    /// counts from the end. `None` where the server gave none.
     pub fn top_logprobs(&self, position: i64) -> Option<Vec<(String, f64)>> {
         let tokens = self.choice()["logprobs"]["content"].as_array()?;
         let index = if position < 0 { tokens.len() as i64 + position } else { position };
@@ -84,6 +86,8 @@ mod tests {
         assert_eq!(reply.usage(), Some(Usage { prompt_tokens: 3, completion_tokens: 1 }));
         let bare: Reply = serde_json::from_value(json!({"choices": [{"message": {"content": null}}]})).unwrap();
         assert_eq!((bare.content(), bare.top_logprobs(0), bare.usage()), (None, None, None));
+        let older = json!({"choices": [{"message": {"content": null, "function_call": {"arguments": "[]"}}}]});
+        assert_eq!(Reply::try_from(older).unwrap().tool_arguments(), Some("[]"));
         assert!(serde_json::from_value::<Reply>(json!({"choices": []})).is_err());
     }
 }

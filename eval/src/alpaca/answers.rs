@@ -1,0 +1,134 @@
+//! The model's answers: asked for, or from a file, and put beside the baseline's.
+
+use serde_json::{Map, Value, json};
+
+use super::comparison::{Comparison, Problem};
+use super::outputs::{Output, Outputs};
+use crate::client::Sampling;
+use crate::jsonl::InputError;
+use crate::judge::verdicts::VerdictStore;
+use crate::judge::{Judge, JudgeError, Outcome, Pace, Request};
+use crate::progress::Progress;
+use crate::reasoning::Reasoning;
+use crate::server::{Server, ServerError};
+
+/// A model that answers.
+#[derive(Debug)]
+pub struct Respondent {
+    /// Its name on the server.
+    pub model: String,
+    /// The address that it was asked at.
+    pub endpoint: String,
+}
+
+/// Why a model could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The server.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// It went away before the first answer.
+    #[error("{0}; is the server up, and --endpoint right?")]
+    Silent(crate::client::ClientError),
+    /// The file of the answers.
+    #[error(transparent)]
+    File(#[from] InputError),
+}
+
+/// Asks a server for an answer to each instruction. Every answer is kept in the store as it arrives; what is there
+/// already is not asked again.
+///
+/// # Errors
+/// When the server cannot be asked at all, or the store cannot be written. A failed request is no error but a
+/// comparison without an answer.
+pub async fn ask(
+    references: &[Output],
+    server: &Server,
+    store: &mut VerdictStore,
+    progress: &Progress,
+) -> Result<(Vec<Comparison>, Respondent), AnswerError> {
+    let (client, model) = server.connect().await?;
+    let endpoint = client.base().to_owned();
+    let requests: Vec<Request> =
+        references.iter().map(|reference| request(&model, server, &reference.instruction)).collect();
+    // Asking and keeping is the same for answers as for verdicts.
+    let asker =
+        Judge { client, concurrency: server.concurrency, pace: Pace::new(None, None), prices: None, max_cost: None };
+    let (outcomes, _) = asker.ask(&requests, store, |_| Ok(()), progress).await.map_err(|error| match error {
+        JudgeError::Store(error) => AnswerError::File(error),
+        JudgeError::Unreachable(error) => AnswerError::Silent(error),
+        JudgeError::Unfit { .. } => unreachable!("every reply is fit"),
+    })?;
+    let comparison = |(reference, outcome): (&Output, Outcome)| {
+        let comparison = of_reference(reference);
+        match outcome {
+            Outcome::Replied(reply) => Comparison {
+                response: Some(reply.content().unwrap_or_default().to_owned()),
+                finish_reason: reply.finish_reason().map(str::to_owned),
+                ..comparison
+            },
+            Outcome::Failed(reason) => Comparison { problem: Some(Problem::Unanswered(reason)), ..comparison },
+            Outcome::NotAsked(_) => {
+                let reason = "not asked: the server had stopped answering".into();
+                Comparison { problem: Some(Problem::Unanswered(reason)), ..comparison }
+            }
+        }
+    };
+    let comparisons = references.iter().zip(outcomes).map(comparison).collect();
+    Ok((comparisons, Respondent { model, endpoint }))
+}
+
+fn request(model: &str, server: &Server, instruction: &str) -> Request {
+    let mut messages = Vec::new();
+    if let Some(system) = &server.system {
+        messages.push(json!({"role": "system", "content": system}));
+    }
+    messages.push(json!({"role": "user", "content": instruction}));
+    let mut body = Map::new();
+    body.insert("model".into(), model.into());
+    body.insert("messages".into(), messages.into());
+    let sampling: &Sampling = &server.sampling;
+    let Ok(Value::Object(sampling)) = serde_json::to_value(sampling) else { unreachable!("a struct is an object") };
+    body.extend(sampling);
+    Request::new(Value::Object(body))
+}
+
+/// Puts the answers of a file beside the baseline's, in the order of the latter. An instruction that the file does not
+/// have gives a comparison without an answer.
+pub fn pair(references: &[Output], outputs: &Outputs) -> Vec<Comparison> {
+    let comparison = |reference: &Output| {
+        let comparison = of_reference(reference);
+        match outputs.get(&reference.instruction) {
+            Some(output) => Comparison { response: Some(output.output.clone()), ..comparison },
+            None => {
+                let reason = format!("`{}` has no answer to this instruction", outputs.source.source);
+                Comparison { problem: Some(Problem::Missing(reason)), ..comparison }
+            }
+        }
+    };
+    references.iter().map(comparison).collect()
+}
+
+fn of_reference(reference: &Output) -> Comparison {
+    Comparison {
+        dataset: reference.dataset.clone(),
+        instruction: reference.instruction.clone(),
+        reference: reference.output.clone(),
+        ..Comparison::default()
+    }
+}
+
+/// Takes reasoning out of the answers; one whose reasoning does not end becomes empty. Returns how many held reasoning,
+/// and how many of them were left empty so.
+pub fn strip_reasoning(comparisons: &mut [Comparison], reasoning: &Reasoning) -> (usize, usize) {
+    let (mut stripped, mut unterminated) = (0, 0);
+    for comparison in comparisons {
+        let Some(found) = comparison.response.as_deref().and_then(|response| reasoning.strip(response)) else {
+            continue;
+        };
+        stripped += 1;
+        unterminated += usize::from(found.answer.is_none());
+        comparison.raw_response = comparison.response.replace(found.answer.unwrap_or_default());
+    }
+    (stripped, unterminated)
+}

@@ -1,0 +1,55 @@
+//! A comparison as a table for people.
+
+use super::summary::Summary;
+use crate::results::Results;
+use crate::table::{new_table, percent};
+
+/// The metrics with what else was found, in plain text.
+pub fn render(summary: &Summary, results: &Results, [a, b]: [&str; 2]) -> String {
+    let mut table = new_table(&["metric", "%", "stderr", "95 % interval", "n"]);
+    for name in ["win_rate", "win_rate_adjusted", "length_controlled_win_rate"] {
+        let Some(metric) = results.metrics.get(name) else { continue };
+        let [low, high] = metric.ci95.map(percent);
+        let interval = format!("{low} - {high}");
+        table.add_row([name.into(), percent(metric.value), percent(metric.stderr), interval, metric.n.to_string()]);
+    }
+    let decided = summary.decided;
+    let mut text = format!("compare, A = {a}, B = {b}\n{table}\n");
+    text += &format!(
+        "A wins {}, B wins {}, {} ties; sign test p = {}\n",
+        decided.n_wins,
+        decided.n_losses,
+        decided.n_ties,
+        p_value(summary.sign_test_p)
+    );
+    if let Some(mcnemar) = summary.mcnemar {
+        let p = p_value(mcnemar.p);
+        text += &format!(
+            "all instructions followed by A alone {}, by B alone {}; McNemar p = {p}\n",
+            mcnemar.only_a, mcnemar.only_b
+        );
+    }
+    if let Some(order) = summary.order {
+        let (consistency, first) = (percent(order.consistency), percent(order.first_shown));
+        text += &format!("both orders agree on {consistency} %; the answer shown first is preferred by {first} %\n");
+    }
+    if let Some(repeats) = &summary.repeats {
+        let rates = repeats.win_rates.iter().map(|&rate| percent(rate)).collect::<Vec<_>>().join(", ");
+        let (deviation, agreement) = (percent(repeats.standard_deviation), percent(repeats.agreement));
+        text += &format!(
+            "win rates of the repetitions {rates}: standard deviation {deviation}; the same winner in {agreement} %\n"
+        );
+    }
+    for agreement in &summary.agreement {
+        let kappa = agreement.cohens_kappa.map_or("undefined".into(), |kappa| format!("{kappa:.3}"));
+        let share = percent(agreement.agreement);
+        text +=
+            &format!("agrees with `{}` on {share} % of {} pairs, Cohen's kappa {kappa}\n", agreement.with, agreement.n);
+    }
+    let counts = &results.counts;
+    text + &format!("{} pairs: {} decided, {} not\n", counts.total, counts.scored, counts.unscored)
+}
+
+fn p_value(p: f64) -> String {
+    if p < 1e-4 { "< 0.0001".into() } else { format!("{p:.4}") }
+}

@@ -1,0 +1,68 @@
+//! `settings.json`: what the content of an output directory belongs to, so that nothing else is mixed into it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::jsonl::{self, InputError};
+
+const FILE_NAME: &str = "settings.json";
+
+/// Compares the settings of a run with those in a directory, or puts them there. `results` are the names of files that
+/// only a directory with settings may hold.
+///
+/// # Errors
+/// When the directory holds something else, or its file cannot be read or written.
+pub fn check<S: Serialize>(directory: &Path, settings: &S, results: &[&str]) -> Result<(), InputError> {
+    let refused = |problem: String| InputError::File { path: directory.to_owned(), problem };
+    let wanted = serde_json::to_value(settings).expect("settings have string keys");
+    let path = directory.join(FILE_NAME);
+    if !path.exists() {
+        if let Some(name) = results.iter().find(|name| directory.join(name).exists()) {
+            return Err(refused(format!("it holds `{name}` of something else; choose another --out")));
+        }
+        let json = format!("{wanted:#}\n");
+        return jsonl::write_atomically(&path, json.as_bytes())
+            .map_err(|error| InputError::File { path, problem: error.to_string() });
+    }
+    let bytes = jsonl::read(&path)?;
+    let found: Value =
+        serde_json::from_slice(&bytes).map_err(|error| InputError::File { path, problem: error.to_string() })?;
+    let names: BTreeSet<&String> =
+        [&found, &wanted].into_iter().filter_map(Value::as_object).flat_map(Map::keys).collect();
+    let differences: Vec<String> = names
+        .into_iter()
+        .filter(|name| found[name.as_str()] != wanted[name.as_str()])
+        .map(|name| format!("{name} {}, not {}", found[name.as_str()], wanted[name.as_str()]))
+        .collect();
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "it holds a run with other settings: {}; choose another --out or repeat those settings",
+        differences.join("; ")
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_directory_belongs_to_one_kind_of_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let check = |settings: &Value| check(directory.path(), settings, &["results.json"]);
+        check(&json!({"task": "t", "n": 1})).unwrap();
+        check(&json!({"n": 1, "task": "t"})).unwrap();
+        check(&json!({"n": 1, "task": "t", "later": null})).unwrap();
+        let message = check(&json!({"task": "t", "n": 2, "m": 3})).unwrap_err().to_string();
+        assert!(message.contains("other settings: m null, not 3; n 1, not 2; choose another --out"), "{message}");
+        std::fs::remove_file(directory.path().join(FILE_NAME)).unwrap();
+        std::fs::write(directory.path().join("results.json"), "{}").unwrap();
+        let message = check(&json!({})).unwrap_err().to_string();
+        assert!(message.contains("holds `results.json` of something else"), "{message}");
+    }
+}
