@@ -2,10 +2,8 @@
 
 mod support;
 
-use std::io::Read;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Output;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
@@ -15,7 +13,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use orpo_eval::alpaca::is_switched;
 use serde_json::{Value, json};
-use support::{read_json, read_lines, stderr, text};
+use support::{read_json, read_lines, reference, stderr, text, unpack};
 
 /// A server that is both: asked as `judge`, it prefers the answer that is `good`, with a probability of 0.9.
 #[derive(Clone, Default)]
@@ -34,16 +32,7 @@ impl Server {
             .route("/v1/models", get(async || Json(json!({"data": [{"id": "org/tiny"}]}))))
             .route("/v1/chat/completions", post(chat))
             .with_state(server.clone());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), router).await.unwrap();
-            });
-        });
-        (server, format!("http://{address}"))
+        (server, support::serve(router))
     }
 
     /// The requests to this model.
@@ -99,11 +88,7 @@ fn answer(instruction: &str) -> String {
 }
 
 fn alpaca(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_orpo-eval"));
-    for key in ["OPENAI_API_KEY", "ORPO_EVAL_API_KEY", "ORPO_JUDGE_API_KEY"] {
-        command.env_remove(key);
-    }
-    command.arg("alpaca").args(arguments).output().unwrap()
+    support::program("alpaca", arguments).output().unwrap()
 }
 
 /// The baseline's answers to some instructions, in a file.
@@ -425,25 +410,10 @@ fn wrong_usage_is_one_message() {
     assert!(help.contains("[default: 2048]") && help.contains("evaluators_configs"), "{help}");
 }
 
-fn reference_data() -> Option<PathBuf> {
-    let directory = support::reference()?.with_file_name("alpaca_eval");
-    if !directory.is_dir() {
-        println!("skipped: no {}", directory.display());
-        return None;
-    }
-    Some(directory)
-}
-
-fn unpack(path: &Path) -> Vec<Value> {
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 /// An official file of annotations, with answers of the right lengths.
 fn write_annotations(data: &Path, model: &str, path: &Path) {
     let length = |row: &Value, name: &str| usize::try_from(row[name].as_u64().unwrap()).unwrap();
-    let rows: Vec<Value> = unpack(&data.join("annotations").join(format!("{model}.jsonl.gz")))
+    let rows: Vec<Value> = unpack::<Value>(&data.join("annotations").join(format!("{model}.jsonl.gz")))
         .iter()
         .map(|row| {
             json!({"instruction": row["index"].to_string(), "output_1": "ü".repeat(length(row, "len_1")),
@@ -456,7 +426,7 @@ fn write_annotations(data: &Path, model: &str, path: &Path) {
 
 #[test]
 fn official_annotations_give_the_official_leaderboard() {
-    let Some(data) = reference_data() else { return };
+    let Some(data) = reference("alpaca_eval") else { return };
     let directory = tempfile::tempdir().unwrap();
     let expected = read_json(&data.join("expected_metrics.json"));
     let official = std::fs::read_to_string(data.join("leaderboard_weighted_alpaca_eval_gpt4_turbo.csv")).unwrap();

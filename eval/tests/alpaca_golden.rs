@@ -3,9 +3,10 @@
 //! The reference data is not part of the repository: `$ORPO_SHARED`, by default `../../shared`, says where it lies.
 //! Without it these tests print that they are skipped.
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use orpo_eval::alpaca::gamed::{read_difficulty, read_gamed};
 use orpo_eval::alpaca::length_controlled::{LengthRegression, Row};
@@ -16,22 +17,7 @@ use orpo_eval::judge::annotator::Annotator;
 use orpo_eval::judge::template::{Templating, Texts};
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-fn reference() -> Option<PathBuf> {
-    let shared = std::env::var("ORPO_SHARED").unwrap_or_else(|_| "../../shared".into());
-    let directory = Path::new(&shared).join("eval/alpaca_eval");
-    if !directory.is_dir() {
-        println!("skipped: no {}", directory.display());
-        return None;
-    }
-    Some(directory)
-}
-
-fn unpack<T: for<'de> Deserialize<'de>>(path: &Path) -> Vec<T> {
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
+use support::{reference, unpack};
 
 fn read_json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
@@ -89,7 +75,7 @@ fn close(ours: f64, official: &Value, tolerance: f64, what: &str) {
 
 #[test]
 fn win_rates() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("alpaca_eval") else { return };
     let expected = read_json(&directory.join("expected_metrics.json"));
     for (model, rows) in annotations(&directory) {
         let expected = &expected[&model];
@@ -112,7 +98,7 @@ fn win_rates() {
 
 #[test]
 fn length_controlled_win_rates() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("alpaca_eval") else { return };
     let expected = read_json(&directory.join("expected_metrics.json"));
     let (mut same, mut of, mut predictions) = (0, 0, 0);
     let mut furthest = [0.0_f64; 3];
@@ -171,7 +157,7 @@ fn length_controlled_win_rates() {
 
 #[test]
 fn the_same_pairs_are_switched() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("alpaca_eval") else { return };
     let instructions: Vec<Instruction> = unpack(&directory.join("eval_set.jsonl.gz"));
     assert_eq!(instructions.len(), 805);
     for row in &instructions {
@@ -206,7 +192,7 @@ fn unswitched(preference: f64, is_switched: bool) -> f64 {
 
 #[test]
 fn published_log_probabilities_give_the_published_preferences() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("alpaca_eval") else { return };
     let annotator = read_annotator(&directory, "weighted_alpaca_eval_gpt4_turbo");
     let mut compared = 0;
     for (model, rows) in annotations(&directory) {
@@ -243,7 +229,7 @@ struct OfficialRequest {
 
 #[test]
 fn judge_requests() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("alpaca_eval") else { return };
     let annotator = read_annotator(&directory, "weighted_alpaca_eval_gpt4_turbo");
     let rows: Vec<JudgeRequest> = unpack(&directory.join("judge_requests.jsonl.gz"));
     assert_eq!(rows.len(), 54);
@@ -284,7 +270,7 @@ fn judge_requests() {
 
 #[test]
 fn an_orpo_model_on_alpaca_eval_1() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("alpaca_eval") else { return };
     let annotator = read_annotator(&directory, "alpaca_eval_gpt4");
     let directory = directory.join("annotations_v1");
     let rows: Vec<Annotation> = unpack(&directory.join("mistral-orpo-beta_alpaca_eval_gpt4.jsonl.gz"));
@@ -311,7 +297,7 @@ fn an_orpo_model_on_alpaca_eval_1() {
 
 #[test]
 fn every_official_annotator_is_understood() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("alpaca_eval") else { return };
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory.join("evaluators_configs")).unwrap() {
         let path = entry.unwrap().path();

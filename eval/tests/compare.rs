@@ -1,9 +1,10 @@
 //! `orpo-eval compare` against a stand-in judge, and with a checklist.
 
+mod support;
+
 use std::collections::HashMap;
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use support::{read_lines, stderr, text};
 
 /// A judge that names the answer with `good` in it, the first one if both or neither have it, and no answer where the
 /// question is `mute`. Also the models `m` and `n`, which answer with their name. It takes a while.
@@ -45,16 +47,7 @@ impl Server {
             .route("/v1/models", get(async || Json(json!({"data": [{"id": "m"}]}))))
             .route("/v1/chat/completions", post(chat))
             .with_state(server.clone());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), router).await.unwrap();
-            });
-        });
-        (server, format!("http://{address}"))
+        (server, support::serve(router))
     }
 
     /// How often each body was asked.
@@ -67,25 +60,8 @@ impl Server {
     }
 }
 
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_orpo-eval"));
-    for key in ["OPENAI_API_KEY", "ORPO_EVAL_API_KEY", "ORPO_JUDGE_API_KEY"] {
-        command.env_remove(key);
-    }
-    command.arg("compare").args(arguments).stdin(Stdio::null());
-    command
-}
-
 fn compare(arguments: &[&str]) -> Output {
-    command(arguments).output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
+    support::program("compare", arguments).output().unwrap()
 }
 
 fn write_answers(path: &Path, answers: &[(&str, &str)]) {
@@ -95,8 +71,7 @@ fn write_answers(path: &Path, answers: &[(&str, &str)]) {
 }
 
 fn samples(out: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(out.join("samples.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    read_lines(&out.join("samples.jsonl"))
 }
 
 #[test]
@@ -262,7 +237,8 @@ fn kills_at_random_moments_lose_nothing_that_was_kept() {
     for milliseconds in [90, 150, 210, 120, 180, 240, 100, 160] {
         let before: HashMap<String, usize> = server.counts();
         let stored = kept();
-        let mut child = command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            support::program("compare", &arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(milliseconds));
         child.kill().unwrap();
         kills += usize::from(child.wait().unwrap().code().is_none());

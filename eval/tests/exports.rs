@@ -123,7 +123,7 @@ fn write_lines(path: &Path, rows: &[Value]) {
 
 #[test]
 fn official_rows_and_tables_are_those_of_the_official_script() {
-    let Some(reference) = reference() else { return };
+    let Some(reference) = reference("ifeval") else { return };
     let expected = read_json(&reference.join("expected_metrics.json"));
     let models = expected.as_object().unwrap();
     assert_eq!(models.len(), 8);
@@ -193,7 +193,7 @@ fn check_model(reference: &Path, model: &str, expected: &Value) {
 
 #[test]
 fn what_is_exported_is_read_back_with_the_same_scores() {
-    let Some(reference) = reference() else { return };
+    let Some(reference) = reference("ifeval") else { return };
     let (examples, rows) = official(&reference, "gpt4_20231107_145030");
     let directory = tempfile::tempdir().unwrap();
     let (data, responses) = (directory.path().join("data.jsonl"), directory.path().join("responses.jsonl"));

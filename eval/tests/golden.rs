@@ -3,13 +3,15 @@
 //! The reference data is not part of the repository: `$ORPO_SHARED`, by default `../../shared`, says where it lies. Without
 //! it these tests print that they are skipped.
 
+mod support;
+
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use orpo_eval::ifeval::{Example, language};
 use serde::Deserialize;
 use serde_json::Value;
+use support::{reference, unpack};
 
 #[derive(Deserialize)]
 struct Row {
@@ -20,22 +22,6 @@ struct Row {
     response: String,
     strict: Vec<bool>,
     loose: Vec<bool>,
-}
-
-fn reference() -> Option<PathBuf> {
-    let shared = std::env::var("ORPO_SHARED").unwrap_or_else(|_| "../../shared".into());
-    let directory = Path::new(&shared).join("eval/ifeval");
-    if !directory.is_dir() {
-        println!("skipped: no {}", directory.display());
-        return None;
-    }
-    Some(directory)
-}
-
-fn unpack<T: for<'de> Deserialize<'de>>(path: &Path) -> Vec<T> {
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn official_examples(directory: &Path) -> BTreeMap<u64, Example> {
@@ -80,7 +66,7 @@ impl Tally {
 
 #[test]
 fn verdicts_on_the_responses_of_models() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("ifeval") else { return };
     let examples = official_examples(&directory);
     let mut paths: Vec<_> =
         std::fs::read_dir(directory.join("model_responses")).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -99,7 +85,7 @@ fn verdicts_on_the_responses_of_models() {
 
 #[test]
 fn verdicts_on_adversarial_cases() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("ifeval") else { return };
     let examples = official_examples(&directory);
     let mut tally = Tally::default();
     let rows: Vec<Row> = unpack(&directory.join("adversarial_cases.jsonl.gz"));
@@ -117,7 +103,7 @@ fn word_counts() {
         text: String,
         n: usize,
     }
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("ifeval") else { return };
     let cases: Vec<Case> = unpack(&directory.join("components/word_count.jsonl.gz"));
     println!("{} texts", cases.len());
     for Case { text, n } in cases.iter().filter(|case| !case.text.trim().is_empty()) {
@@ -149,7 +135,7 @@ fn languages() {
         seed0: Option<Vec<(String, f64)>>,
         by_seed: Option<Vec<String>>,
     }
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("ifeval") else { return };
     let cases: Vec<Case> = unpack(&directory.join("components/langdetect.jsonl.gz"));
     assert_eq!(cases.len(), 909);
     let mut wrong = Vec::new();

@@ -58,16 +58,7 @@ impl Server {
             .route("/v1/models", get(models))
             .route("/v1/chat/completions", post(chat))
             .with_state(server.clone());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), router).await.unwrap();
-            });
-        });
-        (server, format!("http://{address}"))
+        (server, support::serve(router))
     }
 
     /// How often each prompt was asked.

@@ -1,5 +1,7 @@
 //! A judge that misbehaves in every way that servers do: everything is asked again or counted, and nothing is lost.
 
+mod support;
+
 use std::collections::HashMap;
 use std::net::TcpListener;
 use std::path::Path;
@@ -74,16 +76,7 @@ async fn answer(question: &str, before: usize) -> Response {
 fn start() -> (Server, String) {
     let server = Server::default();
     let router = Router::new().route("/v1/chat/completions", post(chat)).with_state(server.clone());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), router).await.unwrap();
-        });
-    });
-    (server, format!("http://{address}"))
+    (server, support::serve(router))
 }
 
 fn judge(endpoint: &str, concurrency: usize) -> Judge {

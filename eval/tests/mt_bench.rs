@@ -1,9 +1,10 @@
 //! `orpo-eval mt-bench` against a stand-in model and judge, which fail and babble as real ones do.
 
+mod support;
+
 use std::collections::HashMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
@@ -12,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use support::{read_json, read_lines, stderr};
 
 /// A server that is both: asked as `judge`, it judges. How often a request matching a pattern fails before it works, or what
 /// it says, is set by the test.
@@ -35,16 +37,7 @@ impl Server {
             .route("/v1/models", get(async || Json(json!({"data": [{"id": "org/tiny"}]}))))
             .route("/v1/chat/completions", post(chat))
             .with_state(server.clone());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                axum::serve(tokio::net::TcpListener::from_std(listener).unwrap(), router).await.unwrap();
-            });
-        });
-        (server, format!("http://{address}"))
+        (server, support::serve(router))
     }
 
     /// The requests to the model, or to the judge.
@@ -80,25 +73,11 @@ async fn chat(State(server): State<Server>, Json(body): Json<Value>) -> Response
 }
 
 fn mt_bench(arguments: &[&str]) -> Output {
-    let keys = ["OPENAI_API_KEY", "ORPO_EVAL_API_KEY", "ORPO_JUDGE_API_KEY"];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_orpo-eval"));
-    for key in keys {
-        command.env_remove(key);
-    }
-    command.arg("mt-bench").args(arguments).output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    support::program("mt-bench", arguments).output().unwrap()
 }
 
 fn results(out: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(out.join("results.json")).unwrap()).unwrap()
-}
-
-fn lines(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    read_json(&out.join("results.json"))
 }
 
 /// Three questions, of which one needs the reference answer beside it.
@@ -205,15 +184,15 @@ fn two_turns_are_answered_and_judged() {
     assert_eq!(results["judge"]["prompts"]["sha256"].as_str().unwrap().len(), 64);
     assert_eq!(results["judge"]["seed"], Value::Null);
 
-    let answers = lines(&out.join("model_answer/org_tiny.jsonl"));
+    let answers = read_lines(&out.join("model_answer/org_tiny.jsonl"));
     assert_eq!(answers.len(), 3);
     assert_eq!(answers[0]["choices"], json!([{"index": 0, "turns": ["answer to poem-1", "answer to poem-2"]}]));
-    let judgments = lines(&out.join("judgments.jsonl"));
+    let judgments = read_lines(&out.join("judgments.jsonl"));
     assert_eq!(judgments.len(), 6);
     assert_eq!(judgments[1]["judge"], json!(["judge", "orpo-single-v1-multi-turn"]));
     assert_eq!((&judgments[1]["score"], &judgments[1]["turn"]), (&json!(9.5), &json!(2)));
     assert_eq!(judgments[3]["judge"], json!(["judge", "orpo-single-math-v1-multi-turn"]));
-    let samples = lines(&out.join("samples.jsonl"));
+    let samples = read_lines(&out.join("samples.jsonl"));
     assert_eq!(samples[1]["responses"], json!(["answer to poem-2"]));
     assert_eq!((&samples[1]["prompt"], &samples[1]["score"]), (&json!("poem-2"), &json!(9.5)));
 
@@ -261,7 +240,7 @@ fn what_fails_is_counted_and_asked_again_while_the_rest_is_not() {
     for (name, n) in [("no_verdict", 1), ("off_scale", 1), ("judge_failed", 1), ("no_answer", 1), ("missing", 0)] {
         assert_eq!(counts[name], n, "{name}: {counts}");
     }
-    let reasons: Vec<String> = lines(&out.join("samples.jsonl"))
+    let reasons: Vec<String> = read_lines(&out.join("samples.jsonl"))
         .iter()
         .filter_map(|sample| sample["reason"].as_str().map(str::to_owned))
         .collect();
@@ -272,10 +251,10 @@ fn what_fails_is_counted_and_asked_again_while_the_rest_is_not() {
     assert_eq!(found["metrics"]["average"]["n"], 2);
     // The file holds what the judge said; a reply without a score is -1, and what was never said is not there.
     let scores: Vec<f64> =
-        lines(&out.join("judgments.jsonl")).iter().map(|row| row["score"].as_f64().unwrap()).collect();
+        read_lines(&out.join("judgments.jsonl")).iter().map(|row| row["score"].as_f64().unwrap()).collect();
     assert_eq!(scores, [7.0, 12.0, -1.0, 7.0]);
     // Only complete conversations are answers.
-    assert_eq!(lines(&out.join("model_answer/org_tiny.jsonl")).len(), 2);
+    assert_eq!(read_lines(&out.join("model_answer/org_tiny.jsonl")).len(), 2);
 
     // What has failed works now, and is all that is asked: one answer and two verdicts.
     let (model, judge) = (server.requests("org/tiny").len(), server.requests("judge").len());
@@ -327,7 +306,7 @@ fn pairs_are_judged_in_both_orders() {
     // The old model has not answered the sum, and the verdicts on ice are scores, which are none here.
     assert_eq!((&found["counts"]["no_answer"], &found["counts"]["no_verdict"]), (&json!(2), &json!(2)));
     assert_eq!(server.requests("judge").len(), 8);
-    let judgments = lines(&files.path("out/judgments.jsonl"));
+    let judgments = read_lines(&files.path("out/judgments.jsonl"));
     assert_eq!(judgments.len(), 4);
     assert_eq!((&judgments[0]["model_1"], &judgments[0]["model_2"]), (&json!("org/tiny"), &json!("old")));
     assert_eq!((&judgments[0]["g1_winner"], &judgments[0]["g2_winner"]), (&json!("model_2"), &json!("model_1")));

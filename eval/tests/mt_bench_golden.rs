@@ -3,8 +3,10 @@
 //! The reference data is not part of the repository: `$ORPO_SHARED`, by default `../../shared`, says where it lies. Without
 //! it these tests print that they are skipped.
 
+mod support;
+
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use orpo_eval::jsonl;
@@ -17,20 +19,7 @@ use orpo_eval::mt_bench::{
 use orpo_eval::official::Hub;
 use serde::Deserialize;
 use serde_json::Value;
-
-fn reference() -> Option<PathBuf> {
-    let shared = std::env::var("ORPO_SHARED").unwrap_or_else(|_| "../../shared".into());
-    let directory = Path::new(&shared).join("eval/mt_bench");
-    if !directory.is_dir() {
-        println!("skipped: no {}", directory.display());
-        return None;
-    }
-    Some(directory)
-}
-
-fn rows<T: for<'de> Deserialize<'de>>(path: &Path) -> Vec<T> {
-    jsonl::parse(path, &jsonl::read(path).unwrap()).unwrap().into_iter().map(|(_, row)| row).collect()
-}
+use support::{reference, unpack};
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&jsonl::read(path).unwrap()).unwrap()
@@ -70,8 +59,8 @@ fn parse_cases() {
         winner: Option<String>,
         error: Option<String>,
     }
-    let Some(directory) = reference() else { return };
-    let cases: Vec<Case> = rows(&directory.join("parse_cases.jsonl"));
+    let Some(directory) = reference("mt_bench") else { return };
+    let cases: Vec<Case> = unpack(&directory.join("parse_cases.jsonl"));
     assert_eq!(cases.len(), 334);
     for case in cases {
         let text = &case.judgment;
@@ -112,9 +101,9 @@ fn judge_requests_are_those_of_the_official_program() {
         g1_winner: Option<GameWinner>,
         g2_winner: Option<GameWinner>,
     }
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("mt_bench") else { return };
     let official = Official::read(&directory);
-    let cases: Vec<Case> = rows(&directory.join("judge_requests.jsonl"));
+    let cases: Vec<Case> = unpack(&directory.join("judge_requests.jsonl"));
     assert_eq!(cases.len(), 32);
     for case in cases {
         let question = &official.questions[&case.question_id];
@@ -157,7 +146,7 @@ fn prompts_of_published_judgments_render_from_the_answers() {
         g2_user_prompt_sha256: Option<String>,
         renders_from_model_answer: Option<bool>,
     }
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("mt_bench") else { return };
     let official = Official::read(&directory);
     let answers: HashMap<String, Answers> = std::fs::read_dir(directory.join("model_answers"))
         .unwrap()
@@ -167,7 +156,7 @@ fn prompts_of_published_judgments_render_from_the_answers() {
     assert_eq!(answers.len(), 6);
     let mut compared = 0;
     for file in ["single_orpo", "single_phi3_dpo", "pair_phi3_vs_phi3_dpo"] {
-        for row in rows::<Row>(&directory.join(format!("judgments/{file}.jsonl.gz"))) {
+        for row in unpack::<Row>(&directory.join(format!("judgments/{file}.jsonl.gz"))) {
             if row.renders_from_model_answer != Some(true) {
                 continue;
             }
@@ -203,7 +192,7 @@ const COMPARED_PROMPTS: usize = 950;
 
 #[test]
 fn published_scores_are_read_from_the_judges_words() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("mt_bench") else { return };
     let mut read = 0;
     for file in ["single_orpo", "single_phi3_dpo"] {
         let path = directory.join(format!("judgments/{file}.jsonl.gz"));
@@ -241,7 +230,7 @@ fn close(ours: f64, expected: &Value) {
 
 #[test]
 fn aggregates_of_single_judgments() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("mt_bench") else { return };
     let expected = json(&directory.join("expected_results.json"));
     let mut averages = BTreeMap::new();
     for (file, models) in expected["single"].as_object().unwrap() {
@@ -280,7 +269,7 @@ fn aggregates_of_single_judgments() {
 
 #[test]
 fn aggregates_of_pairs() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("mt_bench") else { return };
     let expected = json(&directory.join("expected_results.json"));
     let mut tables = 0;
     for (file, modes) in expected["pairwise"].as_object().unwrap() {
@@ -308,7 +297,7 @@ fn aggregates_of_pairs() {
 
 #[test]
 fn constants() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("mt_bench") else { return };
     let constants = json(&directory.join("constants.json"));
     let temperatures = constants["temperature_by_category"].as_object().unwrap();
     assert_eq!(temperatures.len(), 9);
@@ -329,7 +318,7 @@ fn constants() {
 
 #[test]
 fn the_official_ids_have_the_official_categories() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("mt_bench") else { return };
     for (id, question) in Official::read(&directory).questions {
         assert_eq!(category::of_official(&id), Some(question.category.as_str()));
     }
@@ -338,7 +327,7 @@ fn the_official_ids_have_the_official_categories() {
 /// What the cache of the hub holds needs no network.
 #[test]
 fn the_official_questions_are_taken_from_the_cache() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("mt_bench") else { return };
     let cache = tempfile::tempdir().unwrap();
     let snapshot = cache.path().join("spaces--lmsys--mt-bench/snapshots").join(OFFICIAL.revision);
     std::fs::create_dir_all(snapshot.join("data/mt_bench")).unwrap();
@@ -356,7 +345,7 @@ fn mt_bench(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 #[test]
 fn the_program_aggregates_published_judgments() {
-    let Some(directory) = reference() else { return };
+    let Some(directory) = reference("mt_bench") else { return };
     let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let out = tempfile::tempdir().unwrap();
     let out = out.path().join("out");
@@ -393,7 +382,7 @@ fn the_program_aggregates_published_judgments() {
     assert_eq!(results["by_category"].as_object().unwrap().len(), 8);
     assert_eq!(results["counts"]["unscored"], 0);
     assert_eq!(results["judge"]["model"], "gpt-4");
-    let samples: Vec<Value> = rows(&out.join("samples.jsonl"));
+    let samples: Vec<Value> = unpack(&out.join("samples.jsonl"));
     assert_eq!(samples.len(), 160);
     assert!(samples.iter().all(|sample| sample["score"].is_number() && sample["prompt"].is_string()));
 
