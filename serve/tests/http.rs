@@ -209,7 +209,7 @@ async fn refusals_have_status_and_error_object() {
         ("GET", "/v1/chat/completions", "", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", "", 405, "method_not_allowed"),
         ("GET", "/v1/nothing", "", 404, "unknown_url"),
-        ("POST", "/", "{}", 404, "unknown_url"),
+        ("POST", "/", "{}", 405, "method_not_allowed"),
         ("POST", "/v1/chat/completions", &"x".repeat(70 << 10), 413, "request_too_large"),
     ] {
         let response = request(method, path, text).send().await.unwrap();
