@@ -23,5 +23,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("listening on http://{}", listener.local_addr()?);
     let (_stop, stopped) = tokio::sync::watch::channel(false);
-    Ok(server::serve(listener, state, stopped, Duration::ZERO).await?)
+    server::serve(listener, state, stopped, Duration::ZERO).await;
+    Ok(())
 }

@@ -150,7 +150,7 @@ async fn serve_while_loading(
         }
         () = stopped(stop) => {}
     }
-    server.await.context("the server task failed")?.context("cannot accept connections")
+    server.await.context("the server task failed")
 }
 
 /// Turns SIGINT, SIGTERM and, if asked for, the end of stdin into one word.

@@ -44,12 +44,11 @@ impl ApiKeys {
     /// # Errors
     /// [`KeysError`], with the line.
     pub fn from_file(path: &Path) -> Result<Self, KeysError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| KeysError::Read { path: path.to_path_buf(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| KeysError::Read { path: path.to_path_buf(), source })?;
         let mut keys: Vec<(String, [u8; 32])> = Vec::new();
         for (index, line) in text.lines().enumerate() {
-            let refused =
-                |reason: String| KeysError::Line { path: path.to_path_buf(), line: index + 1, reason };
+            let refused = |reason: String| KeysError::Line { path: path.to_path_buf(), line: index + 1, reason };
             let Some((name, key)) = name_and_key(line.trim(), index + 1).map_err(refused)? else { continue };
             let digest = digest(&key);
             if keys.iter().any(|(_, other)| *other == digest) {
@@ -70,9 +69,12 @@ impl ApiKeys {
     pub fn name_of(&self, key: &str) -> Option<&str> {
         let digest = digest(key);
         // No early exit: all are compared.
-        self.keys.iter().fold(None, |found, (name, other)| {
-            if bool::from(digest.ct_eq(other)) { Some(name.as_str()) } else { found }
-        })
+        self.keys.iter().fold(
+            None,
+            |found, (name, other)| {
+                if bool::from(digest.ct_eq(other)) { Some(name.as_str()) } else { found }
+            },
+        )
     }
 
     /// How many there are.
@@ -132,6 +134,17 @@ mod tests {
         }
         let shown = format!("{keys:?}");
         assert!(shown.contains("anna") && !shown.contains("sk-"), "{shown}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_others_may_read_is_noticed() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, open) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_open_to_others(file.path()), open, "{mode:o}");
+        }
     }
 
     #[test]

@@ -10,15 +10,13 @@ use crate::layers::Record;
 
 /// Upper bounds in seconds, vLLM's.
 const FIRST_TOKEN_BOUNDS: [f64; 21] = [
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0,
-    640.0,
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+    160.0, 640.0,
 ];
-const PER_TOKEN_BOUNDS: [f64; 18] = [
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
-];
-const REQUEST_BOUNDS: [f64; 19] = [
-    0.005, 0.05, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 240.0, 960.0,
-];
+const PER_TOKEN_BOUNDS: [f64; 18] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0];
+const REQUEST_BOUNDS: [f64; 19] =
+    [0.005, 0.05, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 240.0, 960.0];
 
 /// Labels with their values, in the order in which they are shown.
 type Labels = Vec<(&'static str, String)>;
@@ -95,11 +93,8 @@ pub struct Gauges {
 impl Metrics {
     /// Counts a finished request: where, how, whose, and after how long it ended.
     pub(crate) fn request(&self, record: &Record, status: u16, error: Option<&'static str>) {
-        let mut labels = vec![
-            ("route", record.route.clone()),
-            ("method", record.method.clone()),
-            ("status", status.to_string()),
-        ];
+        let mut labels =
+            vec![("route", record.route.clone()), ("method", record.method.clone()), ("status", status.to_string())];
         self.change(|families| {
             if let Some(code) = error {
                 let labels = vec![("route", record.route.clone()), ("code", code.to_string())];

@@ -1,6 +1,5 @@
 //! The sockets: accept, serve, and when told to stop, finish what runs within a bounded time.
 
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,25 +28,20 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 /// Told `true` when the server is to stop.
 pub type Stop = watch::Receiver<bool>;
 
-/// Serves HTTP until `stop`, then answers new requests with 503 and gives running ones `drain` to finish.
-///
-/// # Errors
-/// None at present: a connection that cannot be accepted is logged, and the next one is waited for.
-pub async fn serve(listener: TcpListener, state: Arc<AppState>, stop: Stop, drain: Duration) -> io::Result<()> {
-    serve_with(listener, None, state, stop, drain).await
+/// Serves HTTP until `stop`, then answers new requests with 503 and gives running ones `drain` to finish. A connection
+/// that cannot be accepted is logged, and the next one waited for.
+pub async fn serve(listener: TcpListener, state: Arc<AppState>, stop: Stop, drain: Duration) {
+    serve_with(listener, None, state, stop, drain).await;
 }
 
 /// As [`serve`], over HTTPS if there is an acceptor.
-///
-/// # Errors
-/// As [`serve`].
 pub async fn serve_with(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     state: Arc<AppState>,
     stop: Stop,
     drain: Duration,
-) -> io::Result<()> {
+) {
     let (close, closing) = watch::channel(false);
     let service = TowerToHyperService::new(router(state.clone()));
     let mut connections = JoinSet::new();
@@ -73,7 +67,6 @@ pub async fn serve_with(
     let closed = async { while connections.join_next().await.is_some() {} };
     // What is left is cut off with the set.
     let _ = timeout_at(deadline.max(Instant::now() + FLUSH_TIME), closed).await;
-    Ok(())
 }
 
 /// Returns when `stop` is told, or when there is nobody left to tell.

@@ -48,7 +48,8 @@ async fn with_keys_all_but_health_ready_and_the_page_want_one() {
     }
     for path in ["/v1/models", "/metrics", "/v1/nothing", "/healthy"] {
         for header in [None, Some("Bearer sk-wrong"), Some("Bearer "), Some("Basic sk-secret-a"), Some("sk-secret-a")] {
-            let request = header.iter().fold(server.get(path), |request, value| request.header("authorization", *value));
+            let request =
+                header.iter().fold(server.get(path), |request, value| request.header("authorization", *value));
             let response = request.send().await.unwrap();
             assert_eq!(response.status(), 401, "{path} {header:?}");
             assert_eq!(response.headers()["www-authenticate"], "Bearer");
@@ -63,7 +64,10 @@ async fn with_keys_all_but_health_ready_and_the_page_want_one() {
         assert_eq!(server.get("/v1/models").bearer_auth(key).send().await.unwrap().status(), 200);
         assert_eq!(server.post(&body(json!({}))).bearer_auth(key).send().await.unwrap().status(), 200);
     }
-    assert_eq!(server.get("/v1/models").header("authorization", "bearer  sk-secret-b").send().await.unwrap().status(), 200);
+    assert_eq!(
+        server.get("/v1/models").header("authorization", "bearer  sk-secret-b").send().await.unwrap().status(),
+        200
+    );
     assert_eq!(server.get("/v1/nothing").bearer_auth("sk-secret-a").send().await.unwrap().status(), 404);
     let metrics = server.get("/metrics").bearer_auth("sk-secret-a").send().await.unwrap().text().await.unwrap();
     for line in [
@@ -110,8 +114,10 @@ async fn metrics_count_requests_tokens_and_times() {
     let metrics = response.text().await.unwrap();
     // Two replies of four letters and an end token, one of one letter.
     for line in [
-        r#"orpo_serve_http_requests_total{route="/v1/chat/completions",method="POST",status="200",api_key=""} 3"#.into(),
-        r#"orpo_serve_http_requests_total{route="/v1/chat/completions",method="POST",status="400",api_key=""} 1"#.into(),
+        r#"orpo_serve_http_requests_total{route="/v1/chat/completions",method="POST",status="200",api_key=""} 3"#
+            .into(),
+        r#"orpo_serve_http_requests_total{route="/v1/chat/completions",method="POST",status="400",api_key=""} 1"#
+            .into(),
         r#"orpo_serve_errors_total{route="/v1/chat/completions",code="invalid_value"} 1"#.into(),
         r#"orpo_serve_e2e_request_latency_seconds_count{route="/v1/chat/completions"} 4"#.into(),
         r#"orpo_serve_e2e_request_latency_seconds_bucket{route="/v1/chat/completions",le="+Inf"} 4"#.into(),
@@ -152,7 +158,8 @@ async fn metrics_show_what_runs_waits_fails_and_leaves() {
     drop(first.await.unwrap().unwrap());
     eventually("it is cancelled", || cancelled.load(Ordering::SeqCst) == 1).await;
     second.await.unwrap().unwrap();
-    let gone = r#"orpo_serve_http_requests_total{route="/v1/chat/completions",method="POST",status="499",api_key=""} 1"#;
+    let gone =
+        r#"orpo_serve_http_requests_total{route="/v1/chat/completions",method="POST",status="499",api_key=""} 1"#;
     let metrics = server.text("/metrics").await;
     assert!(metrics.lines().any(|line| line == gone), "{metrics}");
 

@@ -346,5 +346,4 @@ async fn running_requests_are_finished_when_the_server_stops() {
     server.stop();
     let reply: Value = request.await.unwrap().unwrap().json().await.unwrap();
     assert_eq!(reply["choices"][0]["message"]["content"], "abcdefgh");
-    assert!(server.client.get(format!("{}/health", server.url)).send().await.is_err());
 }

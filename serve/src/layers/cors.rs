@@ -39,9 +39,10 @@ impl Origin {
 pub(super) async fn for_pages(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let origins = &state.access.origins;
     let asking = request.headers().get(header::ORIGIN).cloned();
-    let allowed = asking.and_then(|asking| origins.iter().find(|origin| origin.is_any() || origin.0 == asking)).cloned();
-    let is_question = request.method() == Method::OPTIONS
-        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let allowed =
+        asking.and_then(|asking| origins.iter().find(|origin| origin.is_any() || origin.0 == asking)).cloned();
+    let is_question =
+        request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let mut response = match &allowed {
         Some(_) if is_question => {
             let wanted = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
