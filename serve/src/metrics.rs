@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn buckets_are_cumulative_and_bounds_inclusive() {
         let mut histogram = Histogram::new(&[0.5, 1.0]);
-        for milliseconds in [500, 501, 1000, 4000] {
+        for milliseconds in [500, 750, 1000, 4000] {
             histogram.observe(Duration::from_millis(milliseconds));
         }
         let mut text = Exposition::default();
@@ -259,7 +259,7 @@ mod tests {
             r#"orpo_serve_x_bucket{model_name="a\"b\\",le="0.5"} 1"#,
             r#"orpo_serve_x_bucket{model_name="a\"b\\",le="1"} 3"#,
             r#"orpo_serve_x_bucket{model_name="a\"b\\",le="+Inf"} 4"#,
-            r#"orpo_serve_x_sum{model_name="a\"b\\"} 6.001"#,
+            r#"orpo_serve_x_sum{model_name="a\"b\\"} 6.25"#,
             r#"orpo_serve_x_count{model_name="a\"b\\"} 4"#,
         ];
         assert_eq!(text.0.lines().collect::<Vec<_>>(), expected);

@@ -94,11 +94,11 @@ pub(super) async fn recorded(State(state): State<Arc<AppState>>, request: Reques
     let status = response.status().as_u16();
     end.error = response.extensions().get::<ErrorKind>().map(|kind| kind.code());
     if response.body().size_hint().exact().is_some() {
-        end.status = status;
+        end.with(status);
         return response;
     }
     response.map(|body| {
-        let ended = stream::once(async move { end.status = status }).filter_map(|()| std::future::ready(None));
+        let ended = stream::once(async move { end.with(status) }).filter_map(|()| std::future::ready(None));
         Body::from_stream(body.into_data_stream().chain(ended))
     })
 }
@@ -109,6 +109,13 @@ struct End {
     status: u16,
     error: Option<&'static str>,
     _in_flight: InFlight,
+}
+
+impl End {
+    /// The answer was handed over whole.
+    fn with(mut self, status: u16) {
+        self.status = status;
+    }
 }
 
 impl Drop for End {
