@@ -11,6 +11,7 @@ use crate::openai::{ApiError, ErrorKind};
 #[derive(Debug)]
 pub struct Admission {
     slots: Arc<Semaphore>,
+    max_concurrent: usize,
     waiting: AtomicUsize,
     max_queue: usize,
 }
@@ -24,7 +25,13 @@ pub struct Permit {
 impl Admission {
     /// `max_concurrent` requests generate at a time, `max_queue` more may wait.
     pub fn new(max_concurrent: usize, max_queue: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(max_concurrent)), waiting: AtomicUsize::new(0), max_queue }
+        let slots = Arc::new(Semaphore::new(max_concurrent));
+        Self { slots, max_concurrent, waiting: AtomicUsize::new(0), max_queue }
+    }
+
+    /// How many requests generate.
+    pub fn running(&self) -> usize {
+        self.max_concurrent - self.slots.available_permits()
     }
 
     /// How many requests wait.
@@ -83,9 +90,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(admission.admit().await.unwrap_err().kind(), ErrorKind::QueueFull);
+        assert_eq!(admission.running(), 1);
         drop(first);
         second.await.unwrap().unwrap();
-        assert_eq!(admission.waiting(), 0);
+        assert_eq!((admission.running(), admission.waiting()), (0, 0));
     }
 
     #[tokio::test]

@@ -11,13 +11,18 @@ use anyhow::Context;
 use clap::Parser;
 use orpo_chat::ChatTokenizer;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 use tracing_subscriber::EnvFilter;
 
 use crate::checkpoint::Checkpoint;
-use crate::config::ServeArgs;
+use crate::config::{LogFormat, ServeArgs};
 use crate::engine::{self, stage};
+#[cfg(unix)]
+use crate::keys;
+use crate::keys::ApiKeys;
 use crate::server::{self, Stop, stopped};
-use crate::state::{AppState, Served};
+use crate::state::{Access, AppState, Served};
+use crate::tls;
 
 /// mistralrs warns that the staged directory has no chat template, which is as it should be.
 const DEFAULT_LOG: &str = "warn,orpo_serve=info,mistralrs_core::pipeline::paths=error";
@@ -35,7 +40,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if message.use_stderr() { ExitCode::from(EXIT_ERROR) } else { ExitCode::SUCCESS };
         }
     };
-    log_to_stderr();
+    log_to_stderr(args.log_format);
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -46,11 +51,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn log_to_stderr() {
+fn log_to_stderr(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour);
     // A program that embeds the server may have set up its own.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).try_init();
+    let _ = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
 }
 
 fn run(args: &ServeArgs) -> anyhow::Result<()> {
@@ -58,6 +67,9 @@ fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let config =
         stage::engine_config(&checkpoint.config).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
     let tokenizer = tokenizer(args)?;
+    let access = access(args)?;
+    let tls = args.tls_cert.as_ref().zip(args.tls_key.as_ref()).map(|(cert, key)| tls::acceptor(cert, key));
+    let tls = tls.transpose()?;
     let listener = bind(&args.host, args.port)?;
 
     let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
@@ -65,7 +77,7 @@ fn run(args: &ServeArgs) -> anyhow::Result<()> {
         let staged = stage::stage(&checkpoint, config, tokenizer.eos_ids())
             .context("cannot prepare the model in the directory for temporary files; set TMPDIR to a writable one")?;
         let load = engine::load(staged, &tokenizer, args.max_concurrent);
-        serve_while_loading(args, listener, load, tokenizer.clone()).await
+        serve_while_loading(args, Sockets { listener, tls }, access, load, tokenizer.clone()).await
     });
     // An engine in the middle of loading cannot be interrupted, and need not be waited for.
     runtime.shutdown_background();
@@ -83,6 +95,21 @@ fn tokenizer(args: &ServeArgs) -> anyhow::Result<ChatTokenizer> {
     Ok(tokenizer)
 }
 
+fn access(args: &ServeArgs) -> anyhow::Result<Access> {
+    let keys = args.api_key_file.as_deref().map(ApiKeys::from_file).transpose()?;
+    #[cfg(unix)]
+    if let Some(path) = args.api_key_file.as_deref().filter(|path| keys::is_open_to_others(path)) {
+        tracing::warn!(file = %path.display(), "other users of this machine may read the API keys; chmod 600 it");
+    }
+    Ok(Access { keys, origins: args.cors_origin.clone(), log_prompts: args.log_prompts })
+}
+
+/// Where requests come in.
+struct Sockets {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
 fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind((host, port)).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -97,16 +124,19 @@ fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
 /// Answers `/health` from the start, everything else once `load` is through.
 async fn serve_while_loading(
     args: &ServeArgs,
-    listener: TcpListener,
+    sockets: Sockets,
+    access: Access,
     load: impl Future<Output = Result<Arc<dyn engine::Engine>, engine::LoadError>>,
     tokenizer: ChatTokenizer,
 ) -> anyhow::Result<()> {
+    let Sockets { listener, tls } = sockets;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let listener = tokio::net::TcpListener::from_std(listener).context("cannot use the socket")?;
     let address = listener.local_addr().context("cannot tell the socket's address")?;
     let stop = stop_on_signals(args.exit_with_stdin)?;
-    let state = Arc::new(AppState::new(args.limits()));
+    let state = Arc::new(AppState::with_access(args.limits(), access));
     let drain = Duration::from_secs(args.drain_timeout_secs);
-    let server = tokio::spawn(server::serve(listener, state.clone(), stop.clone(), drain));
+    let server = tokio::spawn(server::serve_with(listener, tls, state.clone(), stop.clone(), drain));
 
     tracing::info!(model = %args.model.display(), "loading");
     tokio::select! {
@@ -116,11 +146,11 @@ async fn serve_while_loading(
             tracing::info!(%name, context_length = engine.context_length(), "loaded");
             state.serve(Served::new(name, engine, tokenizer));
             let mut stdout = io::stdout();
-            let _ = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
+            let _ = writeln!(stdout, "listening on {scheme}://{address}").and_then(|()| stdout.flush());
         }
         () = stopped(stop) => {}
     }
-    server.await.context("the server task failed")?.context("cannot accept connections")
+    server.await.context("the server task failed")
 }
 
 /// Turns SIGINT, SIGTERM and, if asked for, the end of stdin into one word.

@@ -4,10 +4,11 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::layers::Origin;
 use crate::state::Limits;
 
-/// How large a request body may be. A context of a million tokens is about 4 MB of text.
-const MAX_BODY_BYTES: usize = 8 << 20;
+/// A context of a million tokens is about 4 MB of text.
+const MAX_BODY_BYTES: &str = "8388608";
 
 /// Serve a Hugging Face checkpoint directory over an OpenAI-compatible HTTP API.
 ///
@@ -49,6 +50,36 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_REQUEST_TIMEOUT_SECS", value_name = "N", default_value = "600")]
     pub request_timeout_secs: NonZeroU64,
 
+    /// Bytes that a request body may have; more is answered with 413
+    #[arg(long, env = "ORPO_SERVE_MAX_BODY_BYTES", value_name = "N", default_value = MAX_BODY_BYTES)]
+    pub max_body_bytes: NonZeroUsize,
+
+    /// File with API keys, one a line as NAME:KEY or KEY; every route but /health, /ready and the page at / then wants
+    /// one as `Authorization: Bearer KEY` [default: no key is asked for]
+    #[arg(long, env = "ORPO_SERVE_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Origin whose pages may ask from a browser, as https://example.org; repeat it or separate by commas; * for all
+    /// [default: none but the server's own]
+    #[arg(long, env = "ORPO_SERVE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    pub cors_origin: Vec<Origin>,
+
+    /// Certificate chain (PEM): serve HTTPS
+    #[arg(long, env = "ORPO_SERVE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of --tls-cert (PEM)
+    #[arg(long, env = "ORPO_SERVE_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Form of the log on stderr
+    #[arg(long, env = "ORPO_SERVE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Write request bodies, prompts included, to the log
+    #[arg(long, env = "ORPO_SERVE_LOG_PROMPTS")]
+    pub log_prompts: bool,
+
     /// Seconds that running requests get to finish when the server is told to stop
     #[arg(long, env = "ORPO_SERVE_DRAIN_TIMEOUT_SECS", value_name = "N", default_value_t = 10)]
     pub drain_timeout_secs: u64,
@@ -58,11 +89,21 @@ pub struct ServeArgs {
     pub exit_with_stdin: bool,
 }
 
+/// Forms of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   orpo-serve --model out/checkpoint
   orpo-serve --model out/checkpoint --port 0 --served-model-name tuned
-  orpo-serve --model base --chat-template template.jinja --max-queue 8";
+  orpo-serve --model base --chat-template template.jinja --max-queue 8
+  orpo-serve --model out/checkpoint --host 0.0.0.0 --api-key-file keys --tls-cert cert.pem --tls-key key.pem";
 
 impl ServeArgs {
     /// What bounds a request.
@@ -71,7 +112,7 @@ impl ServeArgs {
             max_concurrent: self.max_concurrent.get(),
             max_queue: self.max_queue,
             request_timeout: Duration::from_secs(self.request_timeout_secs.get()),
-            max_body_bytes: MAX_BODY_BYTES,
+            max_body_bytes: self.max_body_bytes.get(),
         }
     }
 

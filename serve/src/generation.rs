@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admission::Permit;
 use crate::engine::{Finish, GenerateRequest, Generation, SampledToken};
+use crate::metrics::Meter;
 use crate::openai::{ApiError, ChatRequest, ErrorKind, FinishReason, TokenLogprob, TopLogprob, Usage};
 use crate::state::Served;
 use crate::text::{Delta, ReplyText};
@@ -81,6 +82,7 @@ pub fn start(
     let prompt_tokens = request.prompt_ids.len();
     let reply = ReplyText::new(&served.tokenizer, &request.prompt_ids, stops);
     let generation = served.engine.generate(request).map_err(engine_failed)?;
+    let generation = generation.metered(Meter::of_this_request(&served.name, prompt_tokens));
     let (sender, outputs) = unbounded_channel();
     let driver = Driver { served, sender, reply, want_logprobs, usage: Usage::new(prompt_tokens, 0) };
     tokio::spawn(async move {

@@ -7,7 +7,8 @@
 //! - [`engine`]: the trait that the inference engine implements, token ids in and sampled tokens out.
 //! - [`generation`] and [`text`]: tokens become text, stop strings end it, usage is counted.
 //!
-//! [`routes::router`] puts them behind axum, [`server`] runs the sockets, [`cli`] is the program.
+//! [`routes::router`] puts them behind axum, [`layers`] stand around every request (ids, log, [`metrics`], [`keys`], CORS,
+//! limits), [`server`] runs the sockets, [`tls`] encrypts them, [`cli`] is the program.
 //!
 //! ```
 //! use orpo_serve::openai::ChatRequest;
@@ -27,9 +28,13 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod generation;
+pub mod keys;
+pub mod layers;
+pub mod metrics;
 pub mod openai;
 pub mod routes;
 pub mod server;
 pub mod state;
 pub mod text;
+pub mod tls;
 pub mod token_bytes;

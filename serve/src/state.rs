@@ -1,12 +1,17 @@
 //! What the handlers share.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use orpo_chat::ChatTokenizer;
+use tokio::sync::watch;
 
 use crate::admission::Admission;
 use crate::engine::Engine;
+use crate::keys::ApiKeys;
+use crate::layers::Origin;
+use crate::metrics::{Gauges, Metrics};
 use crate::openai::{ApiError, ErrorKind};
 use crate::token_bytes::TokenBytes;
 
@@ -45,19 +50,104 @@ pub struct Limits {
     pub max_body_bytes: usize,
 }
 
+/// Who may ask, and what is noted of it.
+#[derive(Debug, Default)]
+pub struct Access {
+    /// The keys; without any, everybody may.
+    pub keys: Option<ApiKeys>,
+    /// Pages that may ask from a browser, beside the server's own.
+    pub origins: Vec<Origin>,
+    /// Whether request bodies go to the log.
+    pub log_prompts: bool,
+}
+
 /// The state of the server. The model comes later than the sockets: until then the routes answer `not_ready`.
 pub struct AppState {
     /// Slots and the line before them.
     pub admission: Admission,
     /// What bounds a request.
     pub limits: Limits,
+    /// Who may ask.
+    pub access: Access,
+    /// What `/metrics` shows.
+    pub metrics: Arc<Metrics>,
     served: OnceLock<Arc<Served>>,
+    in_flight: Arc<watch::Sender<usize>>,
+    stopping: AtomicBool,
+}
+
+/// A request that is being answered; dropping it ends that.
+#[derive(Debug)]
+pub struct InFlight(Arc<watch::Sender<usize>>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl AppState {
-    /// A server without a model yet.
+    /// A server without a model yet, open to everybody who can reach it.
     pub fn new(limits: Limits) -> Self {
-        Self { admission: Admission::new(limits.max_concurrent, limits.max_queue), limits, served: OnceLock::new() }
+        Self::with_access(limits, Access::default())
+    }
+
+    /// A server without a model yet.
+    pub fn with_access(limits: Limits, access: Access) -> Self {
+        Self {
+            admission: Admission::new(limits.max_concurrent, limits.max_queue),
+            limits,
+            access,
+            metrics: Arc::default(),
+            served: OnceLock::new(),
+            in_flight: Arc::new(watch::Sender::new(0)),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Counts a request until the result is dropped.
+    pub fn in_flight(&self) -> InFlight {
+        self.in_flight.send_modify(|count| *count += 1);
+        InFlight(self.in_flight.clone())
+    }
+
+    /// Returns when no request is being answered.
+    pub async fn idle(&self) {
+        let _ = self.in_flight.subscribe().wait_for(|&count| count == 0).await;
+    }
+
+    /// From now on new requests are refused.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether new requests are refused.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Whether requests can be expected to succeed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Stopping`] or [`ErrorKind::NotReady`], with why not.
+    pub fn ready(&self) -> Result<(), ApiError> {
+        if self.is_stopping() {
+            return Err(ApiError::new(ErrorKind::Stopping, "the server is stopping"));
+        }
+        if self.served()?.engine.is_ready() {
+            return Ok(());
+        }
+        Err(ApiError::new(ErrorKind::NotReady, "the engine is recovering from a failure; retry in a moment"))
+    }
+
+    /// What goes on now, for `/metrics`.
+    pub fn gauges(&self) -> Gauges {
+        Gauges {
+            running: self.admission.running(),
+            waiting: self.admission.waiting(),
+            max_queue: self.limits.max_queue,
+            ready: self.ready().is_ok(),
+        }
     }
 
     /// Begins to serve a model; a second one is ignored.

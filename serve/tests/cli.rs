@@ -79,6 +79,32 @@ fn a_port_in_use_is_refused_before_the_model_is_loaded() {
 }
 
 #[test]
+fn keys_and_certificates_that_cannot_be_used_are_refused_before_the_model_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    let file = dir.path().join("keys");
+    std::fs::write(&file, "anna:two secret-words\n").unwrap();
+    let run = |arguments: &[&str]| refused(orpo_serve().arg("--model").arg(dir.path()).args(arguments));
+    let path = file.to_str().unwrap();
+    for (arguments, words) in [
+        (["--api-key-file", path].as_slice(), "line 1: the key of `anna`"),
+        (&["--api-key-file", "/nonexistent/keys"], "/nonexistent/keys"),
+        (&["--tls-cert", path, "--tls-key", path], "cannot read --tls-cert"),
+    ] {
+        let (code, line) = run(arguments);
+        assert_eq!(code, Some(2));
+        assert!(line.contains(words) && !line.contains("secret"), "{line}");
+    }
+    for usage in [["--tls-cert", path], ["--cors-origin", "https://example.org/"], ["--log-format", "xml"]] {
+        assert_eq!(
+            orpo_serve().args(["--model", "."]).args(usage).output().unwrap().status.code(),
+            Some(2),
+            "{usage:?}"
+        );
+    }
+}
+
+#[test]
 fn usage_errors_are_2_and_help_is_0() {
     assert_eq!(orpo_serve().output().unwrap().status.code(), Some(2));
     assert_eq!(orpo_serve().args(["--model", ".", "--max-concurrent", "0"]).output().unwrap().status.code(), Some(2));

@@ -209,7 +209,7 @@ async fn refusals_have_status_and_error_object() {
         ("GET", "/v1/chat/completions", "", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", "", 405, "method_not_allowed"),
         ("GET", "/v1/nothing", "", 404, "unknown_url"),
-        ("POST", "/", "{}", 404, "unknown_url"),
+        ("POST", "/", "{}", 405, "method_not_allowed"),
         ("POST", "/v1/chat/completions", &"x".repeat(70 << 10), 413, "request_too_large"),
     ] {
         let response = request(method, path, text).send().await.unwrap();
@@ -346,5 +346,4 @@ async fn running_requests_are_finished_when_the_server_stops() {
     server.stop();
     let reply: Value = request.await.unwrap().unwrap().json().await.unwrap();
     assert_eq!(reply["choices"][0]["message"]["content"], "abcdefgh");
-    assert!(server.client.get(format!("{}/health", server.url)).send().await.is_err());
 }

@@ -13,6 +13,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 pub use sampling::{SampledToken, Sampling};
 
+use crate::metrics::Meter;
+
 /// What is to be generated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest {
@@ -61,6 +63,7 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Generation {
     steps: UnboundedReceiver<Result<Step, EngineError>>,
+    meter: Option<Meter>,
 }
 
 /// The engine's end of a [`Generation`]. Unbounded, so that a slow reader cannot hold up the engine; what can pile up
@@ -71,7 +74,12 @@ impl Generation {
     /// A channel for one reply: the engine's end and the reader's.
     pub fn channel() -> (StepSender, Self) {
         let (sender, steps) = unbounded_channel();
-        (sender, Self { steps })
+        (sender, Self { steps, meter: None })
+    }
+
+    /// Counts and times every token from now on.
+    pub fn metered(self, meter: Option<Meter>) -> Self {
+        Self { meter, ..self }
     }
 
     /// The next token. After a step with [`Step::finish`] it must not be called again.
@@ -79,7 +87,14 @@ impl Generation {
     /// # Errors
     /// [`EngineError::Failed`] when the engine says so, [`EngineError::Stopped`] when it hangs up before the end.
     pub async fn next(&mut self) -> Result<Step, EngineError> {
-        self.steps.recv().await.unwrap_or(Err(EngineError::Stopped))
+        let step = self.steps.recv().await.unwrap_or(Err(EngineError::Stopped));
+        if let Some(meter) = &mut self.meter {
+            match &step {
+                Ok(_) => meter.token(),
+                Err(_) => meter.failed(),
+            }
+        }
+        step
     }
 }
 

@@ -31,18 +31,26 @@ pub enum ErrorKind {
     RouteNotFound,
     /// The route exists, but not with this method.
     MethodNotAllowed,
+    /// The API key is absent or not one of this server's.
+    InvalidApiKey,
     /// The body could not be read to its end.
     BodyUnreadable,
+    /// The body did not arrive in time.
+    BodyTimedOut,
     /// The body is larger than allowed.
     BodyTooLarge,
     /// Too many requests wait already.
     QueueFull,
     /// The model is still being loaded, or the engine is recovering.
     NotReady,
+    /// The server finishes what runs and takes nothing new.
+    Stopping,
     /// The request took longer than allowed.
     TimedOut,
     /// The engine failed on this request.
     EngineFailed,
+    /// The server itself failed on this request.
+    Internal,
 }
 
 impl ErrorKind {
@@ -60,13 +68,22 @@ impl ErrorKind {
             Self::ModelNotFound => (StatusCode::NOT_FOUND, REQUEST, "model_not_found", None),
             Self::RouteNotFound => (StatusCode::NOT_FOUND, REQUEST, "unknown_url", None),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, "method_not_allowed", None),
+            Self::InvalidApiKey => (StatusCode::UNAUTHORIZED, REQUEST, "invalid_api_key", None),
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, REQUEST, "unreadable_body", None),
+            Self::BodyTimedOut => (StatusCode::REQUEST_TIMEOUT, REQUEST, "body_timeout", None),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, REQUEST, "request_too_large", None),
             Self::QueueFull => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full", Some(1)),
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "not_ready", Some(1)),
+            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "server_stopping", Some(5)),
             Self::TimedOut => (StatusCode::GATEWAY_TIMEOUT, SERVER, "request_timeout", None),
             Self::EngineFailed => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "engine_failed", None),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error", None),
         }
+    }
+
+    /// The stable `code` of the error object.
+    pub fn code(self) -> &'static str {
+        self.row().2
     }
 }
 
@@ -128,6 +145,8 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        // For the log and the metrics.
+        response.extensions_mut().insert(self.kind);
         response
     }
 }

@@ -2,31 +2,34 @@
 
 mod chat;
 mod health;
+mod metrics;
 mod models;
+mod playground;
 mod ready;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::routing::{get, post};
 
+use crate::layers;
 use crate::openai::{ApiError, ErrorKind};
 use crate::state::AppState;
 
-/// All routes over `state`.
+/// All routes over `state`, with what stands around them.
 pub fn router(state: Arc<AppState>) -> Router {
-    let body_limit = DefaultBodyLimit::max(state.limits.max_body_bytes);
-    Router::new()
+    let routes = Router::new()
+        .route("/", get(playground::playground))
         .route("/v1/chat/completions", post(chat::chat_completions))
         .route("/v1/models", get(models::models))
         .route("/health", get(health::health))
         .route("/ready", get(ready::ready))
+        .route("/metrics", get(metrics::metrics))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .layer(body_limit)
-        .with_state(state)
+        .with_state(state.clone());
+    layers::around(routes, &state)
 }
 
 async fn not_found(method: Method, uri: Uri) -> ApiError {

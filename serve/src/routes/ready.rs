@@ -4,14 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use crate::openai::{ApiError, ErrorKind};
+use crate::openai::ApiError;
 use crate::state::AppState;
 
-/// 200 when the model is loaded and the engine is well, else 503.
+/// 200 when the model is loaded, the engine is well and the server is not stopping, else 503.
 pub(super) async fn ready(State(state): State<Arc<AppState>>) -> Result<&'static str, ApiError> {
-    if state.served()?.engine.is_ready() {
-        Ok("ready\n")
-    } else {
-        Err(ApiError::new(ErrorKind::NotReady, "the engine is recovering from a failure; retry in a moment"))
-    }
+    state.ready().map(|()| "ready\n")
 }

@@ -9,7 +9,7 @@ use orpo_chat::ChatTokenizer;
 use orpo_serve::engine::sampling::Sampler;
 use orpo_serve::engine::{Engine, EngineError, Finish, GenerateRequest, Generation, Step};
 use orpo_serve::server;
-use orpo_serve::state::{AppState, Limits, Served};
+use orpo_serve::state::{Access, AppState, Limits, Served};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -188,9 +188,14 @@ impl Server {
 
     /// A server that is still loading, and its state.
     pub async fn empty(limits: Limits) -> (Self, Arc<AppState>) {
+        Self::guarded(limits, Access::default()).await
+    }
+
+    /// A server that is still loading, with keys, origins or the like.
+    pub async fn guarded(limits: Limits, access: Access) -> (Self, Arc<AppState>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let state = Arc::new(AppState::new(limits));
+        let state = Arc::new(AppState::with_access(limits, access));
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(server::serve(listener, state.clone(), stopped, Duration::from_secs(5)));
         let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build().unwrap();

@@ -1,0 +1,84 @@
+//! Which pages of other origins may talk to the server from a browser: those on the list, and by default none.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::state::AppState;
+
+/// An origin as browsers name it, `https://example.org` or `http://localhost:3000`, or `*` for all.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Origin(HeaderValue);
+
+impl FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_origin = |(scheme, rest): (&str, &str)| {
+            !scheme.is_empty() && !rest.is_empty() && !rest.contains(['/', '?', '#', '@', ' '])
+        };
+        if text != "*" && !text.split_once("://").is_some_and(is_origin) {
+            return Err("must be `*` or SCHEME://HOST[:PORT], without a path or a slash at the end".into());
+        }
+        // Browsers send it in lower case.
+        HeaderValue::from_str(&text.to_ascii_lowercase()).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+impl Origin {
+    fn is_any(&self) -> bool {
+        self.0 == "*"
+    }
+}
+
+/// Answers the question that a browser asks first, and marks answers that an allowed page may read.
+pub(super) async fn for_pages(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+    let origins = &state.access.origins;
+    let asking = request.headers().get(header::ORIGIN).cloned();
+    let allowed =
+        asking.and_then(|asking| origins.iter().find(|origin| origin.is_any() || origin.0 == asking)).cloned();
+    let is_question =
+        request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = match &allowed {
+        Some(_) if is_question => {
+            let wanted = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+            let mut response = StatusCode::NO_CONTENT.into_response();
+            let headers = response.headers_mut();
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+            // Official clients send a dozen of their own.
+            headers.extend(wanted.map(|wanted| (header::ACCESS_CONTROL_ALLOW_HEADERS, wanted)));
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+            response
+        }
+        _ => next.run(request).await,
+    };
+    let headers = response.headers_mut();
+    if let Some(Origin(origin)) = allowed {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        let readable = HeaderValue::from_static("x-request-id, retry-after");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, readable);
+    }
+    if !origins.is_empty() {
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_have_no_path() {
+        for good in ["*", "https://example.org", "http://localhost:3000", "HTTP://[::1]:80"] {
+            assert!(good.parse::<Origin>().is_ok(), "{good}");
+        }
+        for bad in ["", "example.org", "https://", "https://example.org/", "https://a b", "null", "https://u@h"] {
+            assert!(bad.parse::<Origin>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! What `/metrics` shows: Prometheus' text format, with vLLM's names for what it has, too, behind the prefix
+//! `orpo_serve_`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::layers::Record;
+
+/// Upper bounds in seconds, vLLM's.
+const FIRST_TOKEN_BOUNDS: [f64; 21] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+    160.0, 640.0,
+];
+const PER_TOKEN_BOUNDS: [f64; 18] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0];
+const REQUEST_BOUNDS: [f64; 19] =
+    [0.005, 0.05, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 240.0, 960.0];
+
+/// Labels with their values, in the order in which they are shown.
+type Labels = Vec<(&'static str, String)>;
+
+/// All counters and histograms of a server.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    families: Mutex<Families>,
+}
+
+#[derive(Debug, Default)]
+struct Families {
+    requests: BTreeMap<Labels, u64>,
+    errors: BTreeMap<Labels, u64>,
+    durations: BTreeMap<Labels, Histogram>,
+    models: BTreeMap<String, ModelFamilies>,
+}
+
+#[derive(Debug)]
+struct ModelFamilies {
+    prompt_tokens: u64,
+    generation_tokens: u64,
+    engine_failures: u64,
+    first_token: Histogram,
+    per_token: Histogram,
+}
+
+impl Default for ModelFamilies {
+    fn default() -> Self {
+        Self {
+            prompt_tokens: 0,
+            generation_tokens: 0,
+            engine_failures: 0,
+            first_token: Histogram::new(&FIRST_TOKEN_BOUNDS),
+            per_token: Histogram::new(&PER_TOKEN_BOUNDS),
+        }
+    }
+}
+
+/// Counts of observations by upper bound.
+#[derive(Debug)]
+struct Histogram {
+    bounds: &'static [f64],
+    /// One more than bounds: the last is for what is above all.
+    counts: Vec<u64>,
+    sum: f64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Self {
+        Self { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
+    }
+
+    fn observe(&mut self, value: Duration) {
+        let value = value.as_secs_f64();
+        self.counts[self.bounds.partition_point(|&bound| bound < value)] += 1;
+        self.sum += value;
+    }
+}
+
+/// What the server as a whole is doing at the moment of asking.
+#[derive(Debug, Clone, Copy)]
+pub struct Gauges {
+    /// Requests that generate.
+    pub running: usize,
+    /// Requests that wait for a slot.
+    pub waiting: usize,
+    /// The longest that the line may become.
+    pub max_queue: usize,
+    /// Whether `/ready` says yes.
+    pub ready: bool,
+}
+
+impl Metrics {
+    /// Counts a finished request: where, how, whose, and after how long it ended.
+    pub(crate) fn request(&self, record: &Record, status: u16, error: Option<&'static str>) {
+        let mut labels =
+            vec![("route", record.route.clone()), ("method", record.method.clone()), ("status", status.to_string())];
+        self.change(|families| {
+            if let Some(code) = error {
+                let labels = vec![("route", record.route.clone()), ("code", code.to_string())];
+                *families.errors.entry(labels).or_default() += 1;
+            }
+            let route = vec![("route", record.route.clone())];
+            let durations = families.durations.entry(route).or_insert_with(|| Histogram::new(&REQUEST_BOUNDS));
+            durations.observe(record.arrived.elapsed());
+            labels.push(("api_key", record.key.get().cloned().unwrap_or_default()));
+            *families.requests.entry(labels).or_default() += 1;
+        });
+    }
+
+    /// All of it, as text.
+    pub fn render(&self, gauges: Gauges) -> String {
+        let mut text = Exposition::default();
+        let none = Labels::new();
+        text.family("ready", "gauge", "1 if requests can be expected to succeed.");
+        text.sample("ready", &none, u8::from(gauges.ready));
+        text.family("num_requests_running", "gauge", "Requests that generate.");
+        text.sample("num_requests_running", &none, gauges.running);
+        text.family("num_requests_waiting", "gauge", "Requests that wait for a slot.");
+        text.sample("num_requests_waiting", &none, gauges.waiting);
+        text.family("max_requests_waiting", "gauge", "Requests that may wait; more are answered with 429.");
+        text.sample("max_requests_waiting", &none, gauges.max_queue);
+        self.change(|families| {
+            text.family(
+                "http_requests_total",
+                "counter",
+                "Requests by route, status and name of the API key; 499: the client left before the end.",
+            );
+            families.requests.iter().for_each(|(labels, count)| text.sample("http_requests_total", labels, count));
+            text.family("errors_total", "counter", "Error answers by route and `code` of the error object.");
+            families.errors.iter().for_each(|(labels, count)| text.sample("errors_total", labels, count));
+            let name = "e2e_request_latency_seconds";
+            text.family(name, "histogram", "From a request's arrival to the last byte of its answer.");
+            families.durations.iter().for_each(|(labels, histogram)| text.histogram(name, labels, histogram));
+
+            let models: Vec<(Labels, &ModelFamilies)> =
+                families.models.iter().map(|(name, model)| (vec![("model_name", name.clone())], model)).collect();
+            type Count = fn(&ModelFamilies) -> u64;
+            let counters: [(&str, &str, Count); 3] = [
+                ("prompt_tokens_total", "Prompt tokens given to the engine.", |model| model.prompt_tokens),
+                ("generation_tokens_total", "Tokens generated.", |model| model.generation_tokens),
+                ("engine_failures_total", "Generations that the engine broke off.", |model| model.engine_failures),
+            ];
+            for (name, help, count) in counters {
+                text.family(name, "counter", help);
+                models.iter().for_each(|(labels, model)| text.sample(name, labels, count(model)));
+            }
+            let name = "time_to_first_token_seconds";
+            text.family(name, "histogram", "From a request's arrival, waiting included, to its first token.");
+            models.iter().for_each(|(labels, model)| text.histogram(name, labels, &model.first_token));
+            let name = "time_per_output_token_seconds";
+            text.family(name, "histogram", "From one token of a generation to the next.");
+            models.iter().for_each(|(labels, model)| text.histogram(name, labels, &model.per_token));
+        });
+        text.0
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Families) -> T) -> T {
+        // Every change is whole even if another panicked between two.
+        change(&mut self.families.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn model<T>(&self, name: &str, change: impl FnOnce(&mut ModelFamilies) -> T) -> T {
+        self.change(|families| {
+            if !families.models.contains_key(name) {
+                families.models.insert(name.to_string(), ModelFamilies::default());
+            }
+            change(families.models.get_mut(name).expect("it was just inserted"))
+        })
+    }
+}
+
+/// Counts and times the tokens of one generation, for the metrics and for the log line of its request.
+#[derive(Debug)]
+pub struct Meter {
+    record: Arc<Record>,
+    model: String,
+    last: Option<Instant>,
+}
+
+impl Meter {
+    /// The meter of a generation by `model` for the request that is being answered, its prompt counted; none outside of
+    /// one. To be called where the request's handler runs, not in a task of its own.
+    pub fn of_this_request(model: &str, prompt_tokens: usize) -> Option<Self> {
+        let record = Record::current()?;
+        record.count_tokens(prompt_tokens, 0);
+        record.metrics.model(model, |families| families.prompt_tokens += prompt_tokens as u64);
+        Some(Self { record, model: model.to_string(), last: None })
+    }
+
+    /// The engine gave a token.
+    pub fn token(&mut self) {
+        let now = Instant::now();
+        self.record.count_tokens(0, 1);
+        self.record.metrics.model(&self.model, |families| {
+            families.generation_tokens += 1;
+            match self.last {
+                None => families.first_token.observe(now - self.record.arrived),
+                Some(last) => families.per_token.observe(now - last),
+            }
+        });
+        self.last = Some(now);
+    }
+
+    /// The engine broke off.
+    pub fn failed(&self) {
+        self.record.metrics.model(&self.model, |families| families.engine_failures += 1);
+    }
+}
+
+/// The text format, version 0.0.4.
+#[derive(Default)]
+struct Exposition(String);
+
+impl Exposition {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP orpo_serve_{name} {help}\n# TYPE orpo_serve_{name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &Labels, value: impl std::fmt::Display) {
+        let _ = write!(self.0, "orpo_serve_{name}");
+        if !labels.is_empty() {
+            let labels = labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escaped(value)));
+            let _ = write!(self.0, "{{{}}}", labels.collect::<Vec<_>>().join(","));
+        }
+        let _ = writeln!(self.0, " {value}");
+    }
+
+    fn histogram(&mut self, name: &str, labels: &Labels, histogram: &Histogram) {
+        let bounds = histogram.bounds.iter().map(ToString::to_string).chain(["+Inf".to_string()]);
+        let mut total = 0;
+        for (bound, count) in bounds.zip(&histogram.counts) {
+            total += count;
+            let labels = [labels.as_slice(), &[("le", bound)]].concat();
+            self.sample(&format!("{name}_bucket"), &labels, total);
+        }
+        self.sample(&format!("{name}_sum"), labels, histogram.sum);
+        self.sample(&format!("{name}_count"), labels, total);
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_cumulative_and_bounds_inclusive() {
+        let mut histogram = Histogram::new(&[0.5, 1.0]);
+        for milliseconds in [500, 750, 1000, 4000] {
+            histogram.observe(Duration::from_millis(milliseconds));
+        }
+        let mut text = Exposition::default();
+        text.histogram("x", &vec![("model_name", "a\"b\\".into())], &histogram);
+        let expected = [
+            r#"orpo_serve_x_bucket{model_name="a\"b\\",le="0.5"} 1"#,
+            r#"orpo_serve_x_bucket{model_name="a\"b\\",le="1"} 3"#,
+            r#"orpo_serve_x_bucket{model_name="a\"b\\",le="+Inf"} 4"#,
+            r#"orpo_serve_x_sum{model_name="a\"b\\"} 6.25"#,
+            r#"orpo_serve_x_count{model_name="a\"b\\"} 4"#,
+        ];
+        assert_eq!(text.0.lines().collect::<Vec<_>>(), expected);
+    }
+}

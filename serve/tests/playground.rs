@@ -1,0 +1,159 @@
+//! The playground in headless Chromium, over the test double. Skipped where there is no `chromedriver`.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use common::{Behaviour, Double, MODEL, Server, limits, says, tokenizer};
+use orpo_serve::keys::ApiKeys;
+use orpo_serve::state::{Access, Served};
+use serde_json::{Value, json};
+
+const ENTER: &str = "\u{E007}";
+const ESCAPE: &str = "\u{E00C}";
+const ARROW_RIGHT: &str = "\u{E014}";
+
+/// A browser, spoken to by WebDriver (<https://www.w3.org/TR/webdriver2/>).
+struct Browser {
+    driver: Child,
+    client: reqwest::Client,
+    session: String,
+}
+
+impl Browser {
+    async fn start() -> Option<Self> {
+        let driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let Ok(mut driver) = driver else {
+            println!("skipped: no `chromedriver`");
+            return None;
+        };
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let line = lines.find(|line| line.contains("successfully on port")).expect("it tells its port");
+        // Its pipe stays open and is read, or it would break when it writes more.
+        std::thread::spawn(move || lines.for_each(drop));
+        let port: u16 = line.trim_end_matches('.').rsplit(' ').next().unwrap().parse().unwrap();
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().unwrap();
+        let mut browser = Self { driver, client, session: format!("http://127.0.0.1:{port}/session") };
+        let arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"];
+        let options = json!({"args": arguments});
+        let wanted =
+            json!({"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}});
+        let session = browser.post("", json!({"capabilities": {"alwaysMatch": wanted}})).await;
+        browser.session = format!("{}/{}", browser.session, session["sessionId"].as_str().unwrap());
+        Some(browser)
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Value {
+        let response = self.client.post(format!("{}{path}", self.session)).json(&body).send().await.unwrap();
+        let answer: Value = response.json().await.unwrap();
+        assert!(answer["value"]["error"].is_null(), "{path}: {answer}");
+        answer["value"].clone()
+    }
+
+    async fn run(&self, script: &str) -> Value {
+        self.post("/execute/sync", json!({"script": script, "args": []})).await
+    }
+
+    /// Types where the focus is.
+    async fn type_keys(&self, keys: &str) {
+        let strokes: Vec<Value> = keys
+            .chars()
+            .flat_map(|key| [json!({"type": "keyDown", "value": key}), json!({"type": "keyUp", "value": key})])
+            .collect();
+        self.post("/actions", json!({"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})).await;
+    }
+
+    async fn wait_for(&self, condition: &str) {
+        for _ in 0..300 {
+            if self.run(&format!("return Boolean({condition})")).await == true {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("never came true: {condition}; the page: {}", self.run("return document.body.innerText").await);
+    }
+
+    /// What the browser complained of, without the answers with a status that are meant.
+    async fn complaints(&self) -> Vec<Value> {
+        let log = self.post("/se/log", json!({"type": "browser"})).await;
+        let entries = log.as_array().unwrap().iter().filter(|entry| entry["level"] != "DEBUG");
+        entries.filter(|entry| !entry["message"].as_str().unwrap().contains("status of 401")).cloned().collect()
+    }
+
+    async fn end(mut self) {
+        let _ = self.client.delete(&self.session).send().await;
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_keyboard_from_the_key_to_the_last_token() {
+    let Some(browser) = Browser::start().await else { return };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "anna:sk-a\n").unwrap();
+    let access = Access { keys: Some(ApiKeys::from_file(file.path()).unwrap()), ..Access::default() };
+    let (server, state) = Server::guarded(limits(), access).await;
+    state.serve(Served::new(MODEL, Arc::new(Double::new(says("Grüße <b>🦀</b>"))), tokenizer()));
+    browser.post("/url", json!({"url": format!("{}/", server.url)})).await;
+
+    // Without a key the page says so and waits in the field.
+    browser.wait_for("document.activeElement.id == 'key'").await;
+    browser.type_keys("sk-a\t").await;
+    browser.wait_for(&format!("document.querySelector('#model0').value == '{MODEL}'")).await;
+    browser.run("document.querySelector('#prompt').focus()").await;
+    browser.type_keys("hi").await;
+    browser.type_keys(ENTER).await;
+    browser.wait_for("document.querySelector('.stats').textContent.includes('finished: stop')").await;
+    let text = browser.run("return document.querySelector('.message.assistant .text').textContent").await;
+    assert_eq!(text, "Grüße <b>🦀</b>");
+    let stats = browser.run("return document.querySelector('.stats').textContent").await;
+    assert!(stats.as_str().unwrap().starts_with(&format!("{} tokens, ", "Grüße <b>🦀</b>".len() + 1)), "{stats}");
+    assert!(stats.as_str().unwrap().contains("tokens/s, first after"), "{stats}");
+    // Likely tokens are not coloured, and each tells its alternatives.
+    let colours = browser.run("return document.querySelector('.token').style.background").await;
+    assert_eq!(colours, "rgba(var(--mid), 0.000)");
+    browser.run("document.querySelector('.log').focus()").await;
+    browser.type_keys(&ARROW_RIGHT.repeat(2)).await;
+    let token = browser.run("return document.querySelector('#token').textContent").await;
+    assert!(token.as_str().unwrap().starts_with("This token: r 100.0 % (-0.000)  Most likely: r 100.0 %"), "{token}");
+    assert_eq!(browser.complaints().await, Vec::<Value>::new());
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_models_side_by_side_and_escape_stops_both() {
+    let Some(browser) = Browser::start().await else { return };
+    let engine = Double::new(Behaviour::Noise).paced(Duration::from_millis(20));
+    let (cancelled, running) = (engine.cancelled.clone(), engine.running.clone());
+    let limits = orpo_serve::state::Limits { max_concurrent: 2, ..limits() };
+    let server = Server::with_limits(engine, limits).await;
+    browser.post("/url", json!({"url": format!("{}/", server.url)})).await;
+    browser.wait_for(&format!("document.querySelector('#model0').value == '{MODEL}'")).await;
+    assert_eq!(browser.run("return document.querySelectorAll('.pane')[1].hidden").await, true);
+    let choose = format!(
+        "const select = document.querySelector('#model1'); select.value = '{MODEL}'; select.dispatchEvent(new Event('change'))"
+    );
+    browser.run(&choose).await;
+    browser.run("document.querySelector('#prompt').focus()").await;
+    browser.type_keys("hi").await;
+    browser.type_keys(ENTER).await;
+    let panes = "[...document.querySelectorAll('.pane')]";
+    browser.wait_for(&format!("{panes}.every((pane) => pane.querySelectorAll('.token').length > 3)")).await;
+    assert_eq!(running.load(Ordering::SeqCst), 2);
+    browser.type_keys(ESCAPE).await;
+    browser.wait_for(&format!("{panes}.every((pane) => pane.textContent.includes('stopped'))")).await;
+    common::eventually("both are cancelled", || cancelled.load(Ordering::SeqCst) == 2).await;
+    // What came so far is part of the conversation, and the next message goes on with it.
+    browser.type_keys("more").await;
+    browser.type_keys(ENTER).await;
+    browser.wait_for(&format!("{panes}.every((pane) => pane.querySelectorAll('.message').length == 4)")).await;
+    browser.type_keys(ESCAPE).await;
+    browser.wait_for("!document.querySelector('#send').disabled").await;
+    assert_eq!(browser.complaints().await, Vec::<Value>::new());
+    browser.end().await;
+}
