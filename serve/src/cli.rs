@@ -3,19 +3,19 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use orpo_chat::ChatTokenizer;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-use crate::checkpoint::Checkpoint;
 use crate::config::ServeArgs;
-use crate::engine::{self, stage};
+use crate::engine::{self, Engine, stage};
+use crate::load;
 use crate::server::{self, Stop, stopped};
 use crate::state::{AppState, Served};
 
@@ -23,6 +23,7 @@ use crate::state::{AppState, Served};
 const DEFAULT_LOG: &str = "warn,orpo_serve=info,mistralrs_core::pipeline::paths=error";
 /// Usage, input or environment error.
 const EXIT_ERROR: u8 = 2;
+const NO_TMPDIR: &str = "cannot prepare the model in the directory for temporary files; set TMPDIR to a writable one";
 
 /// Runs the server until it is told to stop. `args` begin with the program's name as usage messages show it
 /// (`orpo-serve`, or `orpo serve`). 0 after a clean stop, 2 after an error, which is told in one line on stderr.
@@ -54,33 +55,35 @@ fn log_to_stderr() {
 }
 
 fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let checkpoint = Checkpoint::open(&args.model)?;
-    let config =
-        stage::engine_config(&checkpoint.config).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
-    let tokenizer = tokenizer(args)?;
     let listener = bind(&args.host, args.port)?;
-
+    // Merged adapters lie here. It outlives the engines, which map their weights from it.
+    let scratch = tempfile::Builder::new().prefix("orpo-serve-").tempdir().context(NO_TMPDIR)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
-    let served = runtime.block_on(async {
-        let staged = stage::stage(&checkpoint, config, tokenizer.eos_ids())
-            .context("cannot prepare the model in the directory for temporary files; set TMPDIR to a writable one")?;
-        let load = engine::load(staged, &tokenizer, args.max_concurrent);
-        serve_while_loading(args, listener, load, tokenizer.clone()).await
-    });
+    let served = runtime.block_on(serve_while_loading(args, listener, load_models(args, scratch.path())));
     // An engine in the middle of loading cannot be interrupted, and need not be waited for.
     runtime.shutdown_background();
     served
 }
 
-fn tokenizer(args: &ServeArgs) -> anyhow::Result<ChatTokenizer> {
-    let mut tokenizer = ChatTokenizer::from_dir(&args.model)?;
-    if let Some(path) = &args.chat_template {
-        let source = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read --chat-template `{}`", path.display()))?;
-        tokenizer = tokenizer.with_template(source).with_context(|| format!("--chat-template `{}`", path.display()))?;
+/// Fetches, checks and merges what the user asks for, and loads it, one model after the other.
+async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Served>> {
+    let (own_args, scratch) = (args.clone(), scratch.to_path_buf());
+    let models = tokio::task::spawn_blocking(move || load::models(&own_args, &scratch));
+    let mut served = Vec::new();
+    for model in models.await.context("the loading task failed")?? {
+        tracing::info!(name = %model.name, dir = %model.checkpoint.dir.display(), "loading");
+        let engine = load_engine(args, &model).await?;
+        tracing::info!(name = %model.name, context_length = engine.context_length(), "loaded");
+        served.push(Served::of(model, engine));
     }
-    tokenizer.template().context("pass --chat-template FILE")?;
-    Ok(tokenizer)
+    Ok(served)
+}
+
+async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<Arc<dyn Engine>> {
+    let load::Model { name, checkpoint, tokenizer, .. } = model;
+    let config = stage::engine_config(&checkpoint.config).with_context(|| format!("cannot serve `{name}`"))?;
+    let staged = stage::stage(checkpoint, config, tokenizer.eos_ids()).context(NO_TMPDIR)?;
+    engine::load(staged, tokenizer, args.max_concurrent).await.with_context(|| format!("cannot load `{name}`"))
 }
 
 fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
@@ -98,8 +101,7 @@ fn bind(host: &str, port: u16) -> anyhow::Result<TcpListener> {
 async fn serve_while_loading(
     args: &ServeArgs,
     listener: TcpListener,
-    load: impl Future<Output = Result<Arc<dyn engine::Engine>, engine::LoadError>>,
-    tokenizer: ChatTokenizer,
+    load: impl Future<Output = anyhow::Result<Vec<Served>>>,
 ) -> anyhow::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener).context("cannot use the socket")?;
     let address = listener.local_addr().context("cannot tell the socket's address")?;
@@ -108,13 +110,9 @@ async fn serve_while_loading(
     let drain = Duration::from_secs(args.drain_timeout_secs);
     let server = tokio::spawn(server::serve(listener, state.clone(), stop.clone(), drain));
 
-    tracing::info!(model = %args.model.display(), "loading");
     tokio::select! {
         loaded = load => {
-            let engine = loaded.with_context(|| format!("cannot load `{}`", args.model.display()))?;
-            let name = args.model_name();
-            tracing::info!(%name, context_length = engine.context_length(), "loaded");
-            state.serve(Served::new(name, engine, tokenizer));
+            state.serve_all(loaded?);
             let mut stdout = io::stdout();
             let _ = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush());
         }

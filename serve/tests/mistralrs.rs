@@ -10,6 +10,8 @@ use orpo_chat::ChatTokenizer;
 use orpo_serve::checkpoint::Checkpoint;
 use orpo_serve::engine::stage::{engine_config, stage};
 use orpo_serve::engine::{self, Engine, EngineError, Finish, GenerateRequest, Sampling, Step};
+use orpo_serve::load::adapter::Adapter;
+use orpo_serve::load::merge;
 use serde_json::Value;
 
 const TOLERANCE: f64 = 1e-3;
@@ -76,6 +78,44 @@ async fn greedy_tokens_and_logprobs_are_those_of_transformers() {
         }
         println!("{name}: largest difference of a log-probability {worst:.1e}");
         assert!(worst < TOLERANCE, "{name}: {worst}");
+    }
+}
+
+/// A base and two adapters that PEFT wrote, all loaded at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn merged_adapters_say_what_peft_s_say() {
+    let shared = std::env::var_os("ORPO_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
+    for name in ["llama", "qwen2"] {
+        let golden = shared.join("train/golden").join(name);
+        if !golden.is_dir() {
+            println!("skipped: no `{}`", golden.display());
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let base = Checkpoint::open(&golden.join("model")).unwrap();
+        let generation: Value =
+            serde_json::from_slice(&std::fs::read(golden.join("generation.json")).unwrap()).unwrap();
+        let mut engines = Vec::new();
+        for (run, _) in generation["runs"].as_object().unwrap() {
+            let dir = match run.as_str() {
+                "base" => base.dir.clone(),
+                adapter => {
+                    let into = scratch.path().join(adapter.replace('/', "-"));
+                    merge(&base, &Adapter::open(&golden.join(adapter)).unwrap(), &into).unwrap().dir
+                }
+            };
+            engines.push((run, load(&dir).await));
+        }
+        assert_eq!(engines.len(), 3);
+        for (run, engine) in &engines {
+            for (number, case) in generation["runs"][run].as_array().unwrap().iter().enumerate() {
+                let (prompt, expected) = (ids(&case["prompt_input_ids"]), ids(&case["output_ids"]));
+                let request = GenerateRequest { eos_ids: Vec::new(), ..greedy(prompt, expected.len()) };
+                let steps = steps(&**engine, request).await.unwrap();
+                let found: Vec<u32> = steps.iter().map(|step| step.token.id).collect();
+                assert_eq!(found, expected, "{name}, {run}, prompt {number}");
+            }
+        }
     }
 }
 

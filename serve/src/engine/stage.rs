@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use crate::checkpoint::{self, Checkpoint};
+use crate::files::link;
 
 /// Architectures whose logits were compared with those of `transformers`.
 const ARCHITECTURES: [&str; 6] = [
@@ -87,24 +88,13 @@ pub fn stage(checkpoint: &Checkpoint, config: EngineConfig, eos_ids: &[u32]) -> 
     let tied = config.config.get("tie_word_embeddings") == Some(&json!(true));
     let renamed = if tied { checkpoint.holder_of_lone_head()? } else { None };
     for file in checkpoint.weights.iter().chain([&checkpoint.dir.join("tokenizer.json")]) {
-        let source = std::path::absolute(file)?;
-        let target = dir.path().join(source.file_name().expect("a checkpoint file has a name"));
-        if renamed == Some(file) { checkpoint::copy_renaming_head(&source, &target)? } else { link(&source, &target)? }
+        let target = dir.path().join(file.file_name().expect("a checkpoint file has a name"));
+        if renamed == Some(file) { checkpoint::copy_renaming_head(file, &target)? } else { link(file, &target)? }
     }
     let write = |name: &str, value: &Value| std::fs::write(dir.path().join(name), value.to_string());
     write("config.json", &Value::Object(config.config))?;
     write("generation_config.json", &json!({ "eos_token_id": eos_ids }))?;
     Ok(Staged { dir, context_length: config.context_length })
-}
-
-#[cfg(unix)]
-fn link(source: &Path, target: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(source, target).or_else(|_| std::fs::copy(source, target).map(|_| ()))
-}
-
-#[cfg(not(unix))]
-fn link(source: &Path, target: &Path) -> io::Result<()> {
-    std::fs::copy(source, target).map(|_| ())
 }
 
 /// Rewrites a `config.json` of transformers 4 or 5.
