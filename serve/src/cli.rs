@@ -14,8 +14,9 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::ServeArgs;
-use crate::engine::{self, Engine, stage};
-use crate::load;
+use crate::engine::stage::{self, Format};
+use crate::engine::{self, Engine};
+use crate::load::{self, Weights};
 use crate::server::{self, Stop, stopped};
 use crate::state::{AppState, Served};
 
@@ -71,7 +72,6 @@ async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Ser
     let models = tokio::task::spawn_blocking(move || load::models(&own_args, &scratch));
     let mut served = Vec::new();
     for model in models.await.context("the loading task failed")?? {
-        tracing::info!(name = %model.name, dir = %model.checkpoint.dir.display(), "loading");
         let engine = load_engine(args, &model).await?;
         tracing::info!(name = %model.name, context_length = engine.context_length(), "loaded");
         served.push(Served::of(model, engine));
@@ -80,9 +80,19 @@ async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Ser
 }
 
 async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<Arc<dyn Engine>> {
-    let load::Model { name, checkpoint, tokenizer, .. } = model;
-    let config = stage::engine_config(&checkpoint.config).with_context(|| format!("cannot serve `{name}`"))?;
-    let staged = stage::stage(checkpoint, config, tokenizer.eos_ids()).context(NO_TMPDIR)?;
+    let load::Model { name, weights, tokenizer, .. } = model;
+    let staged = match weights {
+        Weights::Checkpoint(checkpoint) => {
+            let config = stage::engine_config(&checkpoint.config).with_context(|| format!("cannot serve `{name}`"))?;
+            let staged = stage::stage(checkpoint, config, tokenizer.eos_ids()).context(NO_TMPDIR)?;
+            staged.quantized(args.quantize)
+        }
+        Weights::Gguf(gguf) => stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?,
+    };
+    tracing::info!(%name, weights = ?staged.format, "loading");
+    if cfg!(all(target_arch = "x86_64", not(target_feature = "avx2"))) && staged.format != Format::Safetensors(None) {
+        tracing::warn!("quantised weights are slow in this build: it has no AVX2; build with -C target-cpu=x86-64-v3");
+    }
     engine::load(staged, tokenizer, args.max_concurrent).await.with_context(|| format!("cannot load `{name}`"))
 }
 

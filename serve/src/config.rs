@@ -17,9 +17,9 @@ const MAX_BODY_BYTES: usize = 8 << 20;
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "orpo-serve", version, after_help = EXAMPLES)]
 pub struct ServeArgs {
-    /// Checkpoint directory (config.json, model.safetensors or shards, tokenizer.json), or a model of the Hugging Face
-    /// hub: owner/name[@revision]
-    #[arg(long, env = "ORPO_SERVE_MODEL", value_name = "DIR|HF_ID")]
+    /// Checkpoint directory (config.json, model.safetensors or shards, tokenizer.json), a GGUF file, or a model of the
+    /// Hugging Face hub: owner/name[@revision]
+    #[arg(long, env = "ORPO_SERVE_MODEL", value_name = "DIR|FILE|HF_ID")]
     pub model: PathBuf,
 
     /// Address to listen on
@@ -39,6 +39,14 @@ pub struct ServeArgs {
     /// is merged into a copy of the weights, in memory and, while the server runs, below TMPDIR
     #[arg(long, env = "ORPO_SERVE_ADAPTER", value_name = "NAME=DIR", value_delimiter = ',', value_parser = named_adapter)]
     pub adapter: Vec<NamedAdapter>,
+
+    /// Directory of the tokenizer and chat template of a GGUF file [default: that of the file]
+    #[arg(long, env = "ORPO_SERVE_TOKENIZER", value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+
+    /// Quantise the weights while loading: less memory and faster decoding, at the price of other log-probabilities
+    #[arg(long, env = "ORPO_SERVE_QUANTIZE", value_name = "TYPE")]
+    pub quantize: Option<Quantization>,
 
     /// Do not check the files against the hashes of orpo_manifest.json
     #[arg(long, env = "ORPO_SERVE_NO_VERIFY", value_parser = clap::builder::BoolishValueParser::new())]
@@ -70,6 +78,28 @@ pub struct ServeArgs {
     pub exit_with_stdin: bool,
 }
 
+/// The block types of llama.cpp, by bits per weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[allow(missing_docs, reason = "the names are those of the format")]
+pub enum Quantization {
+    #[value(name = "q2k")]
+    Q2K,
+    #[value(name = "q3k")]
+    Q3K,
+    #[value(name = "q4_0")]
+    Q4_0,
+    #[value(name = "q4k")]
+    Q4K,
+    #[value(name = "q5_0")]
+    Q5_0,
+    #[value(name = "q5k")]
+    Q5K,
+    #[value(name = "q6k")]
+    Q6K,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
 /// An adapter and the name that clients ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedAdapter {
@@ -93,6 +123,7 @@ Examples:
   orpo-serve --model out/checkpoint
   orpo-serve --model out/checkpoint --port 0 --served-model-name tuned
   orpo-serve --model owner/base --adapter tuned=out/adapter
+  orpo-serve --model out/checkpoint --quantize q8_0
   orpo-serve --model base --chat-template template.jinja --max-queue 8";
 
 impl ServeArgs {
@@ -106,7 +137,7 @@ impl ServeArgs {
         }
     }
 
-    /// The names of the model, at least one: as given, else the hub id or that of the model directory.
+    /// The names of the model, at least one: as given, else the hub id or that of the directory or file.
     pub fn model_names(&self) -> Vec<String> {
         if !self.served_model_name.is_empty() {
             return self.served_model_name.clone();
@@ -116,8 +147,9 @@ impl ServeArgs {
             let id = id.strip_prefix("hub:").unwrap_or(&id);
             return vec![id.split('@').next().unwrap_or(id).to_string()];
         }
-        let dir = self.model.canonicalize().unwrap_or_else(|_| self.model.clone());
-        vec![dir.file_name().map_or_else(|| "model".to_string(), |name| name.to_string_lossy().into_owned())]
+        let path = self.model.canonicalize().unwrap_or_else(|_| self.model.clone());
+        let name = if path.is_file() { path.file_stem() } else { path.file_name() };
+        vec![name.map_or_else(|| "model".to_string(), |name| name.to_string_lossy().into_owned())]
     }
 }
 

@@ -7,11 +7,14 @@
 use std::io;
 use std::path::Path;
 
+use orpo_chat::ChatTokenizer;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use crate::checkpoint::{self, Checkpoint};
+use crate::config::Quantization;
 use crate::files::link;
+use crate::load::gguf::Gguf;
 
 /// Architectures whose logits were compared with those of `transformers`.
 const ARCHITECTURES: [&str; 6] = [
@@ -31,7 +34,7 @@ const CACHE_STEP: u64 = 512;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnsupportedModel {
     /// The architecture is unknown or untested.
-    #[error("architecture `{found}` is not supported; supported are {}", ARCHITECTURES.join(", "))]
+    #[error("architecture `{found}` is not supported; serve a model of one of {}", ARCHITECTURES.join(", "))]
     Architecture {
         /// `architectures` of config.json.
         found: String,
@@ -69,13 +72,47 @@ pub struct Staged {
     dir: TempDir,
     /// As in [`EngineConfig`].
     pub context_length: usize,
+    /// What lies in it.
+    pub format: Format,
 }
+
+/// How the weights of a [`Staged`] directory are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// In safetensors, to be quantised while loading where a type is given.
+    Safetensors(Option<Quantization>),
+    /// In the file [`GGUF_FILE`].
+    Gguf,
+}
+
+/// The name of a staged GGUF file.
+pub const GGUF_FILE: &str = "model.gguf";
 
 impl Staged {
     /// The directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
+
+    /// Has the weights quantised while they are loaded.
+    pub fn quantized(self, quantization: Option<Quantization>) -> Self {
+        Self { format: Format::Safetensors(quantization), ..self }
+    }
+}
+
+/// Makes a directory of a link to a GGUF file, and the tokenizer as `tokenizer` has it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn stage_gguf(gguf: &Gguf, tokenizer: &ChatTokenizer) -> io::Result<Staged> {
+    let dir = tempfile::Builder::new().prefix("orpo-serve-").tempdir()?;
+    link(&gguf.file, &dir.path().join(GGUF_FILE))?;
+    tokenizer.tokenizer().save(dir.path().join("tokenizer.json"), false).map_err(io::Error::other)?;
+    std::fs::write(
+        dir.path().join("generation_config.json"),
+        json!({ "eos_token_id": tokenizer.eos_ids() }).to_string(),
+    )?;
+    Ok(Staged { dir, context_length: gguf.context_length, format: Format::Gguf })
 }
 
 /// Makes a directory of links to `checkpoint`'s weights and tokenizer, with a rewritten config and the end tokens. The
@@ -94,7 +131,7 @@ pub fn stage(checkpoint: &Checkpoint, config: EngineConfig, eos_ids: &[u32]) -> 
     let write = |name: &str, value: &Value| std::fs::write(dir.path().join(name), value.to_string());
     write("config.json", &Value::Object(config.config))?;
     write("generation_config.json", &json!({ "eos_token_id": eos_ids }))?;
-    Ok(Staged { dir, context_length: config.context_length })
+    Ok(Staged { dir, context_length: config.context_length, format: Format::Safetensors(None) })
 }
 
 /// Rewrites a `config.json` of transformers 4 or 5.

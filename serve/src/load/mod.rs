@@ -1,7 +1,8 @@
 //! From what the user names to models that an engine can load: [`hub`] fetches, [`manifest`] checks hashes, [`adapter`]
-//! reads LoRA adapters and [`merge`](merge()) puts them into the base's weights.
+//! reads LoRA adapters and [`merge`](merge()) puts them into the base's weights; [`gguf`] looks into GGUF files.
 
 pub mod adapter;
+pub mod gguf;
 pub mod hub;
 pub mod manifest;
 mod merge;
@@ -15,6 +16,7 @@ use anyhow::{Context, bail};
 use orpo_chat::ChatTokenizer;
 
 use self::adapter::Adapter;
+use self::gguf::Gguf;
 use self::hub::Hub;
 pub use self::merge::merge;
 use crate::checkpoint::Checkpoint;
@@ -31,9 +33,18 @@ pub struct Model {
     /// The model that this one is an adapter of.
     pub parent: Option<String>,
     /// Weights and config.
-    pub checkpoint: Checkpoint,
+    pub weights: Weights,
     /// Tokenizer and chat template.
     pub tokenizer: ChatTokenizer,
+}
+
+/// What an engine loads.
+#[derive(Debug)]
+pub enum Weights {
+    /// A checkpoint directory.
+    Checkpoint(Checkpoint),
+    /// A GGUF file, which brings its config with it.
+    Gguf(Gguf),
 }
 
 /// All models that `args` ask for, the base first. Adapters are merged into directories below `scratch`, which must
@@ -44,7 +55,14 @@ pub struct Model {
 pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
     let mut names = args.model_names();
     check_names(names.iter().chain(args.adapter.iter().map(|adapter| &adapter.name)))?;
-    let base = Checkpoint::open(&model_dir(&args.model)?)?;
+    let path = model_dir(&args.model)?;
+    if path.is_file() {
+        return Ok(vec![gguf_model(args, &path, names)?]);
+    }
+    if args.tokenizer.is_some() {
+        bail!("--tokenizer is for GGUF files; the tokenizer of a checkpoint directory lies in it");
+    }
+    let base = Checkpoint::open(&path)?;
     // Before long work: what no engine can run.
     stage::engine_config(&base.config).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
     let tokenizer_of_base = tokenizer(args, &base.dir)?;
@@ -61,10 +79,27 @@ pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
         let tokenizer =
             tokenizer(args, &checkpoint.dir).with_context(|| format!("adapter `{}`", named.dir.display()))?;
         let parent = Some(name.clone());
-        models.push(Model { name: named.name.clone(), aliases: Vec::new(), parent, checkpoint, tokenizer });
+        let weights = Weights::Checkpoint(checkpoint);
+        models.push(Model { name: named.name.clone(), aliases: Vec::new(), parent, weights, tokenizer });
     }
-    models.insert(0, Model { name, aliases: names, parent: None, checkpoint: base, tokenizer: tokenizer_of_base });
+    let weights = Weights::Checkpoint(base);
+    models.insert(0, Model { name, aliases: names, parent: None, weights, tokenizer: tokenizer_of_base });
     Ok(models)
+}
+
+fn gguf_model(args: &ServeArgs, file: &Path, mut names: Vec<String>) -> anyhow::Result<Model> {
+    if !args.adapter.is_empty() {
+        bail!("--adapter needs the base as a checkpoint directory; `{}` is a file", file.display());
+    }
+    if args.quantize.is_some() {
+        bail!("--quantize needs a checkpoint directory; the weights of `{}` are as they are", file.display());
+    }
+    let gguf = Gguf::open(file)?;
+    let beside = file.parent().unwrap_or(Path::new("."));
+    let tokenizer = tokenizer(args, args.tokenizer.as_deref().unwrap_or(beside))
+        .context("a GGUF file needs --tokenizer DIR with tokenizer.json and tokenizer_config.json")?;
+    let name = names.remove(0);
+    Ok(Model { name, aliases: names, parent: None, weights: Weights::Gguf(gguf), tokenizer })
 }
 
 /// `model` itself, or the directory in the cache where it is no path but an id of the hub.
