@@ -89,7 +89,7 @@ async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<Ar
         }
         Weights::Gguf(gguf) => stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?,
     };
-    tracing::info!(%name, weights = ?staged.format, "loading");
+    tracing::info!(%name, weights = %staged.format, "loading");
     if cfg!(all(target_arch = "x86_64", not(target_feature = "avx2"))) && staged.format != Format::Safetensors(None) {
         tracing::warn!("quantised weights are slow in this build: it has no AVX2; build with -C target-cpu=x86-64-v3");
     }

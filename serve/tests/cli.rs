@@ -80,6 +80,14 @@ fn what_is_not_what_the_manifest_says_or_has_two_meanings_is_refused() {
     assert!(line.contains("/nonexistent/adapter_config.json` is missing"), "{line}");
     let line = with(&["--served-model-name", "x", "--adapter", "x=/nonexistent"]);
     assert!(line.contains("`x` is given twice"), "{line}");
+    let line = with(&["--tokenizer", "."]);
+    assert!(line.contains("--tokenizer is for GGUF files"), "{line}");
+    let gguf = model.join("tiny.gguf");
+    std::fs::write(&gguf, "GGUF").unwrap();
+    let with = |more: &[&str]| refused(orpo_serve().arg("--model").arg(&gguf).args(more)).1;
+    assert!(with(&[]).contains("is it a whole GGUF file"));
+    assert!(with(&["--quantize", "q8_0"]).contains("--quantize needs a checkpoint directory"));
+    assert!(with(&["--adapter", "x=y"]).contains("--adapter needs the base as a checkpoint directory"));
 }
 
 #[test]

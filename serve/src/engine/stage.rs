@@ -4,8 +4,8 @@
 //! that changes the model. So the config is rewritten into the spelling it knows, and what it would compute wrongly is
 //! refused here with the reason.
 
-use std::io;
 use std::path::Path;
+use std::{fmt, io};
 
 use orpo_chat::ChatTokenizer;
 use serde_json::{Map, Value, json};
@@ -83,6 +83,16 @@ pub enum Format {
     Safetensors(Option<Quantization>),
     /// In the file [`GGUF_FILE`].
     Gguf,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Safetensors(None) => f.write_str("safetensors"),
+            Self::Safetensors(Some(quantization)) => write!(f, "safetensors, quantised to {quantization:?}"),
+            Self::Gguf => f.write_str("GGUF"),
+        }
+    }
 }
 
 /// The name of a staged GGUF file.
