@@ -20,8 +20,10 @@ use crate::load::{self, Weights};
 use crate::server::{self, Stop, stopped};
 use crate::state::{AppState, Served};
 
-/// mistralrs warns that the staged directory has no chat template, which is as it should be.
-const DEFAULT_LOG: &str = "warn,orpo_serve=info,mistralrs_core::pipeline::paths=error";
+/// mistralrs warns that the staged directory has no chat template and that a CPU has no PagedAttention, which is as it
+/// should be.
+const DEFAULT_LOG: &str =
+    "warn,orpo_serve=info,mistralrs_core::pipeline::paths=error,mistralrs_core::pipeline::gguf=error";
 /// Usage, input or environment error.
 const EXIT_ERROR: u8 = 2;
 const NO_TMPDIR: &str = "cannot prepare the model in the directory for temporary files; set TMPDIR to a writable one";
