@@ -15,11 +15,12 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// There is no such directory.
-    #[error("model directory `{}` does not exist; give --model the directory of a Hugging Face checkpoint", .0.display())]
+    #[error("model directory `{}` does not exist; give --model the directory of a Hugging Face \
+             checkpoint, or a hub id: owner/name", .0.display())]
     NoDirectory(PathBuf),
     /// The directory holds only an adapter.
     #[error(
-        "`{}` holds a LoRA adapter, not a model; merge it first: orpo-train export RUN_DIR --out DIR --merge",
+        "`{}` holds a LoRA adapter, not a model; give its base model to --model and serve it by --adapter NAME=DIR",
         .0.display()
     )]
     Adapter(PathBuf),
@@ -152,7 +153,8 @@ fn checked_weights(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     Ok(weights)
 }
 
-fn read_object(path: &Path) -> Result<Map<String, Value>, CheckpointError> {
+/// A JSON file that holds an object.
+pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, CheckpointError> {
     let bytes = std::fs::read(path).map_err(|source| unreadable(path, source))?;
     serde_json::from_slice(&bytes)
         .map_err(|error| CheckpointError::Corrupt { path: path.to_path_buf(), reason: error.to_string() })
@@ -167,7 +169,7 @@ fn unreadable(path: &Path, source: std::io::Error) -> CheckpointError {
 }
 
 /// Reads the header of a safetensors file and checks that the tensors fill the rest of the file exactly.
-fn read_header(path: &Path) -> Result<Map<String, Value>, CheckpointError> {
+pub(crate) fn read_header(path: &Path) -> Result<Map<String, Value>, CheckpointError> {
     let failed = |source| unreadable(path, source);
     let corrupt = |reason: String| CheckpointError::Corrupt { path: path.to_path_buf(), reason };
     let mut file = File::open(path).map_err(failed)?;

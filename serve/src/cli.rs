@@ -3,31 +3,35 @@
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use orpo_chat::ChatTokenizer;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tracing_subscriber::EnvFilter;
 
-use crate::checkpoint::Checkpoint;
 use crate::config::{LogFormat, ServeArgs};
-use crate::engine::{self, stage};
+use crate::engine::stage::{self, Format};
+use crate::engine::{self, Engine};
 #[cfg(unix)]
 use crate::keys;
 use crate::keys::ApiKeys;
+use crate::load::{self, Weights};
 use crate::server::{self, Stop, stopped};
 use crate::state::{Access, AppState, Served};
 use crate::tls;
 
-/// mistralrs warns that the staged directory has no chat template, which is as it should be.
-const DEFAULT_LOG: &str = "warn,orpo_serve=info,mistralrs_core::pipeline::paths=error";
+/// mistralrs warns that the staged directory has no chat template and that a CPU has no PagedAttention, which is as it
+/// should be.
+const DEFAULT_LOG: &str =
+    "warn,orpo_serve=info,mistralrs_core::pipeline::paths=error,mistralrs_core::pipeline::gguf=error";
 /// Usage, input or environment error.
 const EXIT_ERROR: u8 = 2;
+const NO_TMPDIR: &str = "cannot prepare the model in the directory for temporary files; set TMPDIR to a writable one";
 
 /// Runs the server until it is told to stop. `args` begin with the program's name as usage messages show it
 /// (`orpo-serve`, or `orpo serve`). 0 after a clean stop, 2 after an error, which is told in one line on stderr.
@@ -63,36 +67,48 @@ fn log_to_stderr(format: LogFormat) {
 }
 
 fn run(args: &ServeArgs) -> anyhow::Result<()> {
-    let checkpoint = Checkpoint::open(&args.model)?;
-    let config =
-        stage::engine_config(&checkpoint.config).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
-    let tokenizer = tokenizer(args)?;
     let access = access(args)?;
     let tls = args.tls_cert.as_ref().zip(args.tls_key.as_ref()).map(|(cert, key)| tls::acceptor(cert, key));
     let tls = tls.transpose()?;
     let listener = bind(&args.host, args.port)?;
-
+    // Merged adapters lie here. It outlives the engines, which map their weights from it.
+    let scratch = tempfile::Builder::new().prefix("orpo-serve-").tempdir().context(NO_TMPDIR)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
-    let served = runtime.block_on(async {
-        let staged = stage::stage(&checkpoint, config, tokenizer.eos_ids())
-            .context("cannot prepare the model in the directory for temporary files; set TMPDIR to a writable one")?;
-        let load = engine::load(staged, &tokenizer, args.max_concurrent);
-        serve_while_loading(args, Sockets { listener, tls }, access, load, tokenizer.clone()).await
-    });
+    let sockets = Sockets { listener, tls };
+    let served = runtime.block_on(serve_while_loading(args, sockets, access, load_models(args, scratch.path())));
     // An engine in the middle of loading cannot be interrupted, and need not be waited for.
     runtime.shutdown_background();
     served
 }
 
-fn tokenizer(args: &ServeArgs) -> anyhow::Result<ChatTokenizer> {
-    let mut tokenizer = ChatTokenizer::from_dir(&args.model)?;
-    if let Some(path) = &args.chat_template {
-        let source = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read --chat-template `{}`", path.display()))?;
-        tokenizer = tokenizer.with_template(source).with_context(|| format!("--chat-template `{}`", path.display()))?;
+/// Fetches, checks and merges what the user asks for, and loads it, one model after the other.
+async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Served>> {
+    let (own_args, scratch) = (args.clone(), scratch.to_path_buf());
+    let models = tokio::task::spawn_blocking(move || load::models(&own_args, &scratch));
+    let mut served = Vec::new();
+    for model in models.await.context("the loading task failed")?? {
+        let engine = load_engine(args, &model).await?;
+        tracing::info!(name = %model.name, context_length = engine.context_length(), "loaded");
+        served.push(Served::of(model, engine));
     }
-    tokenizer.template().context("pass --chat-template FILE")?;
-    Ok(tokenizer)
+    Ok(served)
+}
+
+async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<Arc<dyn Engine>> {
+    let load::Model { name, weights, tokenizer, .. } = model;
+    let staged = match weights {
+        Weights::Checkpoint(checkpoint) => {
+            let config = stage::engine_config(&checkpoint.config).with_context(|| format!("cannot serve `{name}`"))?;
+            let staged = stage::stage(checkpoint, config, tokenizer.eos_ids()).context(NO_TMPDIR)?;
+            staged.quantized(args.quantize)
+        }
+        Weights::Gguf(gguf) => stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?,
+    };
+    tracing::info!(%name, weights = %staged.format, "loading");
+    if cfg!(all(target_arch = "x86_64", not(target_feature = "avx2"))) && staged.format != Format::Safetensors(None) {
+        tracing::warn!("quantised weights are slow in this build: it has no AVX2; build with -C target-cpu=x86-64-v3");
+    }
+    engine::load(staged, tokenizer, args.max_concurrent).await.with_context(|| format!("cannot load `{name}`"))
 }
 
 fn access(args: &ServeArgs) -> anyhow::Result<Access> {
@@ -126,8 +142,7 @@ async fn serve_while_loading(
     args: &ServeArgs,
     sockets: Sockets,
     access: Access,
-    load: impl Future<Output = Result<Arc<dyn engine::Engine>, engine::LoadError>>,
-    tokenizer: ChatTokenizer,
+    load: impl Future<Output = anyhow::Result<Vec<Served>>>,
 ) -> anyhow::Result<()> {
     let Sockets { listener, tls } = sockets;
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -138,13 +153,9 @@ async fn serve_while_loading(
     let drain = Duration::from_secs(args.drain_timeout_secs);
     let server = tokio::spawn(server::serve_with(listener, tls, state.clone(), stop.clone(), drain));
 
-    tracing::info!(model = %args.model.display(), "loading");
     tokio::select! {
         loaded = load => {
-            let engine = loaded.with_context(|| format!("cannot load `{}`", args.model.display()))?;
-            let name = args.model_name();
-            tracing::info!(%name, context_length = engine.context_length(), "loaded");
-            state.serve(Served::new(name, engine, tokenizer));
+            state.serve_all(loaded?);
             let mut stdout = io::stdout();
             let _ = writeln!(stdout, "listening on {scheme}://{address}").and_then(|()| stdout.flush());
         }

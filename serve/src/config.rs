@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::layers::Origin;
+use crate::load::hub;
 use crate::state::Limits;
 
 /// A context of a million tokens is about 4 MB of text.
@@ -17,8 +18,9 @@ const MAX_BODY_BYTES: &str = "8388608";
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "orpo-serve", version, after_help = EXAMPLES)]
 pub struct ServeArgs {
-    /// Checkpoint directory: config.json, model.safetensors (or shards), tokenizer.json
-    #[arg(long, env = "ORPO_SERVE_MODEL", value_name = "DIR")]
+    /// Checkpoint directory (config.json, model.safetensors or shards, tokenizer.json), a GGUF file, or a model of the
+    /// Hugging Face hub: owner/name[@revision]
+    #[arg(long, env = "ORPO_SERVE_MODEL", value_name = "DIR|FILE|HF_ID")]
     pub model: PathBuf,
 
     /// Address to listen on
@@ -29,9 +31,27 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_PORT", default_value_t = 8000)]
     pub port: u16,
 
-    /// Name that clients ask for [default: the name of the model directory]
-    #[arg(long, env = "ORPO_SERVE_SERVED_MODEL_NAME", value_name = "NAME")]
-    pub served_model_name: Option<String>,
+    /// Name that clients ask for; repeated (or with commas) further names for the same model, while answers carry the
+    /// first [default: the name of the model directory, or the hub id]
+    #[arg(long, env = "ORPO_SERVE_SERVED_MODEL_NAME", value_name = "NAME", value_delimiter = ',')]
+    pub served_model_name: Vec<String>,
+
+    /// LoRA adapter of the model, in PEFT's layout, served beside it under NAME; repeated (or with commas) several. Each
+    /// is merged into a copy of the weights, in memory and, while the server runs, below TMPDIR
+    #[arg(long, env = "ORPO_SERVE_ADAPTER", value_name = "NAME=DIR", value_delimiter = ',', value_parser = named_adapter)]
+    pub adapter: Vec<NamedAdapter>,
+
+    /// Directory of the tokenizer and chat template of a GGUF file [default: that of the file]
+    #[arg(long, env = "ORPO_SERVE_TOKENIZER", value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+
+    /// Quantise the weights while loading: less memory and faster decoding, at the price of other log-probabilities
+    #[arg(long, env = "ORPO_SERVE_QUANTIZE", value_name = "TYPE")]
+    pub quantize: Option<Quantization>,
+
+    /// Do not check the files against the hashes of orpo_manifest.json
+    #[arg(long, env = "ORPO_SERVE_NO_VERIFY", value_parser = clap::builder::BoolishValueParser::new())]
+    pub no_verify: bool,
 
     /// Chat template (jinja) to use in place of the model's
     #[arg(long, env = "ORPO_SERVE_CHAT_TEMPLATE", value_name = "FILE")]
@@ -98,10 +118,52 @@ pub enum LogFormat {
     Json,
 }
 
+/// The block types of llama.cpp, by bits per weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[allow(missing_docs, reason = "the names are those of the format")]
+pub enum Quantization {
+    #[value(name = "q2k")]
+    Q2K,
+    #[value(name = "q3k")]
+    Q3K,
+    #[value(name = "q4_0")]
+    Q4_0,
+    #[value(name = "q4k")]
+    Q4K,
+    #[value(name = "q5_0")]
+    Q5_0,
+    #[value(name = "q5k")]
+    Q5K,
+    #[value(name = "q6k")]
+    Q6K,
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+/// An adapter and the name that clients ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedAdapter {
+    /// The name.
+    pub name: String,
+    /// Its PEFT directory.
+    pub dir: PathBuf,
+}
+
+fn named_adapter(text: &str) -> Result<NamedAdapter, String> {
+    match text.split_once('=') {
+        Some((name, dir)) if !name.is_empty() && !dir.is_empty() => {
+            Ok(NamedAdapter { name: name.into(), dir: dir.into() })
+        }
+        _ => Err("it must be written NAME=DIR".into()),
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   orpo-serve --model out/checkpoint
   orpo-serve --model out/checkpoint --port 0 --served-model-name tuned
+  orpo-serve --model owner/base --adapter tuned=out/adapter
+  orpo-serve --model out/checkpoint --quantize q8_0
   orpo-serve --model base --chat-template template.jinja --max-queue 8
   orpo-serve --model out/checkpoint --host 0.0.0.0 --api-key-file keys --tls-cert cert.pem --tls-key key.pem";
 
@@ -116,12 +178,19 @@ impl ServeArgs {
         }
     }
 
-    /// The name clients ask for: as given, else that of the model directory.
-    pub fn model_name(&self) -> String {
-        self.served_model_name.clone().unwrap_or_else(|| {
-            let dir = self.model.canonicalize().unwrap_or_else(|_| self.model.clone());
-            dir.file_name().map_or_else(|| "model".to_string(), |name| name.to_string_lossy().into_owned())
-        })
+    /// The names of the model, at least one: as given, else the hub id or that of the directory or file.
+    pub fn model_names(&self) -> Vec<String> {
+        if !self.served_model_name.is_empty() {
+            return self.served_model_name.clone();
+        }
+        if !self.model.exists() && hub::is_id(&self.model) {
+            let id = self.model.to_string_lossy();
+            let id = id.strip_prefix("hub:").unwrap_or(&id);
+            return vec![id.split('@').next().unwrap_or(id).to_string()];
+        }
+        let path = self.model.canonicalize().unwrap_or_else(|_| self.model.clone());
+        let name = if path.is_file() { path.file_stem() } else { path.file_name() };
+        vec![name.map_or_else(|| "model".to_string(), |name| name.to_string_lossy().into_owned())]
     }
 }
 
@@ -146,7 +215,20 @@ mod tests {
         std::fs::create_dir(&model).unwrap();
         let arguments =
             |model: PathBuf| ServeArgs::parse_from(["orpo-serve".into(), "--model".into(), model.into_os_string()]);
-        assert_eq!(arguments(model.clone()).model_name(), "tuned");
-        assert_eq!(arguments(model.join("../tuned/.")).model_name(), "tuned");
+        assert_eq!(arguments(model.clone()).model_names(), ["tuned"]);
+        assert_eq!(arguments(model.join("../tuned/.")).model_names(), ["tuned"]);
+        assert_eq!(arguments("hub:acme/tiny@v2".into()).model_names(), ["acme/tiny"]);
+    }
+
+    #[test]
+    fn names_and_adapters_are_repeated_or_listed() {
+        let line = "orpo-serve --model m --served-model-name a,b --served-model-name c --adapter x=d/x --adapter y=e=f";
+        let args = ServeArgs::parse_from(line.split(' '));
+        assert_eq!(args.model_names(), ["a", "b", "c"]);
+        let adapter = |name: &str, dir: &str| NamedAdapter { name: name.into(), dir: dir.into() };
+        assert_eq!(args.adapter, [adapter("x", "d/x"), adapter("y", "e=f")]);
+        for wrong in ["x", "=d", "x="] {
+            assert!(ServeArgs::try_parse_from(["orpo-serve", "--model", "m", "--adapter", wrong]).is_err());
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! An OpenAI-compatible server for a checkpoint directory: messages in, tokens out, over HTTP.
 //!
-//! A request passes four seams, each testable alone:
+//! A request passes these seams, each testable alone:
 //! - [`openai`]: the wire. A body becomes a validated [`openai::ChatRequest`] or an [`openai::ApiError`]; nothing that a
 //!   client asks for is ignored silently.
 //! - [`admission`]: who may generate now, who waits, who is sent away.
 //! - [`engine`]: the trait that the inference engine implements, token ids in and sampled tokens out.
+//! - [`load`]: what becomes a model: a directory or a repository of the hub, its hashes, adapters merged into it.
 //! - [`generation`] and [`text`]: tokens become text, stop strings end it, usage is counted.
 //!
 //! [`routes::router`] puts them behind axum, [`layers`] stand around every request (ids, log, [`metrics`], [`keys`], CORS,
@@ -27,9 +28,11 @@ pub mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod engine;
+mod files;
 pub mod generation;
 pub mod keys;
 pub mod layers;
+pub mod load;
 pub mod metrics;
 pub mod openai;
 pub mod routes;

@@ -11,14 +11,19 @@ use crate::admission::Admission;
 use crate::engine::Engine;
 use crate::keys::ApiKeys;
 use crate::layers::Origin;
+use crate::load::Model;
 use crate::metrics::{Gauges, Metrics};
 use crate::openai::{ApiError, ErrorKind};
 use crate::token_bytes::TokenBytes;
 
 /// A model that is served.
 pub struct Served {
-    /// The name clients ask for.
+    /// The name that answers carry.
     pub name: String,
+    /// Other names that clients may ask for.
+    pub aliases: Vec<String>,
+    /// The name of the model that this one is an adapter of.
+    pub parent: Option<String>,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
     /// What computes the tokens.
@@ -33,7 +38,19 @@ impl Served {
     /// A model named `name`, loaded now.
     pub fn new(name: impl Into<String>, engine: Arc<dyn Engine>, tokenizer: ChatTokenizer) -> Self {
         let token_bytes = TokenBytes::new(&tokenizer);
-        Self { name: name.into(), created: unix_seconds(), engine, tokenizer, token_bytes }
+        let (name, created) = (name.into(), unix_seconds());
+        Self { name, aliases: Vec::new(), parent: None, created, engine, tokenizer, token_bytes }
+    }
+
+    /// A prepared model in an engine, loaded now.
+    pub fn of(model: Model, engine: Arc<dyn Engine>) -> Self {
+        let Model { name, aliases, parent, tokenizer, .. } = model;
+        Self { aliases, parent, ..Self::new(name, engine, tokenizer) }
+    }
+
+    /// Every name that clients may ask for.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.name).chain(&self.aliases)
     }
 }
 
@@ -61,9 +78,9 @@ pub struct Access {
     pub log_prompts: bool,
 }
 
-/// The state of the server. The model comes later than the sockets: until then the routes answer `not_ready`.
+/// The state of the server. The models come later than the sockets: until then the routes answer `not_ready`.
 pub struct AppState {
-    /// Slots and the line before them.
+    /// Slots and the line before them, for all models together.
     pub admission: Admission,
     /// What bounds a request.
     pub limits: Limits,
@@ -71,7 +88,7 @@ pub struct AppState {
     pub access: Access,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
-    served: OnceLock<Arc<Served>>,
+    served: OnceLock<Vec<Arc<Served>>>,
     in_flight: Arc<watch::Sender<usize>>,
     stopping: AtomicBool,
 }
@@ -134,7 +151,7 @@ impl AppState {
         if self.is_stopping() {
             return Err(ApiError::new(ErrorKind::Stopping, "the server is stopping"));
         }
-        if self.served()?.engine.is_ready() {
+        if self.models()?.iter().all(|served| served.engine.is_ready()) {
             return Ok(());
         }
         Err(ApiError::new(ErrorKind::NotReady, "the engine is recovering from a failure; retry in a moment"))
@@ -150,19 +167,37 @@ impl AppState {
         }
     }
 
-    /// Begins to serve a model; a second one is ignored.
+    /// Begins to serve one model; later ones are ignored.
     pub fn serve(&self, served: Served) {
-        let _ = self.served.set(Arc::new(served));
+        self.serve_all(vec![served]);
     }
 
-    /// The model.
+    /// Begins to serve these models; later ones are ignored.
+    pub fn serve_all(&self, served: Vec<Served>) {
+        let _ = self.served.set(served.into_iter().map(Arc::new).collect());
+    }
+
+    /// All models, the base first.
     ///
     /// # Errors
-    /// [`ErrorKind::NotReady`] while it is being loaded.
-    pub fn served(&self) -> Result<&Arc<Served>, ApiError> {
-        self.served
-            .get()
-            .ok_or_else(|| ApiError::new(ErrorKind::NotReady, "the model is being loaded; retry in a moment"))
+    /// [`ErrorKind::NotReady`] while they are being loaded.
+    pub fn models(&self) -> Result<&[Arc<Served>], ApiError> {
+        let models = self.served.get().map(Vec::as_slice);
+        models.ok_or_else(|| ApiError::new(ErrorKind::NotReady, "the model is being loaded; retry in a moment"))
+    }
+
+    /// The model that clients call `name`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ModelNotFound`] with the names there are; [`ErrorKind::NotReady`] while they are being loaded.
+    pub fn model(&self, name: &str) -> Result<&Arc<Served>, ApiError> {
+        let models = self.models()?;
+        models.iter().find(|served| served.names().any(|known| known == name)).ok_or_else(|| {
+            let known: Vec<String> =
+                models.iter().flat_map(|served| served.names()).map(|n| format!("`{n}`")).collect();
+            let message = format!("the model `{name}` is not served here; ask for {}", known.join(" or "));
+            ApiError::of_field(ErrorKind::ModelNotFound, "model", message)
+        })
     }
 }
 

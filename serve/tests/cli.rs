@@ -67,6 +67,30 @@ fn a_directory_that_cannot_be_served_is_refused_with_one_line() {
 }
 
 #[test]
+fn what_is_not_what_the_manifest_says_or_has_two_meanings_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path();
+    write_model(model);
+    std::fs::write(model.join("orpo_manifest.json"), json!({"files": {"config.json": "0abc"}}).to_string()).unwrap();
+    let with = |more: &[&str]| refused(orpo_serve().arg("--model").arg(model).args(more)).1;
+    let line = with(&[]);
+    assert!(line.contains("config.json") && line.contains("0abc") && line.contains("--no-verify"), "{line}");
+    // Then the next thing that is wrong.
+    let line = with(&["--no-verify", "--adapter", "x=/nonexistent"]);
+    assert!(line.contains("/nonexistent/adapter_config.json` is missing"), "{line}");
+    let line = with(&["--served-model-name", "x", "--adapter", "x=/nonexistent"]);
+    assert!(line.contains("`x` is given twice"), "{line}");
+    let line = with(&["--tokenizer", "."]);
+    assert!(line.contains("--tokenizer is for GGUF files"), "{line}");
+    let gguf = model.join("tiny.gguf");
+    std::fs::write(&gguf, "GGUF").unwrap();
+    let with = |more: &[&str]| refused(orpo_serve().arg("--model").arg(&gguf).args(more)).1;
+    assert!(with(&[]).contains("is it a whole GGUF file"));
+    assert!(with(&["--quantize", "q8_0"]).contains("--quantize needs a checkpoint directory"));
+    assert!(with(&["--adapter", "x=y"]).contains("--adapter needs the base as a checkpoint directory"));
+}
+
+#[test]
 fn a_port_in_use_is_refused_before_the_model_is_loaded() {
     let dir = tempfile::tempdir().unwrap();
     write_model(dir.path());

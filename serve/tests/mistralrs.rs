@@ -2,14 +2,20 @@
 #![cfg(feature = "mistralrs")]
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use orpo_chat::ChatTokenizer;
 use orpo_serve::checkpoint::Checkpoint;
-use orpo_serve::engine::stage::{engine_config, stage};
+use orpo_serve::config::Quantization;
+use orpo_serve::engine::stage::{engine_config, stage, stage_gguf};
 use orpo_serve::engine::{self, Engine, EngineError, Finish, GenerateRequest, Sampling, Step};
+use orpo_serve::load::adapter::Adapter;
+use orpo_serve::load::gguf::Gguf;
+use orpo_serve::load::merge;
 use serde_json::Value;
 
 const TOLERANCE: f64 = 1e-3;
@@ -25,10 +31,15 @@ fn shared_model(name: &str) -> Option<PathBuf> {
     Some(dir)
 }
 
-async fn load(dir: &std::path::Path) -> Arc<dyn Engine> {
+async fn load(dir: &Path) -> Arc<dyn Engine> {
+    load_quantized(dir, None).await
+}
+
+async fn load_quantized(dir: &Path, quantization: Option<Quantization>) -> Arc<dyn Engine> {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let tokenizer = ChatTokenizer::from_dir(dir).unwrap();
     let staged = stage(&checkpoint, engine_config(&checkpoint.config).unwrap(), tokenizer.eos_ids()).unwrap();
+    let staged = staged.quantized(quantization);
     engine::load(staged, &tokenizer, NonZeroUsize::MIN).await.unwrap()
 }
 
@@ -76,6 +87,152 @@ async fn greedy_tokens_and_logprobs_are_those_of_transformers() {
         }
         println!("{name}: largest difference of a log-probability {worst:.1e}");
         assert!(worst < TOLERANCE, "{name}: {worst}");
+    }
+}
+
+/// A base and two adapters that PEFT wrote, all loaded at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn merged_adapters_say_what_peft_s_say() {
+    let shared = std::env::var_os("ORPO_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
+    for name in ["llama", "qwen2"] {
+        let golden = shared.join("train/golden").join(name);
+        if !golden.is_dir() {
+            println!("skipped: no `{}`", golden.display());
+            return;
+        }
+        let scratch = tempfile::tempdir().unwrap();
+        let base = Checkpoint::open(&golden.join("model")).unwrap();
+        let generation: Value =
+            serde_json::from_slice(&std::fs::read(golden.join("generation.json")).unwrap()).unwrap();
+        let mut engines = Vec::new();
+        for (run, _) in generation["runs"].as_object().unwrap() {
+            let dir = match run.as_str() {
+                "base" => base.dir.clone(),
+                adapter => {
+                    let into = scratch.path().join(adapter.replace('/', "-"));
+                    merge(&base, &Adapter::open(&golden.join(adapter)).unwrap(), &into).unwrap().dir
+                }
+            };
+            engines.push((run, load(&dir).await));
+        }
+        assert_eq!(engines.len(), 3);
+        for (run, engine) in &engines {
+            for (number, case) in generation["runs"][run].as_array().unwrap().iter().enumerate() {
+                let (prompt, expected) = (ids(&case["prompt_input_ids"]), ids(&case["output_ids"]));
+                let request = GenerateRequest { eos_ids: Vec::new(), ..greedy(prompt, expected.len()) };
+                let steps = steps(&**engine, request).await.unwrap();
+                let found: Vec<u32> = steps.iter().map(|step| step.token.id).collect();
+                assert_eq!(found, expected, "{name}, {run}, prompt {number}");
+            }
+        }
+    }
+}
+
+/// The golden runs of the engine without an adapter.
+async fn assert_golden_base(engine: &dyn Engine, golden: &Path) {
+    let generation: Value = serde_json::from_slice(&std::fs::read(golden.join("generation.json")).unwrap()).unwrap();
+    for (number, case) in generation["runs"]["base"].as_array().unwrap().iter().enumerate() {
+        let (prompt, expected) = (ids(&case["prompt_input_ids"]), ids(&case["output_ids"]));
+        let request = GenerateRequest { eos_ids: Vec::new(), ..greedy(prompt, expected.len()) };
+        let steps = steps(engine, request).await.unwrap();
+        let found: Vec<u32> = steps.iter().map(|step| step.token.id).collect();
+        assert_eq!(found, expected, "{}, prompt {number}", golden.display());
+    }
+}
+
+/// A checkpoint in GGUF, in f32, as llama.cpp's converter writes it.
+fn write_gguf(model: &Path, architecture: &str, file: &Path) {
+    let config: Value = serde_json::from_slice(&std::fs::read(model.join("config.json")).unwrap()).unwrap();
+    let number = |key: &str| gguf_file::Value::U32(config[key].as_u64().unwrap() as u32);
+    let heads = |key: &str| config[key].as_u64().unwrap() as usize;
+    let head_width = heads("hidden_size") / heads("num_attention_heads");
+    let theta = config["rope_parameters"]["rope_theta"].as_f64().unwrap() as f32;
+    let metadata = [
+        ("context_length", number("max_position_embeddings")),
+        ("embedding_length", number("hidden_size")),
+        ("block_count", number("num_hidden_layers")),
+        ("feed_forward_length", number("intermediate_size")),
+        ("attention.head_count", number("num_attention_heads")),
+        ("attention.head_count_kv", number("num_key_value_heads")),
+        ("rope.dimension_count", gguf_file::Value::U32(head_width as u32)),
+        ("rope.freq_base", gguf_file::Value::F32(theta)),
+        ("attention.layer_norm_rms_epsilon", gguf_file::Value::F32(config["rms_norm_eps"].as_f64().unwrap() as f32)),
+    ]
+    .map(|(key, value)| (format!("{architecture}.{key}"), value));
+    let architecture_value = gguf_file::Value::String(architecture.into());
+    let mut entries: Vec<(&str, &gguf_file::Value)> = metadata.iter().map(|(key, value)| (&**key, value)).collect();
+    entries.push(("general.architecture", &architecture_value));
+
+    let names = [
+        ("model.embed_tokens", "token_embd"),
+        ("model.norm", "output_norm"),
+        ("lm_head", "output"),
+        ("model.layers", "blk"),
+        ("input_layernorm", "attn_norm"),
+        ("post_attention_layernorm", "ffn_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+    ];
+    let weights = candle_core::safetensors::load(model.join("model.safetensors"), &Device::Cpu).unwrap();
+    let mut tensors = Vec::new();
+    for (name, tensor) in weights {
+        // llama.cpp turns neighbouring pairs where Hugging Face turns halves, for this architecture.
+        let permuted = ["q_proj", "k_proj"].iter().position(|part| architecture == "llama" && name.contains(part));
+        let tensor = match permuted {
+            Some(which) => {
+                let count = heads(["num_attention_heads", "num_key_value_heads"][which]);
+                let (rows, columns) = tensor.dims2().unwrap();
+                let halves = tensor.reshape((count, 2, rows / count / 2, columns)).unwrap();
+                halves.transpose(1, 2).unwrap().contiguous().unwrap().reshape((rows, columns)).unwrap()
+            }
+            None => tensor,
+        };
+        let name = names.iter().fold(name, |name, (from, to)| name.replace(from, to));
+        tensors.push((name, QTensor::quantize(&tensor, GgmlDType::F32).unwrap()));
+    }
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (&**name, tensor)).collect();
+    gguf_file::write(&mut std::fs::File::create(file).unwrap(), &entries, &tensors).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gguf_file_says_what_its_checkpoint_says() {
+    let shared = std::env::var_os("ORPO_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
+    for name in ["llama", "qwen2"] {
+        let golden = shared.join("train/golden").join(name);
+        if !golden.is_dir() {
+            println!("skipped: no `{}`", golden.display());
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tiny.gguf");
+        write_gguf(&golden.join("model"), name, &file);
+        let gguf = Gguf::open(&file).unwrap();
+        let tokenizer = ChatTokenizer::from_dir(&golden.join("model")).unwrap();
+        let staged = stage_gguf(&gguf, &tokenizer).unwrap();
+        let engine = engine::load(staged, &tokenizer, NonZeroUsize::MIN).await.unwrap();
+        assert_eq!(engine.context_length(), 256);
+        assert_golden_base(&*engine, &golden).await;
+    }
+}
+
+/// In 8 bits the log-probabilities of a small model move in the second decimal; with none they would not move, and
+/// without weights they would be anywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn quantised_weights_are_near_the_others() {
+    let Some(dir) = shared_model("stories260k") else { return };
+    let prompt = vec![1, 403, 407, 261, 378];
+    let exact = steps(&*load(&dir).await, greedy(prompt.clone(), 1)).await.unwrap();
+    for (quantization, tolerance) in [(Quantization::Q8_0, 0.05), (Quantization::Q4_0, 0.5)] {
+        let engine = load_quantized(&dir, Some(quantization)).await;
+        let near = steps(&*engine, greedy(prompt.clone(), 1)).await.unwrap();
+        let difference = (near[0].token.logprob - exact[0].token.logprob).abs();
+        println!("{quantization:?}: log-probability differs by {difference:.1e}");
+        assert!(difference > 0.0 && difference < tolerance, "{quantization:?}: {difference}");
     }
 }
 

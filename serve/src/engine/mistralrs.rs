@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::mistralrs::core::{
-    Constraint, CustomLogitsProcessor, DefaultSchedulerMethod, DeviceMapSetting, MistralRs, MistralRsBuilder,
-    ModelDType, NormalLoaderBuilder, NormalRequest, NormalSpecificConfig, Request, RequestMessage, Response,
-    SamplingParams, SchedulerConfig, TokenSource,
+    Constraint, CustomLogitsProcessor, DefaultSchedulerMethod, DeviceMapSetting, GGUFLoaderBuilder, GGUFSpecificConfig,
+    IsqType, MistralRs, MistralRsBuilder, ModelDType, NormalLoaderBuilder, NormalRequest, NormalSpecificConfig,
+    Request, RequestMessage, Response, SamplingParams, SchedulerConfig, TokenSource,
 };
 use candle_core::{Device, Tensor};
 use orpo_chat::ChatTokenizer;
@@ -27,8 +27,9 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::sampling::{Sampler, Sampling};
-use super::stage::Staged;
+use super::stage::{Format, GGUF_FILE, Staged};
 use super::{Engine, EngineError, Finish, GenerateRequest, Generation, LoadError, Step, StepSender};
+use crate::config::Quantization;
 
 /// Replies beyond one per token: errors, and a step or two that run on while a cancelled request is noticed.
 const SPARE_REPLIES: usize = 16;
@@ -63,10 +64,10 @@ impl MistralEngine {
         tokenizer: &ChatTokenizer,
         max_concurrent: NonZeroUsize,
     ) -> Result<Self, LoadError> {
-        let directory = staged.path().to_path_buf();
+        let (directory, format) = (staged.path().to_path_buf(), staged.format);
         let (sender, built) = tokio::sync::oneshot::channel();
         // A thread of its own: loading blocks for seconds, may panic, and runs a runtime inside.
-        std::thread::spawn(move || sender.send(build(&directory, max_concurrent)));
+        std::thread::spawn(move || sender.send(build(&directory, format, max_concurrent)));
         let runner = match built.await {
             Ok(Ok(runner)) => runner,
             Ok(Err(error)) => return Err(LoadError::Engine(first_line(&format!("{error:#}")))),
@@ -102,12 +103,22 @@ impl Engine for MistralEngine {
     }
 }
 
-fn build(directory: &Path, max_concurrent: NonZeroUsize) -> anyhow::Result<Arc<MistralRs>> {
+fn build(directory: &Path, format: Format, max_concurrent: NonZeroUsize) -> anyhow::Result<Arc<MistralRs>> {
     let model = directory.to_str().ok_or_else(|| anyhow::anyhow!("`{}` is not UTF-8", directory.display()))?;
-    let loader = NormalLoaderBuilder::new(NormalSpecificConfig::default(), None, None, Some(model.into()), false, None)
-        // Never used for a local directory, but by default looked for below a home directory that must exist.
-        .hf_cache_path(directory.to_path_buf())
-        .build(None)?;
+    let (loader, quantization) = match format {
+        Format::Safetensors(quantization) => {
+            let config = NormalSpecificConfig::default();
+            let builder = NormalLoaderBuilder::new(config, None, None, Some(model.into()), false, None)
+                // Never used for a local directory, but by default looked for below a home directory that must exist.
+                .hf_cache_path(directory.to_path_buf());
+            (builder.build(None)?, quantization.map(isq_type))
+        }
+        Format::Gguf => {
+            let (config, files) = (GGUFSpecificConfig::default(), vec![GGUF_FILE.into()]);
+            let builder = GGUFLoaderBuilder::new(None, Some(model.into()), model.into(), files, config, false, None);
+            (builder.build(), None)
+        }
+    };
     let pipeline = loader.load_model_from_hf(
         None,
         TokenSource::None,
@@ -115,7 +126,7 @@ fn build(directory: &Path, max_concurrent: NonZeroUsize) -> anyhow::Result<Arc<M
         &Device::Cpu,
         true,
         DeviceMapSetting::dummy(),
-        None,
+        quantization,
         None,
     )?;
     let scheduler = SchedulerConfig::DefaultScheduler { method: DefaultSchedulerMethod::Fixed(max_concurrent) };
@@ -124,6 +135,19 @@ fn build(directory: &Path, max_concurrent: NonZeroUsize) -> anyhow::Result<Arc<M
     // The prefix cache is never evicted on a CPU.
     let builder = MistralRsBuilder::new(pipeline, scheduler, false, None).with_no_prefix_cache(true);
     Ok(runtime.block_on(builder.build()))
+}
+
+fn isq_type(quantization: Quantization) -> IsqType {
+    match quantization {
+        Quantization::Q2K => IsqType::Q2K,
+        Quantization::Q3K => IsqType::Q3K,
+        Quantization::Q4_0 => IsqType::Q4_0,
+        Quantization::Q4K => IsqType::Q4K,
+        Quantization::Q5_0 => IsqType::Q5_0,
+        Quantization::Q5K => IsqType::Q5K,
+        Quantization::Q6K => IsqType::Q6K,
+        Quantization::Q8_0 => IsqType::Q8_0,
+    }
 }
 
 impl Inner {

@@ -4,13 +4,17 @@
 //! that changes the model. So the config is rewritten into the spelling it knows, and what it would compute wrongly is
 //! refused here with the reason.
 
-use std::io;
 use std::path::Path;
+use std::{fmt, io};
 
+use orpo_chat::ChatTokenizer;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use crate::checkpoint::{self, Checkpoint};
+use crate::config::Quantization;
+use crate::files::link;
+use crate::load::gguf::Gguf;
 
 /// Architectures whose logits were compared with those of `transformers`.
 const ARCHITECTURES: [&str; 6] = [
@@ -30,7 +34,7 @@ const CACHE_STEP: u64 = 512;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnsupportedModel {
     /// The architecture is unknown or untested.
-    #[error("architecture `{found}` is not supported; supported are {}", ARCHITECTURES.join(", "))]
+    #[error("architecture `{found}` is not supported; serve a model of one of {}", ARCHITECTURES.join(", "))]
     Architecture {
         /// `architectures` of config.json.
         found: String,
@@ -68,13 +72,57 @@ pub struct Staged {
     dir: TempDir,
     /// As in [`EngineConfig`].
     pub context_length: usize,
+    /// What lies in it.
+    pub format: Format,
 }
+
+/// How the weights of a [`Staged`] directory are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// In safetensors, to be quantised while loading where a type is given.
+    Safetensors(Option<Quantization>),
+    /// In the file [`GGUF_FILE`].
+    Gguf,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Safetensors(None) => f.write_str("safetensors"),
+            Self::Safetensors(Some(quantization)) => write!(f, "safetensors, quantised to {quantization:?}"),
+            Self::Gguf => f.write_str("GGUF"),
+        }
+    }
+}
+
+/// The name of a staged GGUF file.
+pub const GGUF_FILE: &str = "model.gguf";
 
 impl Staged {
     /// The directory.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
+
+    /// Has the weights quantised while they are loaded.
+    pub fn quantized(self, quantization: Option<Quantization>) -> Self {
+        Self { format: Format::Safetensors(quantization), ..self }
+    }
+}
+
+/// Makes a directory of a link to a GGUF file, and the tokenizer as `tokenizer` has it.
+///
+/// # Errors
+/// Those of the file system.
+pub fn stage_gguf(gguf: &Gguf, tokenizer: &ChatTokenizer) -> io::Result<Staged> {
+    let dir = tempfile::Builder::new().prefix("orpo-serve-").tempdir()?;
+    link(&gguf.file, &dir.path().join(GGUF_FILE))?;
+    tokenizer.tokenizer().save(dir.path().join("tokenizer.json"), false).map_err(io::Error::other)?;
+    std::fs::write(
+        dir.path().join("generation_config.json"),
+        json!({ "eos_token_id": tokenizer.eos_ids() }).to_string(),
+    )?;
+    Ok(Staged { dir, context_length: gguf.context_length, format: Format::Gguf })
 }
 
 /// Makes a directory of links to `checkpoint`'s weights and tokenizer, with a rewritten config and the end tokens. The
@@ -87,24 +135,13 @@ pub fn stage(checkpoint: &Checkpoint, config: EngineConfig, eos_ids: &[u32]) -> 
     let tied = config.config.get("tie_word_embeddings") == Some(&json!(true));
     let renamed = if tied { checkpoint.holder_of_lone_head()? } else { None };
     for file in checkpoint.weights.iter().chain([&checkpoint.dir.join("tokenizer.json")]) {
-        let source = std::path::absolute(file)?;
-        let target = dir.path().join(source.file_name().expect("a checkpoint file has a name"));
-        if renamed == Some(file) { checkpoint::copy_renaming_head(&source, &target)? } else { link(&source, &target)? }
+        let target = dir.path().join(file.file_name().expect("a checkpoint file has a name"));
+        if renamed == Some(file) { checkpoint::copy_renaming_head(file, &target)? } else { link(file, &target)? }
     }
     let write = |name: &str, value: &Value| std::fs::write(dir.path().join(name), value.to_string());
     write("config.json", &Value::Object(config.config))?;
     write("generation_config.json", &json!({ "eos_token_id": eos_ids }))?;
-    Ok(Staged { dir, context_length: config.context_length })
-}
-
-#[cfg(unix)]
-fn link(source: &Path, target: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(source, target).or_else(|_| std::fs::copy(source, target).map(|_| ()))
-}
-
-#[cfg(not(unix))]
-fn link(source: &Path, target: &Path) -> io::Result<()> {
-    std::fs::copy(source, target).map(|_| ())
+    Ok(Staged { dir, context_length: config.context_length, format: Format::Safetensors(None) })
 }
 
 /// Rewrites a `config.json` of transformers 4 or 5.

@@ -155,6 +155,10 @@ pub struct ModelCard {
     pub created: u64,
     /// `orpo-serve`.
     pub owned_by: &'static str,
+    /// The base model's name; of an alias, the name that answers carry.
+    pub root: String,
+    /// The model that this one is an adapter of.
+    pub parent: Option<String>,
     /// How many tokens prompt and reply may have together.
     pub max_model_len: usize,
 }

@@ -28,11 +28,7 @@ pub(super) async fn chat_completions(
     let deadline = Instant::now() + state.limits.request_timeout;
     let body = body.map_err(|rejection| ApiError::from_body_rejection(&rejection, state.limits.max_body_bytes))?;
     let request = ChatRequest::parse(&body)?;
-    let served = state.served()?;
-    if request.model != served.name {
-        let message = format!("the model `{}` is not served here; ask for `{}`", request.model, served.name);
-        return Err(ApiError::of_field(ErrorKind::ModelNotFound, "model", message));
-    }
+    let served = state.model(&request.model)?;
     let prepared = generation::prepare(served, &request)?;
     let permit = timeout_at(deadline, state.admission.admit()).await.map_err(|_| generation::timed_out())??;
     let want_logprobs = request.logprobs.is_some();

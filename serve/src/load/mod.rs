@@ -1,0 +1,146 @@
+//! From what the user names to models that an engine can load: [`hub`] fetches, [`manifest`] checks hashes, [`adapter`]
+//! reads LoRA adapters and [`merge`](merge()) puts them into the base's weights; [`gguf`] looks into GGUF files.
+
+pub mod adapter;
+pub mod gguf;
+pub mod hub;
+pub mod manifest;
+mod merge;
+mod progress;
+mod tensors;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use orpo_chat::ChatTokenizer;
+
+use self::adapter::Adapter;
+use self::gguf::Gguf;
+use self::hub::Hub;
+pub use self::merge::merge;
+use crate::checkpoint::Checkpoint;
+use crate::config::ServeArgs;
+use crate::engine::stage;
+
+/// A model that is complete and checked, but not loaded.
+#[derive(Debug)]
+pub struct Model {
+    /// The name that answers carry.
+    pub name: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// The model that this one is an adapter of.
+    pub parent: Option<String>,
+    /// Weights and config.
+    pub weights: Weights,
+    /// Tokenizer and chat template.
+    pub tokenizer: ChatTokenizer,
+}
+
+/// What an engine loads.
+#[derive(Debug)]
+pub enum Weights {
+    /// A checkpoint directory.
+    Checkpoint(Checkpoint),
+    /// A GGUF file, which brings its config with it.
+    Gguf(Gguf),
+}
+
+/// All models that `args` ask for, the base first. Adapters are merged into directories below `scratch`, which must
+/// stay as long as the models are used. Blocks: it may fetch, hash and write whole models.
+///
+/// # Errors
+/// In one line: what is wrong with which model, and what to do.
+pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
+    let mut names = args.model_names();
+    check_names(names.iter().chain(args.adapter.iter().map(|adapter| &adapter.name)))?;
+    let path = model_dir(&args.model)?;
+    if path.is_file() {
+        return Ok(vec![gguf_model(args, &path, names)?]);
+    }
+    if args.tokenizer.is_some() {
+        bail!("--tokenizer is for GGUF files; the tokenizer of a checkpoint directory lies in it");
+    }
+    let base = Checkpoint::open(&path)?;
+    // Before long work: what no engine can run.
+    stage::engine_config(&base.config).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
+    let tokenizer_of_base = tokenizer(args, &base.dir)?;
+    let adapters: Vec<Adapter> =
+        args.adapter.iter().map(|named| Adapter::open(&named.dir)).collect::<Result<_, _>>()?;
+    for dir in std::iter::once(&base.dir).chain(args.adapter.iter().map(|named| &named.dir)) {
+        verify(args, dir)?;
+    }
+    let name = names.remove(0);
+    let mut models = Vec::with_capacity(1 + adapters.len());
+    for (number, (named, adapter)) in args.adapter.iter().zip(&adapters).enumerate() {
+        tracing::info!(adapter = %named.name, dir = %named.dir.display(), "merging");
+        let checkpoint = merge(&base, adapter, &scratch.join(number.to_string()))?;
+        let tokenizer =
+            tokenizer(args, &checkpoint.dir).with_context(|| format!("adapter `{}`", named.dir.display()))?;
+        let parent = Some(name.clone());
+        let weights = Weights::Checkpoint(checkpoint);
+        models.push(Model { name: named.name.clone(), aliases: Vec::new(), parent, weights, tokenizer });
+    }
+    let weights = Weights::Checkpoint(base);
+    models.insert(0, Model { name, aliases: names, parent: None, weights, tokenizer: tokenizer_of_base });
+    Ok(models)
+}
+
+fn gguf_model(args: &ServeArgs, file: &Path, mut names: Vec<String>) -> anyhow::Result<Model> {
+    if !args.adapter.is_empty() {
+        bail!("--adapter needs the base as a checkpoint directory; `{}` is a file", file.display());
+    }
+    if args.quantize.is_some() {
+        bail!("--quantize needs a checkpoint directory; the weights of `{}` are as they are", file.display());
+    }
+    let gguf = Gguf::open(file)?;
+    let beside = file.parent().unwrap_or(Path::new("."));
+    let tokenizer = tokenizer(args, args.tokenizer.as_deref().unwrap_or(beside))
+        .context("a GGUF file needs --tokenizer DIR with tokenizer.json and tokenizer_config.json")?;
+    let name = names.remove(0);
+    Ok(Model { name, aliases: names, parent: None, weights: Weights::Gguf(gguf), tokenizer })
+}
+
+/// `model` itself, or the directory in the cache where it is no path but an id of the hub.
+fn model_dir(model: &Path) -> anyhow::Result<PathBuf> {
+    match model.to_str() {
+        Some(id) if !model.exists() && hub::is_id(model) => {
+            Hub::from_env().model(id).with_context(|| format!("there is no directory `{id}`"))
+        }
+        _ => Ok(model.to_path_buf()),
+    }
+}
+
+fn check_names<'a>(names: impl Iterator<Item = &'a String>) -> anyhow::Result<()> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            bail!(
+                "the name `{name}` is given twice; clients choose a model by its name: --served-model-name, --adapter"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn verify(args: &ServeArgs, dir: &Path) -> anyhow::Result<()> {
+    if args.no_verify {
+        return Ok(());
+    }
+    if let Some(files) = manifest::verify(dir)? {
+        tracing::info!(dir = %dir.display(), files, "every file is the one that {} names", manifest::MANIFEST);
+    }
+    Ok(())
+}
+
+fn tokenizer(args: &ServeArgs, dir: &Path) -> anyhow::Result<ChatTokenizer> {
+    let mut tokenizer = ChatTokenizer::from_dir(dir)?;
+    if let Some(path) = &args.chat_template {
+        let source = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read --chat-template `{}`", path.display()))?;
+        tokenizer = tokenizer.with_template(source).with_context(|| format!("--chat-template `{}`", path.display()))?;
+    }
+    tokenizer.template().context("pass --chat-template FILE")?;
+    Ok(tokenizer)
+}
