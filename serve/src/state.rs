@@ -3,10 +3,12 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use llguidance::toktrie::TokTrie;
 use orpo_chat::ChatTokenizer;
 
 use crate::admission::Admission;
 use crate::engine::Engine;
+use crate::engine::constraint::{ConstraintError, Grammars};
 use crate::openai::{ApiError, ErrorKind};
 use crate::token_bytes::TokenBytes;
 
@@ -22,13 +24,36 @@ pub struct Served {
     pub tokenizer: ChatTokenizer,
     /// Single tokens to bytes.
     pub token_bytes: TokenBytes,
+    /// One more than the highest id of the tokenizer.
+    pub vocabulary: usize,
+    grammars: OnceLock<Result<Grammars, ConstraintError>>,
 }
 
 impl Served {
     /// A model named `name`, loaded now.
     pub fn new(name: impl Into<String>, engine: Arc<dyn Engine>, tokenizer: ChatTokenizer) -> Self {
         let token_bytes = TokenBytes::new(&tokenizer);
-        Self { name: name.into(), created: unix_seconds(), engine, tokenizer, token_bytes }
+        let vocabulary = tokenizer.tokenizer().get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let grammars = OnceLock::new();
+        Self { name: name.into(), created: unix_seconds(), engine, tokenizer, token_bytes, vocabulary, grammars }
+    }
+
+    /// Grammars over the tokenizer's vocabulary, made when they are first asked for.
+    ///
+    /// # Errors
+    /// [`ConstraintError`] for a vocabulary that replies cannot be constrained with.
+    pub fn grammars(&self) -> Result<&Grammars, ConstraintError> {
+        let made = self.grammars.get_or_init(|| {
+            let special = self.tokenizer.tokenizer().get_added_tokens_decoder();
+            let ids = 0..self.vocabulary as u32;
+            let bytes = ids.map(|id| match special.get(&id).filter(|token| token.special) {
+                // llguidance's mark: no text can be taken for it.
+                Some(token) => [&[TokTrie::SPECIAL_TOKEN_MARKER], token.content.as_bytes()].concat(),
+                None => self.token_bytes.of(&self.tokenizer, id),
+            });
+            Grammars::new(&bytes.collect::<Vec<_>>(), self.tokenizer.eos_ids())
+        });
+        made.as_ref().map_err(Clone::clone)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The contract between the server and what computes the tokens: ids in, sampled tokens out, one at a time.
 
+pub mod constraint;
 #[cfg(feature = "mistralrs")]
 pub mod mistralrs;
 pub mod sampling;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use orpo_chat::ChatTokenizer;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 pub use sampling::{SampledToken, Sampling};
 
@@ -83,6 +85,32 @@ impl Generation {
     }
 }
 
+/// The log-probabilities of a prompt in the making, one entry per token; the first is `None`, as nothing predicts it.
+/// Dropping it cancels.
+#[derive(Debug)]
+pub struct Scoring {
+    scores: oneshot::Receiver<Result<Vec<Option<SampledToken>>, EngineError>>,
+}
+
+/// The engine's end of a [`Scoring`].
+pub type ScoreSender = oneshot::Sender<Result<Vec<Option<SampledToken>>, EngineError>>;
+
+impl Scoring {
+    /// A channel for one scoring: the engine's end and the reader's.
+    pub fn channel() -> (ScoreSender, Self) {
+        let (sender, scores) = oneshot::channel();
+        (sender, Self { scores })
+    }
+
+    /// The scores.
+    ///
+    /// # Errors
+    /// [`EngineError::Failed`] when the engine says so, [`EngineError::Stopped`] when it hangs up.
+    pub async fn scores(self) -> Result<Vec<Option<SampledToken>>, EngineError> {
+        self.scores.await.unwrap_or(Err(EngineError::Stopped))
+    }
+}
+
 /// An inference engine with one model loaded.
 pub trait Engine: Send + Sync {
     /// How many tokens prompt and reply may have together.
@@ -98,6 +126,13 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`EngineError`] when the request could not even be handed over.
     fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError>;
+
+    /// Starts to compute the log-probability of every token of a prompt given those before it, with `top_logprobs`
+    /// alternatives each. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the request could not even be handed over.
+    fn score(&self, prompt_ids: Vec<u32>, top_logprobs: usize) -> Result<Scoring, EngineError>;
 }
 
 /// Why no engine could be made of a checked model.

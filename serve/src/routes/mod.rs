@@ -1,9 +1,13 @@
 //! The routes, one handler a file.
 
+mod answer;
 mod chat;
+mod completions;
 mod health;
 mod models;
+mod openapi;
 mod ready;
+mod tokenize;
 
 use std::sync::Arc;
 
@@ -20,7 +24,12 @@ pub fn router(state: Arc<AppState>) -> Router {
     let body_limit = DefaultBodyLimit::max(state.limits.max_body_bytes);
     Router::new()
         .route("/v1/chat/completions", post(chat::chat_completions))
+        .route("/v1/completions", post(completions::completions))
         .route("/v1/models", get(models::models))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route("/tokenizer_info", get(tokenize::tokenizer_info))
+        .route("/openapi.json", get(openapi::openapi))
         .route("/health", get(health::health))
         .route("/ready", get(ready::ready))
         .method_not_allowed_fallback(method_not_allowed)
