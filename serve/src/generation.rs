@@ -149,14 +149,13 @@ impl Driver {
         let mut tokens = Vec::new();
         if self.work.want_tokens {
             let scoring = self.served.engine.score(ids.clone(), prompt.request.top_logprobs).map_err(engine_failed)?;
-            let scores = scoring.scores().await.map_err(engine_failed)?;
-            if scores.len() != ids.len() {
-                let error = format!("{} scores for {} tokens", scores.len(), ids.len());
-                return Err(engine_failed(EngineError::Failed(error)));
+            let scores = scoring.finish().await.map_err(engine_failed)?;
+            if scores.iter().map(|token| token.id).ne(ids.iter().copied().skip(1)) {
+                return Err(engine_failed(EngineError::Failed("it scored other tokens than the prompt's".into())));
             }
+            let first = ids.first().map(|&id| SampledToken { id, logprob: 0.0, top: Vec::new() });
             let mut reply = ReplyText::new(&self.served.tokenizer, &[], Vec::new());
-            for (score, &id) in scores.into_iter().zip(ids) {
-                let token = score.unwrap_or(SampledToken { id, logprob: 0.0, top: Vec::new() });
+            for token in first.into_iter().chain(scores) {
                 tokens.extend(reply.push(&self.served.tokenizer, token).map_err(undecodable)?.tokens);
             }
             tokens.extend(reply.finish(&self.served.tokenizer).map_err(undecodable)?.tokens);

@@ -55,7 +55,9 @@ pub fn completion(served: &Served, request: &CompletionRequest) -> Result<Work, 
         let echo = match prompt {
             _ if !request.echo => None,
             PromptInput::Text(text) => Some(text.clone()),
-            PromptInput::Ids(ids) => Some(served.tokenizer.decode(ids, true).map_err(|error| refused("prompt", &error))?),
+            PromptInput::Ids(ids) => {
+                Some(served.tokenizer.decode(ids, true).map_err(|error| refused("prompt", &error))?)
+            }
         };
         let request_of_choice = GenerateRequest {
             prompt_ids,
@@ -66,12 +68,7 @@ pub fn completion(served: &Served, request: &CompletionRequest) -> Result<Work, 
         };
         prompts.push(Prompt { request: request_of_choice, echo });
     }
-    Ok(Work {
-        prompts,
-        choices: request.choices,
-        stops: request.stop.clone(),
-        want_tokens: request.logprobs.is_some(),
-    })
+    Ok(Work { prompts, choices: request.choices, stops: request.stop.clone(), want_tokens: request.logprobs.is_some() })
 }
 
 /// The ids of a conversation. With `continue_final_message` they end where the last message's text ends.
@@ -85,8 +82,7 @@ pub fn conversation(
     continue_final_message: bool,
 ) -> Result<Vec<u32>, ApiError> {
     let refused = |error: &ChatError| refused("messages", error);
-    let mut text =
-        served.tokenizer.render(messages, add_generation_prompt).map_err(|error| refused(&error))?;
+    let mut text = served.tokenizer.render(messages, add_generation_prompt).map_err(|error| refused(&error))?;
     if continue_final_message {
         let last = messages.last().map_or("", |message| message.content.as_str());
         let end = end_of_last_message(&text, last).ok_or_else(|| {
@@ -113,7 +109,8 @@ fn end_of_last_message(rendered: &str, last: &str) -> Option<usize> {
 /// [`ErrorKind::InvalidValue`] for a text that the tokenizer refuses.
 pub fn text_ids(served: &Served, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, ApiError> {
     let encoding = served.tokenizer.tokenizer().encode_fast(text, add_special_tokens);
-    let encoding = encoding.map_err(|error| ApiError::of_field(ErrorKind::InvalidValue, "prompt", error.to_string()))?;
+    let encoding =
+        encoding.map_err(|error| ApiError::of_field(ErrorKind::InvalidValue, "prompt", error.to_string()))?;
     Ok(encoding.get_ids().to_vec())
 }
 

@@ -85,28 +85,27 @@ impl Generation {
     }
 }
 
-/// The log-probabilities of a prompt in the making, one entry per token; the first is `None`, as nothing predicts it.
-/// Dropping it cancels.
+/// The scores of a prompt in the making. Dropping it cancels.
 #[derive(Debug)]
 pub struct Scoring {
-    scores: oneshot::Receiver<Result<Vec<Option<SampledToken>>, EngineError>>,
+    scores: oneshot::Receiver<Result<Vec<SampledToken>, EngineError>>,
 }
 
 /// The engine's end of a [`Scoring`].
-pub type ScoreSender = oneshot::Sender<Result<Vec<Option<SampledToken>>, EngineError>>;
+pub type ScoringSender = oneshot::Sender<Result<Vec<SampledToken>, EngineError>>;
 
 impl Scoring {
-    /// A channel for one scoring: the engine's end and the reader's.
-    pub fn channel() -> (ScoreSender, Self) {
+    /// A channel for one prompt: the engine's end and the reader's.
+    pub fn channel() -> (ScoringSender, Self) {
         let (sender, scores) = oneshot::channel();
         (sender, Self { scores })
     }
 
-    /// The scores.
+    /// The prompt's tokens from the second on (nothing comes before the first), each as if it had been chosen there.
     ///
     /// # Errors
-    /// [`EngineError::Failed`] when the engine says so, [`EngineError::Stopped`] when it hangs up.
-    pub async fn scores(self) -> Result<Vec<Option<SampledToken>>, EngineError> {
+    /// As [`Generation::next`].
+    pub async fn finish(self) -> Result<Vec<SampledToken>, EngineError> {
         self.scores.await.unwrap_or(Err(EngineError::Stopped))
     }
 }
@@ -127,11 +126,11 @@ pub trait Engine: Send + Sync {
     /// [`EngineError`] when the request could not even be handed over.
     fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError>;
 
-    /// Starts to compute the log-probability of every token of a prompt given those before it, with `top_logprobs`
-    /// alternatives each. Must be called within a tokio runtime.
+    /// Starts to score a prompt of at most [`Engine::context_length`] tokens: the log-probability of each given those
+    /// before it, and the `top_logprobs` most likely tokens in its place. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`EngineError`] when the request could not even be handed over.
+    /// As [`Engine::generate`].
     fn score(&self, prompt_ids: Vec<u32>, top_logprobs: usize) -> Result<Scoring, EngineError>;
 }
 

@@ -343,8 +343,10 @@ mod tests {
             (json!({"logit_bias": {"the": 1}}), "logit_bias.the"),
             (json!({"logit_bias": {"5": 101}}), "logit_bias.5"),
             (json!({"response_format": "json"}), "response_format"),
-            (json!({"response_format": {"type": "json_schema", "json_schema": {"schema": 1}}}),
-                "response_format.json_schema.schema"),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"schema": 1}}}),
+                "response_format.json_schema.schema",
+            ),
             (json!({"continue_final_message": true, "add_generation_prompt": true}), "continue_final_message"),
             (json!({"stream_options": {"include_usage": true}}), "stream_options"),
             (json!({"messages": []}), "messages"),

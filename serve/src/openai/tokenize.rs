@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::completion::token_ids;
 use super::fields::{Fields, wrong_type};
-use super::{ApiError, ErrorKind, request, shared};
+use super::{ApiError, request, shared};
 
 /// What is to be turned into tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +104,7 @@ fn model(fields: &mut Fields) -> Result<Option<String>, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::openai::ErrorKind;
     use serde_json::json;
 
     #[test]

@@ -5,7 +5,6 @@ mod chat;
 mod completions;
 mod health;
 mod models;
-mod openapi;
 mod ready;
 mod tokenize;
 
@@ -29,7 +28,6 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/tokenizer_info", get(tokenize::tokenizer_info))
-        .route("/openapi.json", get(openapi::openapi))
         .route("/health", get(health::health))
         .route("/ready", get(ready::ready))
         .method_not_allowed_fallback(method_not_allowed)
