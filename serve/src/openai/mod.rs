@@ -14,7 +14,7 @@ pub use request::{ChatRequest, MAX_TOP_LOGPROBS};
 pub use response::{
     ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, ChunkDelta, Completion, CompletionChoice, CompletionLogprobs,
     Detokenized, FinishReason, Logprobs, ModelCard, ModelList, ReplyMessage, TokenLogprob, Tokenized, TokenizerInfo,
-    TopLogprob, Usage,
+    TopLogprob, TopLogprobs, Usage,
 };
 pub use shared::{MAX_CHOICES, MAX_STOPS};
 pub use tokenize::{DetokenizeRequest, TokenizeInput, TokenizeRequest};

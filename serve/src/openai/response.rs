@@ -1,7 +1,6 @@
 //! Response bodies, in OpenAI's words.
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
 
 /// Why a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -145,6 +144,16 @@ pub struct ChatChunk {
     pub usage: Option<Option<Usage>>,
 }
 
+/// Texts of tokens and their log-probabilities, each text once, best first; an object on the wire.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopLogprobs(pub Vec<(String, f32)>);
+
+impl Serialize for TopLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(text, logprob)| (text, logprob)))
+    }
+}
+
 /// The log-probabilities of a completion or of a chunk, in the layout of the older API: parallel lists. Tokens that are
 /// not UTF-8 by themselves are written as `bytes:\\xe2\\x96`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -154,7 +163,7 @@ pub struct CompletionLogprobs {
     /// Their log-probabilities; null for the first token of an echoed prompt.
     pub token_logprobs: Vec<Option<f32>>,
     /// The most likely tokens at each position, and always the one that stands there.
-    pub top_logprobs: Vec<Option<Map<String, Value>>>,
+    pub top_logprobs: Vec<Option<TopLogprobs>>,
     /// How many characters of the choice's text come before each token.
     pub text_offset: Vec<usize>,
 }

@@ -8,7 +8,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, Stream, StreamExt};
-use serde_json::Value;
+use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
@@ -87,21 +87,21 @@ pub(super) async fn collect(mut outputs: Outputs) -> Result<(Vec<Choice>, Usage)
     }
 }
 
-/// How an API writes the parts of a streamed answer.
+/// How an API writes the parts of a streamed answer, as JSON.
 pub(super) trait Chunks: Send + 'static {
     /// What comes before everything.
-    fn opening(&self) -> Vec<Value>;
+    fn opening(&self) -> Vec<String>;
     /// More of a choice.
-    fn delta(&self, choice: usize, text: String, tokens: Vec<Token>) -> Value;
+    fn delta(&self, choice: usize, text: String, tokens: Vec<Token>) -> String;
     /// The end of a choice.
-    fn finished(&self, choice: usize, reason: FinishReason) -> Value;
+    fn finished(&self, choice: usize, reason: FinishReason) -> String;
     /// The token counts, if they were asked for.
-    fn usage(&self, usage: Usage) -> Option<Value>;
+    fn usage(&self, usage: Usage) -> Option<String>;
 }
 
 /// One event per output; after the end the usage, if asked for, and `[DONE]`; after an error nothing.
 pub(super) fn stream(outputs: Outputs, chunks: impl Chunks) -> Response {
-    let opening: Vec<Event> = chunks.opening().iter().map(event).collect();
+    let opening: Vec<Event> = chunks.opening().into_iter().map(event).collect();
     let events = stream::iter(opening).chain(events(outputs, chunks)).map(Ok::<_, Infallible>);
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
@@ -119,22 +119,27 @@ fn events(outputs: Outputs, chunks: impl Chunks) -> impl Stream<Item = Event> {
 
 fn events_of(chunks: &impl Chunks, output: Option<Result<Output, ApiError>>, ended: &mut bool) -> Vec<Event> {
     match output.unwrap_or_else(|| Err(vanished())) {
-        Ok(Output::Delta { choice, text, tokens }) => vec![event(&chunks.delta(choice, text, tokens))],
-        Ok(Output::Finished { choice, reason }) => vec![event(&chunks.finished(choice, reason))],
+        Ok(Output::Delta { choice, text, tokens }) => vec![event(chunks.delta(choice, text, tokens))],
+        Ok(Output::Finished { choice, reason }) => vec![event(chunks.finished(choice, reason))],
         Ok(Output::Done { usage }) => {
             *ended = true;
             let usage = chunks.usage(usage);
-            usage.iter().map(event).chain([Event::default().data("[DONE]")]).collect()
+            usage.into_iter().map(event).chain([Event::default().data("[DONE]")]).collect()
         }
         Err(error) => {
             *ended = true;
-            vec![event(&error.body())]
+            vec![event(json(&error.body()))]
         }
     }
 }
 
-fn event(value: &Value) -> Event {
-    Event::default().data(value.to_string())
+fn event(json: String) -> Event {
+    Event::default().data(json)
+}
+
+/// The text of a chunk, written directly: by way of a `Value` its `f32`s would look otherwise than in a whole answer.
+pub(super) fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("these types serialise")
 }
 
 fn vanished() -> ApiError {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::answer::{self, Body, Chunks, Head};
@@ -58,7 +57,7 @@ struct ChatChunks {
 }
 
 impl ChatChunks {
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> Value {
+    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> String {
         let chunk = ChatChunk {
             id: self.head.id.clone(),
             object: "chat.completion.chunk",
@@ -67,29 +66,29 @@ impl ChatChunks {
             choices,
             usage: self.head.include_usage.then_some(usage),
         };
-        json!(chunk)
+        answer::json(&chunk)
     }
 }
 
 impl Chunks for ChatChunks {
-    fn opening(&self) -> Vec<Value> {
+    fn opening(&self) -> Vec<String> {
         let delta = ChunkDelta { role: Some("assistant"), content: Some(String::new()) };
         let choice = |index| ChunkChoice { index, delta: delta.clone(), logprobs: None, finish_reason: None };
         (0..self.choices).map(|index| self.chunk(vec![choice(index)], None)).collect()
     }
 
-    fn delta(&self, index: usize, text: String, tokens: Vec<Token>) -> Value {
+    fn delta(&self, index: usize, text: String, tokens: Vec<Token>) -> String {
         let delta = ChunkDelta { role: None, content: Some(text) };
         let logprobs = (!tokens.is_empty()).then(|| logprobs(tokens));
         self.chunk(vec![ChunkChoice { index, delta, logprobs, finish_reason: None }], None)
     }
 
-    fn finished(&self, index: usize, reason: FinishReason) -> Value {
+    fn finished(&self, index: usize, reason: FinishReason) -> String {
         let delta = ChunkDelta::default();
         self.chunk(vec![ChunkChoice { index, delta, logprobs: None, finish_reason: Some(reason) }], None)
     }
 
-    fn usage(&self, usage: Usage) -> Option<Value> {
+    fn usage(&self, usage: Usage) -> Option<String> {
         self.head.include_usage.then(|| self.chunk(Vec::new(), Some(usage)))
     }
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::answer::{self, Body, Chunks, Head};
 use crate::generation::Token;
 use crate::openai::{
-    ApiError, Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, FinishReason, TopLogprob, Usage,
+    ApiError, Completion, CompletionChoice, CompletionLogprobs, CompletionRequest, FinishReason, TopLogprob,
+    TopLogprobs, Usage,
 };
 use crate::prepare;
 use crate::state::AppState;
@@ -45,12 +45,15 @@ fn logprobs(tokens: Vec<Token>) -> CompletionLogprobs {
     for Token { offset, logprob, unpredicted } in tokens {
         let text = written(&logprob.chosen);
         let top = || {
-            let mut top = Map::new();
+            let mut top: Vec<(String, f32)> = Vec::with_capacity(logprob.top_logprobs.len() + 1);
             // Best first: where two tokens are written alike, the better one stays.
             for entry in logprob.top_logprobs.iter().chain([&logprob.chosen]) {
-                top.entry(written(entry)).or_insert_with(|| json!(entry.logprob));
+                let text = written(entry);
+                if top.iter().all(|(other, _)| *other != text) {
+                    top.push((text, entry.logprob));
+                }
             }
-            top
+            TopLogprobs(top)
         };
         lists.top_logprobs.push((!unpredicted).then(top));
         lists.token_logprobs.push((!unpredicted).then_some(logprob.chosen.logprob));
@@ -88,27 +91,27 @@ impl CompletionChunks {
         }
     }
 
-    fn chunk(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> Value {
-        json!(self.completion(choices, self.head.include_usage.then_some(usage)))
+    fn chunk(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> String {
+        answer::json(&self.completion(choices, self.head.include_usage.then_some(usage)))
     }
 }
 
 impl Chunks for CompletionChunks {
-    fn opening(&self) -> Vec<Value> {
+    fn opening(&self) -> Vec<String> {
         Vec::new()
     }
 
-    fn delta(&self, index: usize, text: String, tokens: Vec<Token>) -> Value {
+    fn delta(&self, index: usize, text: String, tokens: Vec<Token>) -> String {
         let logprobs = (!tokens.is_empty()).then(|| logprobs(tokens));
         self.chunk(vec![CompletionChoice { index, text, logprobs, finish_reason: None }], None)
     }
 
-    fn finished(&self, index: usize, reason: FinishReason) -> Value {
+    fn finished(&self, index: usize, reason: FinishReason) -> String {
         let (text, finish_reason) = (String::new(), Some(reason));
         self.chunk(vec![CompletionChoice { index, text, logprobs: None, finish_reason }], None)
     }
 
-    fn usage(&self, usage: Usage) -> Option<Value> {
+    fn usage(&self, usage: Usage) -> Option<String> {
         self.head.include_usage.then(|| self.chunk(Vec::new(), Some(usage)))
     }
 }
