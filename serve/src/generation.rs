@@ -1,5 +1,6 @@
-//! One reply, from the admitted request to the last token: a task of its own, so that neither a slow reader nor a
-//! vanished one holds a slot.
+//! One answer, from the admitted request to the last token of its last choice: a task of its own, so that neither a slow
+//! reader nor a vanished one holds a slot. The choices are generated one after another, each by a request of its own to
+//! the engine, so that a choice is the same whatever stands beside it.
 
 use std::sync::Arc;
 
@@ -7,101 +8,102 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
 
 use crate::admission::Permit;
-use crate::engine::{Finish, GenerateRequest, Generation, SampledToken};
+use crate::engine::{EngineError, Finish, GenerateRequest, SampledToken};
 use crate::metrics::Meter;
-use crate::openai::{ApiError, ChatRequest, ErrorKind, FinishReason, TokenLogprob, TopLogprob, Usage};
+use crate::openai::{ApiError, ErrorKind, FinishReason, TokenLogprob, TopLogprob, Usage};
 use crate::state::Served;
-use crate::text::{Delta, ReplyText};
+use crate::text::{Delta, Placed, ReplyText};
 
 /// The smallest log-probability on the wire: JSON has no infinity.
 const MIN_LOGPROB: f32 = -9999.0;
 
-/// A part of a reply.
+/// All that one request asks for.
+#[derive(Debug)]
+pub struct Work {
+    /// The prompts; each has `choices` replies, and those of the first prompt come first.
+    pub prompts: Vec<Prompt>,
+    /// How many replies each prompt gets.
+    pub choices: usize,
+    /// A reply ends before the first of them.
+    pub stops: Vec<String>,
+    /// Whether the tokens are told, not only the text.
+    pub want_tokens: bool,
+}
+
+/// One prompt.
+#[derive(Debug)]
+pub struct Prompt {
+    /// What each choice asks of the engine, but for the seed; with no `max_tokens` it is not asked.
+    pub request: GenerateRequest,
+    /// The prompt's text, if the reply is to begin with it.
+    pub echo: Option<String>,
+}
+
+/// A token of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// How many characters of the choice come before it.
+    pub offset: usize,
+    /// The token and its log-probability.
+    pub logprob: TokenLogprob,
+    /// It begins an echoed prompt: nothing predicts it, and its log-probability means nothing.
+    pub unpredicted: bool,
+}
+
+/// A part of an answer.
 #[derive(Debug, PartialEq)]
 pub enum Output {
-    /// Text, and its tokens if they were asked for; not both empty.
+    /// Text of a choice, and its tokens if they were asked for; not both empty.
     Delta {
+        /// The choice.
+        choice: usize,
         /// The text.
         text: String,
         /// The tokens.
-        tokens: Vec<TokenLogprob>,
+        tokens: Vec<Token>,
     },
-    /// The end; nothing follows.
+    /// The end of a choice.
     Finished {
+        /// The choice.
+        choice: usize,
         /// Why.
         reason: FinishReason,
-        /// Token counts.
+    },
+    /// The end of the answer; nothing follows.
+    Done {
+        /// Token counts of all choices; each prompt counts once.
         usage: Usage,
     },
 }
 
-/// A reply as it comes. Dropping it cancels the generation. It ends with [`Output::Finished`] or an error; if it ends
+/// An answer as it comes. Dropping it cancels the generation. It ends with [`Output::Done`] or an error; if it ends
 /// without either, the task that produced it is gone.
 pub type Outputs = UnboundedReceiver<Result<Output, ApiError>>;
 
-/// Turns a chat request into token ids and limits.
-///
-/// # Errors
-/// [`ErrorKind::TemplateRefused`] and [`ErrorKind::ContextLengthExceeded`].
-pub fn prepare(served: &Served, request: &ChatRequest) -> Result<GenerateRequest, ApiError> {
-    let prompt_ids = served
-        .tokenizer
-        .encode_prompt(&request.messages)
-        .map_err(|error| ApiError::of_field(ErrorKind::TemplateRefused, "messages", error.to_string()))?;
-    let context = served.engine.context_length();
-    let left = context.saturating_sub(prompt_ids.len());
-    if left == 0 || prompt_ids.is_empty() {
-        let message = format!(
-            "This model's maximum context length is {context} tokens. However, your messages resulted in {} tokens, \
-             which leaves no room for a reply. Please reduce the length of the messages.",
-            prompt_ids.len()
-        );
-        return Err(ApiError::of_field(ErrorKind::ContextLengthExceeded, "messages", message));
-    }
-    Ok(GenerateRequest {
-        prompt_ids,
-        max_tokens: request.max_tokens.unwrap_or(left).min(left),
-        eos_ids: served.tokenizer.eos_ids().to_vec(),
-        sampling: request.sampling.clone(),
-        top_logprobs: request.logprobs.unwrap_or(0),
-    })
-}
-
-/// Starts a reply that ends before the first of `stops` and must be finished by `deadline`.
-///
-/// # Errors
-/// [`ErrorKind::EngineFailed`] when the engine does not take the request.
-pub fn start(
-    served: Arc<Served>,
-    request: GenerateRequest,
-    stops: Vec<String>,
-    want_logprobs: bool,
-    permit: Permit,
-    deadline: Instant,
-) -> Result<Outputs, ApiError> {
-    let prompt_tokens = request.prompt_ids.len();
-    let reply = ReplyText::new(&served.tokenizer, &request.prompt_ids, stops);
-    let generation = served.engine.generate(request).map_err(engine_failed)?;
-    let generation = generation.metered(Meter::of_this_request(&served.name, prompt_tokens));
+/// Starts an answer that must be finished by `deadline`. To be called where the request's handler runs, so that its tokens
+/// are counted as that request's.
+pub fn start(served: Arc<Served>, work: Work, permit: Permit, deadline: Instant) -> Outputs {
     let (sender, outputs) = unbounded_channel();
-    let driver = Driver { served, sender, reply, want_logprobs, usage: Usage::new(prompt_tokens, 0) };
+    let prompt_tokens = work.prompts.iter().map(|prompt| prompt.request.prompt_ids.len()).sum();
+    let meter = Meter::of_this_request(&served.name, prompt_tokens);
+    let driver = Driver { served, sender, work, usage: Usage::new(prompt_tokens, 0), meter };
     tokio::spawn(async move {
-        driver.run(generation, deadline).await;
+        driver.run(deadline).await;
         drop(permit);
     });
-    Ok(outputs)
+    outputs
 }
 
 struct Driver {
     served: Arc<Served>,
     sender: UnboundedSender<Result<Output, ApiError>>,
-    reply: ReplyText,
-    want_logprobs: bool,
+    work: Work,
     usage: Usage,
+    meter: Option<Meter>,
 }
 
 impl Driver {
-    async fn run(mut self, mut generation: Generation, deadline: Instant) {
+    async fn run(mut self, deadline: Instant) {
         let started = Instant::now();
         let sender = self.sender.clone();
         let finished = tokio::select! {
@@ -110,88 +112,132 @@ impl Driver {
                 tracing::info!(completion_tokens = self.usage.completion_tokens, "client gone, generation cancelled");
                 return;
             }
-            finished = timeout_at(deadline, self.generate(&mut generation)) => finished,
-        };
-        // The engine is free from here on; what is left is text.
-        drop(generation);
-        let finished = match finished {
-            Ok(Ok(reason)) => self.finish(reason),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(timed_out()),
+            finished = timeout_at(deadline, self.answer()) => finished.unwrap_or_else(|_| Err(timed_out())),
         };
         match &finished {
-            Ok(Output::Finished { reason, usage }) => tracing::info!(
-                prompt_tokens = usage.prompt_tokens,
-                completion_tokens = usage.completion_tokens,
-                finish_reason = ?reason,
+            Ok(()) => tracing::info!(
+                prompt_tokens = self.usage.prompt_tokens,
+                completion_tokens = self.usage.completion_tokens,
                 milliseconds = started.elapsed().as_millis() as u64,
-                "reply finished"
+                "answer finished"
             ),
-            Ok(Output::Delta { .. }) => {}
-            Err(error) => tracing::warn!(kind = ?error.kind(), "reply failed"),
+            Err(error) => tracing::warn!(kind = ?error.kind(), "answer failed"),
         }
-        let _ = sender.send(finished);
+        let _ = sender.send(finished.map(|()| Output::Done { usage: self.usage }));
+    }
+
+    async fn answer(&mut self) -> Result<(), ApiError> {
+        let mut choice = 0;
+        for prompt in std::mem::take(&mut self.work.prompts) {
+            let echo = self.echo(&prompt).await?;
+            for index in 0..self.work.choices {
+                let mut characters = 0;
+                if let Some(echo) = &echo {
+                    characters = echo.text.chars().count();
+                    self.emit(choice, echo.clone(), true);
+                }
+                let sampling = prompt.request.sampling.of_choice(index);
+                let request = GenerateRequest { sampling, ..prompt.request.clone() };
+                let reason = self.reply(choice, request, characters).await?;
+                self.send(Output::Finished { choice, reason });
+                choice += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The prompt as the beginning of its replies.
+    async fn echo(&self, prompt: &Prompt) -> Result<Option<Delta>, ApiError> {
+        let Some(text) = prompt.echo.clone() else { return Ok(None) };
+        let ids = &prompt.request.prompt_ids;
+        let mut tokens = Vec::new();
+        if self.work.want_tokens {
+            let scoring = self.served.engine.score(ids.clone(), prompt.request.top_logprobs).map_err(engine_failed)?;
+            let scores = scoring.finish().await.map_err(engine_failed)?;
+            if scores.iter().map(|token| token.id).ne(ids.iter().copied().skip(1)) {
+                return Err(engine_failed(EngineError::Failed("it scored other tokens than the prompt's".into())));
+            }
+            let first = ids.first().map(|&id| SampledToken { id, logprob: 0.0, top: Vec::new() });
+            let mut reply = ReplyText::new(&self.served.tokenizer, &[], Vec::new());
+            for token in first.into_iter().chain(scores) {
+                tokens.extend(reply.push(&self.served.tokenizer, token).map_err(undecodable)?.tokens);
+            }
+            tokens.extend(reply.finish(&self.served.tokenizer).map_err(undecodable)?.tokens);
+        }
+        Ok(Some(Delta { text, tokens, stopped: false }))
     }
 
     /// Reads tokens until the engine or a stop string ends the reply.
-    async fn generate(&mut self, generation: &mut Generation) -> Result<Ending, ApiError> {
-        loop {
-            let step = generation.next().await.map_err(engine_failed)?;
+    async fn reply(
+        &mut self,
+        choice: usize,
+        request: GenerateRequest,
+        characters: usize,
+    ) -> Result<FinishReason, ApiError> {
+        if request.max_tokens == 0 {
+            return Ok(FinishReason::Length);
+        }
+        let stops = self.work.stops.clone();
+        let mut reply = ReplyText::new(&self.served.tokenizer, &request.prompt_ids, stops).after(characters);
+        let mut generation = self.served.engine.generate(request).map_err(engine_failed)?;
+        let reason = loop {
+            let step = generation.next().await;
+            if let Some(meter) = &mut self.meter {
+                match &step {
+                    Ok(_) => meter.token(),
+                    Err(_) => meter.failed(),
+                }
+            }
+            let step = step.map_err(engine_failed)?;
             self.usage = Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + 1);
             if step.finish == Some(Finish::Eos) {
-                return Ok(Ending::Engine(FinishReason::Stop));
+                break FinishReason::Stop;
             }
-            let delta = self.reply.push(&self.served.tokenizer, step.token).map_err(undecodable)?;
+            let delta = reply.push(&self.served.tokenizer, step.token).map_err(undecodable)?;
             let stopped = delta.stopped;
-            self.emit(delta);
-            match (stopped, step.finish) {
-                (true, _) => return Ok(Ending::StopString),
-                (false, Some(_)) => return Ok(Ending::Engine(FinishReason::Length)),
-                (false, None) => {}
+            self.emit(choice, delta, false);
+            if stopped {
+                return Ok(FinishReason::Stop);
             }
-        }
-    }
-
-    /// Sends what was held back and makes the last output.
-    fn finish(mut self, ending: Ending) -> Result<Output, ApiError> {
-        let reason = match ending {
-            Ending::StopString => FinishReason::Stop,
-            Ending::Engine(reason) => {
-                let empty = ReplyText::new(&self.served.tokenizer, &[], Vec::new());
-                let reply = std::mem::replace(&mut self.reply, empty);
-                let delta = reply.finish(&self.served.tokenizer).map_err(undecodable)?;
-                let stopped = delta.stopped;
-                self.emit(delta);
-                if stopped { FinishReason::Stop } else { reason }
+            if step.finish.is_some() {
+                break FinishReason::Length;
             }
         };
-        Ok(Output::Finished { reason, usage: self.usage })
+        let delta = reply.finish(&self.served.tokenizer).map_err(undecodable)?;
+        let stopped = delta.stopped;
+        self.emit(choice, delta, false);
+        Ok(if stopped { FinishReason::Stop } else { reason })
     }
 
-    fn emit(&self, delta: Delta) {
-        let tokens = if self.want_logprobs { delta.tokens } else { Vec::new() };
+    fn emit(&self, choice: usize, delta: Delta, echo: bool) {
+        let tokens = if self.work.want_tokens { delta.tokens } else { Vec::new() };
         if delta.text.is_empty() && tokens.is_empty() {
             return;
         }
-        let tokens = tokens.into_iter().map(|token| token_logprob(&self.served, token)).collect();
-        // A reader that is gone is noticed by `closed`.
-        let _ = self.sender.send(Ok(Output::Delta { text: delta.text, tokens }));
+        let mut tokens: Vec<Token> = tokens.into_iter().map(|token| self.token(token)).collect();
+        if let Some(first) = tokens.first_mut().filter(|_| echo) {
+            first.unpredicted = true;
+        }
+        self.send(Output::Delta { choice, text: delta.text, tokens });
     }
-}
 
-enum Ending {
-    StopString,
-    Engine(FinishReason),
-}
+    fn send(&self, output: Output) {
+        // A reader that is gone is noticed by `closed`.
+        let _ = self.sender.send(Ok(output));
+    }
 
-fn token_logprob(served: &Served, token: SampledToken) -> TokenLogprob {
-    let entry = |id: u32, logprob: f32| {
-        let bytes = served.token_bytes.of(&served.tokenizer, id);
-        TopLogprob { token: String::from_utf8_lossy(&bytes).into_owned(), logprob: logprob.max(MIN_LOGPROB), bytes }
-    };
-    TokenLogprob {
-        chosen: entry(token.id, token.logprob),
-        top_logprobs: token.top.into_iter().map(|(id, logprob)| entry(id, logprob)).collect(),
+    fn token(&self, placed: Placed) -> Token {
+        let entry = |id: u32, logprob: f32| {
+            let bytes = self.served.token_bytes.of(&self.served.tokenizer, id);
+            TopLogprob { token: String::from_utf8_lossy(&bytes).into_owned(), logprob: logprob.max(MIN_LOGPROB), bytes }
+        };
+        let SampledToken { id, logprob, top } = placed.token;
+        let top_logprobs = top.into_iter().map(|(id, logprob)| entry(id, logprob)).collect();
+        Token {
+            offset: placed.offset,
+            logprob: TokenLogprob { chosen: entry(id, logprob), top_logprobs },
+            unpredicted: false,
+        }
     }
 }
 
@@ -203,12 +249,12 @@ pub fn timed_out() -> ApiError {
     )
 }
 
-fn engine_failed(error: crate::engine::EngineError) -> ApiError {
+fn engine_failed(error: EngineError) -> ApiError {
     tracing::error!(%error, "generation failed");
     ApiError::new(ErrorKind::EngineFailed, "the inference engine failed on this request; the server's log says why")
 }
 
 fn undecodable(error: orpo_chat::ChatError) -> ApiError {
-    tracing::error!(%error, "a generated token cannot be decoded");
-    ApiError::new(ErrorKind::EngineFailed, "a generated token cannot be decoded; the server's log says why")
+    tracing::error!(%error, "a token cannot be decoded");
+    ApiError::new(ErrorKind::EngineFailed, "a token cannot be decoded; the server's log says why")
 }

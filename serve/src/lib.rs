@@ -6,6 +6,7 @@
 //! - [`admission`]: who may generate now, who waits, who is sent away.
 //! - [`engine`]: the trait that the inference engine implements, token ids in and sampled tokens out.
 //! - [`load`]: what becomes a model: a directory or a repository of the hub, its hashes, adapters merged into it.
+//! - [`prepare`]: messages and prompts become token ids, a JSON schema becomes a constraint.
 //! - [`generation`] and [`text`]: tokens become text, stop strings end it, usage is counted.
 //!
 //! [`routes::router`] puts them behind axum, [`layers`] stand around every request (ids, log, [`metrics`], [`keys`], CORS,
@@ -35,6 +36,7 @@ pub mod layers;
 pub mod load;
 pub mod metrics;
 pub mod openai;
+pub mod prepare;
 pub mod routes;
 pub mod server;
 pub mod state;

@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use llguidance::toktrie::TokTrie;
 use orpo_chat::ChatTokenizer;
 use tokio::sync::watch;
 
 use crate::admission::Admission;
 use crate::engine::Engine;
+use crate::engine::constraint::{ConstraintError, Grammars};
 use crate::keys::ApiKeys;
 use crate::layers::Origin;
 use crate::load::Model;
@@ -32,14 +34,19 @@ pub struct Served {
     pub tokenizer: ChatTokenizer,
     /// Single tokens to bytes.
     pub token_bytes: TokenBytes,
+    /// One more than the highest id of the tokenizer.
+    pub vocabulary: usize,
+    grammars: OnceLock<Result<Grammars, ConstraintError>>,
 }
 
 impl Served {
     /// A model named `name`, loaded now.
     pub fn new(name: impl Into<String>, engine: Arc<dyn Engine>, tokenizer: ChatTokenizer) -> Self {
         let token_bytes = TokenBytes::new(&tokenizer);
+        let vocabulary = tokenizer.tokenizer().get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         let (name, created) = (name.into(), unix_seconds());
-        Self { name, aliases: Vec::new(), parent: None, created, engine, tokenizer, token_bytes }
+        let (aliases, parent, grammars) = (Vec::new(), None, OnceLock::new());
+        Self { name, aliases, parent, created, engine, tokenizer, token_bytes, vocabulary, grammars }
     }
 
     /// A prepared model in an engine, loaded now.
@@ -51,6 +58,24 @@ impl Served {
     /// Every name that clients may ask for.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         std::iter::once(&self.name).chain(&self.aliases)
+    }
+
+    /// Grammars over the tokenizer's vocabulary, made when they are first asked for.
+    ///
+    /// # Errors
+    /// [`ConstraintError`] for a vocabulary that replies cannot be constrained with.
+    pub fn grammars(&self) -> Result<&Grammars, ConstraintError> {
+        let made = self.grammars.get_or_init(|| {
+            let special = self.tokenizer.tokenizer().get_added_tokens_decoder();
+            let ids = 0..self.vocabulary as u32;
+            let bytes = ids.map(|id| match special.get(&id).filter(|token| token.special) {
+                // llguidance's mark: no text can be taken for it.
+                Some(token) => [&[TokTrie::SPECIAL_TOKEN_MARKER], token.content.as_bytes()].concat(),
+                None => self.token_bytes.of(&self.tokenizer, id),
+            });
+            Grammars::new(&bytes.collect::<Vec<_>>(), self.tokenizer.eos_ids())
+        });
+        made.as_ref().map_err(Clone::clone)
     }
 }
 

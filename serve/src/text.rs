@@ -47,13 +47,22 @@ impl StopMatcher {
     }
 }
 
+/// A token and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placed {
+    /// How many characters come before it.
+    pub offset: usize,
+    /// The token.
+    pub token: SampledToken,
+}
+
 /// What became certain of a reply.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Delta {
     /// The text, possibly empty.
     pub text: String,
     /// The tokens whose text has begun with it, in order.
-    pub tokens: Vec<SampledToken>,
+    pub tokens: Vec<Placed>,
     /// A stop string was met: the reply ends here.
     pub stopped: bool,
 }
@@ -64,9 +73,13 @@ pub struct ReplyText {
     decoder: StreamDecoder,
     stops: StopMatcher,
     /// Tokens whose text is held back, each with the offset in the decoded text at which it begins.
-    waiting: VecDeque<(usize, SampledToken)>,
+    waiting: VecDeque<(usize, Placed)>,
+    /// Bytes.
     decoded: usize,
+    /// Bytes.
     emitted: usize,
+    /// The text decoded so far, in characters, and what comes before it.
+    characters: usize,
 }
 
 impl ReplyText {
@@ -78,7 +91,14 @@ impl ReplyText {
             waiting: VecDeque::new(),
             decoded: 0,
             emitted: 0,
+            characters: 0,
         }
+    }
+
+    /// Counts the offsets of tokens from `characters` on: an echoed prompt comes before the reply.
+    pub fn after(mut self, characters: usize) -> Self {
+        self.characters = characters;
+        self
     }
 
     /// Adds one token.
@@ -87,8 +107,9 @@ impl ReplyText {
     /// [`ChatError::Tokenizer`] when the tokenizer cannot decode.
     pub fn push(&mut self, tokenizer: &ChatTokenizer, token: SampledToken) -> Result<Delta, ChatError> {
         let piece = self.decoder.push(tokenizer.tokenizer(), token.id)?;
-        self.waiting.push_back((self.decoded, token));
+        self.waiting.push_back((self.decoded, Placed { offset: self.characters, token }));
         self.decoded += piece.len();
+        self.characters += piece.chars().count();
         let (text, stopped) = self.stops.push(&piece);
         self.emitted += text.len();
         Ok(Delta { text, tokens: self.release(), stopped })
@@ -110,7 +131,7 @@ impl ReplyText {
         Ok(Delta { text, tokens, stopped })
     }
 
-    fn release(&mut self) -> Vec<SampledToken> {
+    fn release(&mut self) -> Vec<Placed> {
         let certain = self.waiting.partition_point(|&(start, _)| start < self.emitted);
         self.waiting.drain(..certain).map(|(_, token)| token).collect()
     }

@@ -1,5 +1,6 @@
 //! The contract between the server and what computes the tokens: ids in, sampled tokens out, one at a time.
 
+pub mod constraint;
 #[cfg(feature = "mistralrs")]
 pub mod mistralrs;
 pub mod sampling;
@@ -10,10 +11,10 @@ use std::sync::Arc;
 
 use orpo_chat::ChatTokenizer;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 pub use sampling::{SampledToken, Sampling};
 
-use crate::metrics::Meter;
 
 /// What is to be generated.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,7 +64,6 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Generation {
     steps: UnboundedReceiver<Result<Step, EngineError>>,
-    meter: Option<Meter>,
 }
 
 /// The engine's end of a [`Generation`]. Unbounded, so that a slow reader cannot hold up the engine; what can pile up
@@ -74,12 +74,7 @@ impl Generation {
     /// A channel for one reply: the engine's end and the reader's.
     pub fn channel() -> (StepSender, Self) {
         let (sender, steps) = unbounded_channel();
-        (sender, Self { steps, meter: None })
-    }
-
-    /// Counts and times every token from now on.
-    pub fn metered(self, meter: Option<Meter>) -> Self {
-        Self { meter, ..self }
+        (sender, Self { steps })
     }
 
     /// The next token. After a step with [`Step::finish`] it must not be called again.
@@ -87,14 +82,32 @@ impl Generation {
     /// # Errors
     /// [`EngineError::Failed`] when the engine says so, [`EngineError::Stopped`] when it hangs up before the end.
     pub async fn next(&mut self) -> Result<Step, EngineError> {
-        let step = self.steps.recv().await.unwrap_or(Err(EngineError::Stopped));
-        if let Some(meter) = &mut self.meter {
-            match &step {
-                Ok(_) => meter.token(),
-                Err(_) => meter.failed(),
-            }
-        }
-        step
+        self.steps.recv().await.unwrap_or(Err(EngineError::Stopped))
+    }
+}
+
+/// The scores of a prompt in the making. Dropping it cancels.
+#[derive(Debug)]
+pub struct Scoring {
+    scores: oneshot::Receiver<Result<Vec<SampledToken>, EngineError>>,
+}
+
+/// The engine's end of a [`Scoring`].
+pub type ScoringSender = oneshot::Sender<Result<Vec<SampledToken>, EngineError>>;
+
+impl Scoring {
+    /// A channel for one prompt: the engine's end and the reader's.
+    pub fn channel() -> (ScoringSender, Self) {
+        let (sender, scores) = oneshot::channel();
+        (sender, Self { scores })
+    }
+
+    /// The prompt's tokens from the second on (nothing comes before the first), each as if it had been chosen there.
+    ///
+    /// # Errors
+    /// As [`Generation::next`].
+    pub async fn finish(self) -> Result<Vec<SampledToken>, EngineError> {
+        self.scores.await.unwrap_or(Err(EngineError::Stopped))
     }
 }
 
@@ -113,6 +126,13 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`EngineError`] when the request could not even be handed over.
     fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError>;
+
+    /// Starts to score a prompt of at most [`Engine::context_length`] tokens: the log-probability of each given those
+    /// before it, and the `top_logprobs` most likely tokens in its place. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    fn score(&self, prompt_ids: Vec<u32>, top_logprobs: usize) -> Result<Scoring, EngineError>;
 }
 
 /// Why no engine could be made of a checked model.

@@ -1,7 +1,12 @@
 //! From logits to a token: pure, reproducible, and with the log-probability of what was chosen.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
+
+use super::constraint::{Constraint, ConstraintError};
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,18 +17,57 @@ pub struct Sampling {
     pub top_k: Option<usize>,
     /// Only the smallest set of most likely tokens that together reach this probability can be chosen; 1 is all.
     pub top_p: f64,
+    /// Only tokens at least this fraction as likely as the most likely one can be chosen; 0 is all.
+    pub min_p: f64,
+    /// Taken off the logit of every token that the reply has already.
+    pub presence_penalty: f64,
+    /// Taken off the logit of a token once for each time that the reply has it already.
+    pub frequency_penalty: f64,
+    /// Divides positive and multiplies negative logits of every token that the reply has already (CTRL, arXiv
+    /// 1909.05858); 1 is off. The prompt's tokens are not penalised.
+    pub repetition_penalty: f64,
+    /// What is added to the logits of single tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// What the reply must look like.
+    pub constraint: Option<Constraint>,
     /// The seed of the request's own random numbers; `None` takes one from the operating system.
     pub seed: Option<u64>,
 }
 
 impl Default for Sampling {
-    /// OpenAI's defaults: temperature 1, no truncation, no seed.
+    /// OpenAI's defaults: temperature 1, no truncation, no penalties, no seed.
     fn default() -> Self {
-        Self { temperature: 1.0, top_k: None, top_p: 1.0, seed: None }
+        Self {
+            temperature: 1.0,
+            top_k: None,
+            top_p: 1.0,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            constraint: None,
+            seed: None,
+        }
     }
 }
 
-/// A chosen token. Log-probabilities are natural, of the model's own distribution: before temperature, top-k and top-p.
+impl Sampling {
+    /// The same for the `index`-th of several replies to one prompt: a seed gives each its own random numbers, the first
+    /// those that it has alone.
+    pub fn of_choice(&self, index: usize) -> Self {
+        // The increment of SplitMix64: an odd number, so that no two indices meet.
+        let seed = self.seed.map(|seed| seed.wrapping_add((index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        Self { seed, ..self.clone() }
+    }
+
+    fn penalises(&self) -> bool {
+        self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 || self.repetition_penalty != 1.0
+    }
+}
+
+/// A chosen token. Log-probabilities are natural, of the model's own distribution: before bias, penalties,
+/// constraints, temperature and truncation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampledToken {
     /// The token.
@@ -40,6 +84,9 @@ pub enum SamplingError {
     /// The logits contain NaN or +infinity, or are -infinity throughout.
     #[error("the model's logits are not finite")]
     NotFinite,
+    /// The constraint cannot go on.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
 }
 
 /// Chooses the tokens of one reply.
@@ -47,19 +94,21 @@ pub enum SamplingError {
 pub struct Sampler {
     sampling: Sampling,
     rng: ChaCha12Rng,
+    /// How often each token was chosen.
+    chosen: BTreeMap<u32, u32>,
 }
 
 impl Sampler {
     /// A sampler with its own random numbers.
     pub fn new(sampling: Sampling) -> Self {
         let seed = sampling.seed.unwrap_or_else(rand::random);
-        Self { sampling, rng: ChaCha12Rng::seed_from_u64(seed) }
+        Self { sampling, rng: ChaCha12Rng::seed_from_u64(seed), chosen: BTreeMap::new() }
     }
 
     /// Chooses among the first `choosable` of `logits` (a model's vocabulary can be padded beyond its tokenizer's).
     ///
     /// # Errors
-    /// [`SamplingError::NotFinite`].
+    /// [`SamplingError`].
     pub fn sample(
         &mut self,
         logits: &[f32],
@@ -69,13 +118,41 @@ impl Sampler {
         let log_total = log_sum_exp(logits)?;
         let logprob = |id: u32| (f64::from(logits[id as usize]) - log_total) as f32;
         let choosable = &logits[..choosable.min(logits.len())];
-        let best = argmax(choosable).ok_or(SamplingError::NotFinite)?;
-        let id = if self.sampling.temperature == 0.0 { best } else { self.draw(choosable, best) };
+        let adjusted = self.adjust(choosable)?;
+        let best = argmax(&adjusted).filter(|&best| adjusted[best as usize].is_finite());
+        let best = best.ok_or(SamplingError::NotFinite)?;
+        let id = if self.sampling.temperature == 0.0 { best } else { self.draw(&adjusted, best) };
+        if self.sampling.penalises() {
+            *self.chosen.entry(id).or_default() += 1;
+        }
+        if let Some(constraint) = &mut self.sampling.constraint {
+            constraint.accept(id)?;
+        }
         let top = most_likely(choosable, top_logprobs).into_iter().map(|id| (id, logprob(id))).collect();
         Ok(SampledToken { id, logprob: logprob(id), top })
     }
 
-    /// Draws by weight `exp((logit - max) / temperature)` among the tokens that top-k and then top-p leave.
+    /// The logits after penalties, bias and constraint.
+    fn adjust<'a>(&mut self, logits: &'a [f32]) -> Result<Cow<'a, [f32]>, SamplingError> {
+        let mut adjusted = Cow::Borrowed(logits);
+        let Sampling { presence_penalty, frequency_penalty, repetition_penalty, .. } = self.sampling;
+        for (&id, &count) in &self.chosen {
+            let logit = &mut adjusted.to_mut()[id as usize];
+            let scaled = f64::from(*logit) * if *logit > 0.0 { repetition_penalty.recip() } else { repetition_penalty };
+            *logit = (scaled - presence_penalty - frequency_penalty * f64::from(count)) as f32;
+        }
+        for &(id, bias) in &self.sampling.logit_bias {
+            if let Some(logit) = adjusted.to_mut().get_mut(id as usize) {
+                *logit += bias;
+            }
+        }
+        if let Some(constraint) = &mut self.sampling.constraint {
+            constraint.mask(adjusted.to_mut())?;
+        }
+        Ok(adjusted)
+    }
+
+    /// Draws by weight `exp((logit - max) / temperature)` among the tokens that top-k, top-p and min-p leave.
     fn draw(&mut self, logits: &[f32], best: u32) -> u32 {
         let max = f64::from(logits[best as usize]);
         let temperature = self.sampling.temperature;
@@ -89,6 +166,8 @@ impl Sampler {
         if self.sampling.top_p < 1.0 {
             keep_nucleus(&mut candidates, self.sampling.top_p);
         }
+        // The most likely token weighs 1.
+        candidates.retain(|&(_, weight)| weight >= self.sampling.min_p);
         let total: f64 = candidates.iter().map(|&(_, weight)| weight).sum();
         let mut left = self.rng.random::<f64>() * total;
         for &(id, weight) in &candidates {
@@ -215,6 +294,46 @@ mod tests {
         assert_eq!(distinct(Sampling { top_p: 0.0, ..seeded(1) }), [1]);
         assert_eq!(distinct(Sampling { top_p: 0.5, ..seeded(1) }), [1, 3]);
         assert_eq!(distinct(Sampling { top_p: 0.9, ..seeded(1) }), [1, 2, 3]);
+    }
+
+    #[test]
+    fn min_p_leaves_tokens_near_the_most_likely() {
+        let mut drawn = ids(Sampling { min_p: 0.3, ..seeded(1) }, 2_000);
+        drawn.sort_unstable();
+        drawn.dedup();
+        // Token 2 is e^-1 = 0.37 as likely as the best, token 0 e^-2 = 0.14.
+        assert_eq!(drawn, [1, 2, 3]);
+    }
+
+    #[test]
+    fn penalties_fall_on_tokens_of_the_reply() {
+        let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+        // Both 3s in turn, each 1.5 lower once chosen: then 2, then the 3s at 1.5 again.
+        let presence = Sampling { presence_penalty: 1.5, ..greedy.clone() };
+        assert_eq!(ids(presence, 6), [1, 3, 2, 1, 1, 1]);
+        // Both 3s fall to 2 and meet token 2 there; one after another all fall to 1, where token 0 is.
+        let frequency = Sampling { frequency_penalty: 1.0, ..greedy.clone() };
+        assert_eq!(ids(frequency, 6), [1, 3, 1, 2, 3, 0]);
+        // Both 3s become 1, then the 2 becomes 2/3: token 0 at 1 is as good as the former 3s.
+        let repetition = Sampling { repetition_penalty: 3.0, ..greedy };
+        assert_eq!(ids(repetition, 4), [1, 3, 2, 0]);
+    }
+
+    #[test]
+    fn a_bias_moves_the_choice_but_not_the_log_probability() {
+        let bias = vec![(4, 100.0), (9, 1.0)];
+        let mut sampler = Sampler::new(Sampling { temperature: 0.0, logit_bias: bias, ..Sampling::default() });
+        let token = sampler.sample(&LOGITS, LOGITS.len(), 1).unwrap();
+        assert_eq!((token.id, token.top[0].0), (4, 1));
+        assert!((token.logprob - (-1.0 - 3.924866)).abs() < 1e-5, "{}", token.logprob);
+    }
+
+    #[test]
+    fn choices_have_their_own_seeds_and_the_first_the_request_s() {
+        let sampling = seeded(7);
+        assert_eq!(sampling.of_choice(0), sampling);
+        assert_ne!(ids(sampling.of_choice(1), 64), ids(sampling.clone(), 64));
+        assert_eq!(ids(sampling.of_choice(1), 64), ids(sampling.of_choice(1), 64));
     }
 
     #[test]

@@ -1,13 +1,20 @@
 //! OpenAI's wire: requests validated field by field, responses, and the one table of errors.
 
+mod completion;
 mod error;
 mod fields;
 mod request;
 mod response;
+mod shared;
+mod tokenize;
 
+pub use completion::{CompletionRequest, MAX_COMPLETION_LOGPROBS, MAX_PROMPTS, PromptInput};
 pub use error::{ApiError, ErrorKind};
-pub use request::{ChatRequest, MAX_STOPS, MAX_TOP_LOGPROBS};
+pub use request::{ChatRequest, MAX_TOP_LOGPROBS};
 pub use response::{
-    ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, ChunkDelta, FinishReason, Logprobs, ModelCard, ModelList,
-    ReplyMessage, TokenLogprob, TopLogprob, Usage,
+    ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, ChunkDelta, Completion, CompletionChoice, CompletionLogprobs,
+    Detokenized, FinishReason, Logprobs, ModelCard, ModelList, ReplyMessage, TokenLogprob, Tokenized, TokenizerInfo,
+    TopLogprob, TopLogprobs, Usage,
 };
+pub use shared::{MAX_CHOICES, MAX_STOPS};
+pub use tokenize::{DetokenizeRequest, TokenizeInput, TokenizeRequest};

@@ -4,46 +4,28 @@ use orpo_chat::Message;
 use serde_json::{Map, Value};
 
 use super::fields::{Fields, Neutral, wrong_type};
+use super::shared::{self, HARMLESS};
 use super::{ApiError, ErrorKind};
 use crate::engine::Sampling;
 
-/// How many stop strings a request may have.
-pub const MAX_STOPS: usize = 4;
 /// How many alternatives per token a request may ask for.
 pub const MAX_TOP_LOGPROBS: usize = 20;
 
-/// Fields that do not change the reply: accounting, caching and routing hints.
-const HARMLESS: [&str; 7] =
-    ["user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"];
-
 /// Fields that clients send with a value that asks for nothing; any other value is refused.
-const NEUTRAL: [Neutral; 17] = [
-    ("n", |value| value.as_i64() == Some(1)),
-    ("best_of", |value| value.as_i64() == Some(1)),
-    ("frequency_penalty", is_zero),
-    ("presence_penalty", is_zero),
-    ("min_p", is_zero),
-    ("repetition_penalty", |value| value.as_f64() == Some(1.0)),
-    ("logit_bias", is_empty),
+const NEUTRAL: [Neutral; 8] = [
     ("tools", is_empty),
     ("functions", is_empty),
     ("tool_choice", |value| value == "none" || value == "auto"),
     ("function_call", |value| value == "none" || value == "auto"),
     ("parallel_tool_calls", Value::is_boolean),
-    ("response_format", |value| value == &serde_json::json!({"type": "text"})),
     ("modalities", |value| value == &serde_json::json!(["text"])),
-    ("add_generation_prompt", |value| value == true),
-    ("continue_final_message", |value| value == false),
     ("echo", |value| value == false),
+    ("store", |value| value == false),
 ];
 
 /// Keys of a message that clients echo back from a reply.
 const NEUTRAL_IN_MESSAGE: [Neutral; 3] =
     [("tool_calls", is_empty), ("annotations", is_empty), ("refusal", |value| value == "")];
-
-fn is_zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
-}
 
 fn is_empty(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
@@ -56,6 +38,14 @@ pub struct ChatRequest {
     pub model: String,
     /// The conversation; not empty.
     pub messages: Vec<Message>,
+    /// Whether the assistant's turn is opened after the messages.
+    pub add_generation_prompt: bool,
+    /// The reply goes on with the last message instead.
+    pub continue_final_message: bool,
+    /// How many replies; at least 1.
+    pub choices: usize,
+    /// The JSON schema that replies must follow.
+    pub schema: Option<Value>,
     /// `max_completion_tokens` or `max_tokens`; at least 1.
     pub max_tokens: Option<usize>,
     /// How tokens are chosen.
@@ -76,30 +66,39 @@ impl ChatRequest {
     /// # Errors
     /// An [`ApiError`] that names the field.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let value: Value = serde_json::from_slice(body)
-            .map_err(|error| ApiError::new(ErrorKind::InvalidJson, format!("the body is not valid JSON: {error}")))?;
-        let mut fields = Fields::new(value, "")?;
-
-        let model = match fields.require("model")? {
-            Value::String(model) => model,
-            other => return Err(wrong_type("model", "a string", &other)),
-        };
+        let mut fields = shared::body(body)?;
+        let model = shared::model(&mut fields)?;
         let messages = messages(fields.require("messages")?)?;
         let max_tokens = max_tokens(&mut fields)?;
-        let sampling = sampling(&mut fields)?;
-        let stop = stop(&mut fields)?;
+        let (add_generation_prompt, continue_final_message) = turn(&mut fields, &messages)?;
+        let choices = shared::choices(&mut fields)?;
+        let schema = schema(&mut fields)?;
+        let sampling = shared::sampling(&mut fields)?;
+        let stop = shared::stop(&mut fields)?;
         let logprobs = logprobs(&mut fields)?;
-        let stream = fields.boolean("stream")?.unwrap_or(false);
-        let include_usage = include_usage(&mut fields, stream)?;
+        let (stream, include_usage) = shared::stream(&mut fields)?;
         fields.refuse_rest(&HARMLESS, &NEUTRAL)?;
         if messages.is_empty() {
             return Err(ApiError::of_field(ErrorKind::InvalidValue, "messages", "`messages` must not be empty"));
         }
-        Ok(Self { model, messages, max_tokens, sampling, stop, logprobs, stream, include_usage })
+        Ok(Self {
+            model,
+            messages,
+            add_generation_prompt,
+            continue_final_message,
+            choices,
+            schema,
+            max_tokens,
+            sampling,
+            stop,
+            logprobs,
+            stream,
+            include_usage,
+        })
     }
 }
 
-fn messages(value: Value) -> Result<Vec<Message>, ApiError> {
+pub(super) fn messages(value: Value) -> Result<Vec<Message>, ApiError> {
     let Value::Array(messages) = value else { return Err(wrong_type("messages", "a list of messages", &value)) };
     messages.into_iter().enumerate().map(|(index, value)| message(value, &format!("messages[{index}]."))).collect()
 }
@@ -157,6 +156,51 @@ fn content(value: Value, path: &str) -> Result<String, ApiError> {
     Ok(texts.join("\n"))
 }
 
+/// `add_generation_prompt` and `continue_final_message`, which exclude each other.
+pub(super) fn turn(fields: &mut Fields, messages: &[Message]) -> Result<(bool, bool), ApiError> {
+    let opened = fields.boolean("add_generation_prompt")?;
+    let continued = fields.boolean("continue_final_message")?.unwrap_or(false);
+    if continued && opened == Some(true) {
+        return Err(fields.invalid("continue_final_message", "and `add_generation_prompt` exclude each other"));
+    }
+    if continued && messages.last().is_none_or(|message| message.content.trim().is_empty()) {
+        return Err(fields.invalid("continue_final_message", "needs a last message with text"));
+    }
+    Ok((opened.unwrap_or(!continued), continued))
+}
+
+/// `response_format` as a JSON schema.
+fn schema(fields: &mut Fields) -> Result<Option<Value>, ApiError> {
+    let Some(format) = fields.take("response_format") else { return Ok(None) };
+    let mut format = Fields::new(format, "response_format.")?;
+    let kind = format.require("type")?;
+    let schema = match kind.as_str() {
+        Some("text") => None,
+        Some("json_object") => Some(serde_json::json!({"type": "object"})),
+        Some("json_schema") => Some(json_schema(format.require("json_schema")?)?),
+        Some(_) => {
+            let path = format.path("type");
+            let message = format!("`{path}` must be `text`, `json_object` or `json_schema`");
+            return Err(ApiError::of_field(ErrorKind::Unsupported, path, message));
+        }
+        None => return Err(wrong_type(&format.path("type"), "a string", &kind)),
+    };
+    format.refuse_rest(&[], &[])?;
+    Ok(schema)
+}
+
+/// The schema inside of `{"name", "description", "strict", "schema"}`; it is followed strictly in any case.
+fn json_schema(value: Value) -> Result<Value, ApiError> {
+    let mut fields = Fields::new(value, "response_format.json_schema.")?;
+    let schema = fields.require("schema")?;
+    if !schema.is_object() {
+        return Err(wrong_type(&fields.path("schema"), "an object", &schema));
+    }
+    fields.boolean("strict")?;
+    fields.refuse_rest(&["name", "description"], &[])?;
+    Ok(schema)
+}
+
 fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     let old = fields.integer("max_tokens", 1)?;
     let new = fields.integer("max_completion_tokens", 1)?;
@@ -166,43 +210,6 @@ fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
         return Err(fields.invalid("max_tokens", "and `max_completion_tokens` differ; send only the latter"));
     }
     Ok(new.or(old).map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)))
-}
-
-fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
-    let defaults = Sampling::default();
-    let temperature = fields.number("temperature", 0.0, 2.0)?.unwrap_or(defaults.temperature);
-    let top_p = fields.number("top_p", 0.0, 1.0)?.unwrap_or(defaults.top_p);
-    // 0 and -1 are how other servers spell "off".
-    let top_k = fields.integer("top_k", -1)?.filter(|&top_k| top_k > 0);
-    let top_k = top_k.map(|top_k| usize::try_from(top_k).unwrap_or(usize::MAX));
-    let seed = match fields.take("seed") {
-        None => None,
-        Some(value) => match (value.as_i64(), value.as_u64()) {
-            (_, Some(seed)) => Some(seed),
-            (Some(negative), None) => Some(negative.cast_unsigned()),
-            (None, None) => return Err(wrong_type("seed", "a whole number", &value)),
-        },
-    };
-    Ok(Sampling { temperature, top_k, top_p, seed })
-}
-
-fn stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
-    let values = match fields.take("stop") {
-        None => return Ok(Vec::new()),
-        Some(Value::Array(values)) => values,
-        Some(value) => vec![value],
-    };
-    if values.len() > MAX_STOPS {
-        return Err(fields.invalid("stop", &format!("has {} strings; {MAX_STOPS} are allowed", values.len())));
-    }
-    values
-        .into_iter()
-        .map(|value| match value {
-            Value::String(stop) if !stop.is_empty() => Ok(stop),
-            Value::String(_) => Err(fields.invalid("stop", "must not contain an empty string")),
-            other => Err(wrong_type("stop", "a string or a list of strings", &other)),
-        })
-        .collect()
 }
 
 fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
@@ -215,17 +222,6 @@ fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
         (true, Some(Ok(top))) if top <= MAX_TOP_LOGPROBS => Ok(Some(top)),
         (true, Some(_)) => Err(fields.invalid("top_logprobs", &format!("must be at most {MAX_TOP_LOGPROBS}"))),
     }
-}
-
-fn include_usage(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
-    let Some(options) = fields.take("stream_options") else { return Ok(false) };
-    if !stream {
-        return Err(fields.invalid("stream_options", "needs `stream` to be true"));
-    }
-    let mut options = Fields::new(options, "stream_options.")?;
-    let include_usage = options.boolean("include_usage")?.unwrap_or(false);
-    options.refuse_rest(&[], &[("include_obfuscation", |value| value == false)])?;
-    Ok(include_usage)
 }
 
 #[cfg(test)]
@@ -249,7 +245,8 @@ mod tests {
     #[test]
     fn defaults_are_openai_s() {
         let request = parse(json!({})).unwrap();
-        assert_eq!(request.sampling, Sampling { temperature: 1.0, top_k: None, top_p: 1.0, seed: None });
+        assert_eq!(request.sampling, Sampling::default());
+        assert_eq!((request.choices, request.add_generation_prompt, request.continue_final_message), (1, true, false));
         assert_eq!((request.max_tokens, request.logprobs, request.stream), (None, None, false));
     }
 
@@ -258,11 +255,26 @@ mod tests {
         let request = parse(json!({
             "max_completion_tokens": 7, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "seed": -1, "stop": ["a", "b"],
             "logprobs": true, "top_logprobs": 3, "stream": true, "stream_options": {"include_usage": true},
-            "user": "me", "metadata": {"a": "b"}, "n": 1, "tools": [], "frequency_penalty": 0, "logit_bias": null,
-            "response_format": {"type": "text"}
+            "user": "me", "metadata": {"a": "b"}, "store": false, "n": 3, "tools": [], "frequency_penalty": 0.5,
+            "presence_penalty": -0.5, "repetition_penalty": 1.1, "min_p": 0.1, "logit_bias": {"5": -100, "7": 1.5},
+            "response_format": {"type": "json_object"}, "continue_final_message": true
         }))
         .unwrap();
-        assert_eq!(request.sampling, Sampling { temperature: 0.5, top_k: Some(40), top_p: 0.9, seed: Some(u64::MAX) });
+        let sampling = Sampling {
+            temperature: 0.5,
+            top_k: Some(40),
+            top_p: 0.9,
+            min_p: 0.1,
+            presence_penalty: -0.5,
+            frequency_penalty: 0.5,
+            repetition_penalty: 1.1,
+            logit_bias: vec![(5, -100.0), (7, 1.5)],
+            constraint: None,
+            seed: Some(u64::MAX),
+        };
+        assert_eq!(request.sampling, sampling);
+        assert_eq!((request.choices, request.schema), (3, Some(json!({"type": "object"}))));
+        assert!(request.continue_final_message && !request.add_generation_prompt);
         assert_eq!((request.max_tokens, request.logprobs), (Some(7), Some(3)));
         assert_eq!(request.stop, ["a", "b"]);
         assert!(request.stream && request.include_usage);
@@ -284,14 +296,13 @@ mod tests {
     #[test]
     fn what_the_engine_cannot_do_is_refused_by_name() {
         for (extra, param) in [
-            (json!({"n": 2}), "n"),
+            (json!({"best_of": 2}), "best_of"),
+            (json!({"store": true}), "store"),
+            (json!({"guided_json": {}}), "guided_json"),
             (json!({"tools": [{"type": "function"}]}), "tools"),
             (json!({"tool_choice": "required"}), "tool_choice"),
-            (json!({"response_format": {"type": "json_object"}}), "response_format"),
-            (json!({"logit_bias": {"5": 1}}), "logit_bias"),
-            (json!({"frequency_penalty": 0.1}), "frequency_penalty"),
-            (json!({"presence_penalty": 1}), "presence_penalty"),
-            (json!({"min_p": 0.1}), "min_p"),
+            (json!({"response_format": {"type": "grammar"}}), "response_format.type"),
+            (json!({"response_format": {"type": "text", "x": 1}}), "response_format.x"),
             (json!({"temprature": 0.1}), "temprature"),
             (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
             (
@@ -322,6 +333,21 @@ mod tests {
             (json!({"top_logprobs": 2}), "top_logprobs"),
             (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs"),
             (json!({"stream": "yes"}), "stream"),
+            (json!({"n": 0}), "n"),
+            (json!({"n": 129}), "n"),
+            (json!({"frequency_penalty": 3}), "frequency_penalty"),
+            (json!({"presence_penalty": "x"}), "presence_penalty"),
+            (json!({"repetition_penalty": 0}), "repetition_penalty"),
+            (json!({"min_p": 2}), "min_p"),
+            (json!({"logit_bias": [1]}), "logit_bias"),
+            (json!({"logit_bias": {"the": 1}}), "logit_bias.the"),
+            (json!({"logit_bias": {"5": 101}}), "logit_bias.5"),
+            (json!({"response_format": "json"}), "response_format"),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"schema": 1}}}),
+                "response_format.json_schema.schema",
+            ),
+            (json!({"continue_final_message": true, "add_generation_prompt": true}), "continue_final_message"),
             (json!({"stream_options": {"include_usage": true}}), "stream_options"),
             (json!({"messages": []}), "messages"),
             (json!({"messages": "hi"}), "messages"),
@@ -337,6 +363,8 @@ mod tests {
     fn missing_fields_are_named() {
         assert_eq!(refused(json!({"model": null})), (ErrorKind::MissingField, "model".into()));
         assert_eq!(refused(json!({"messages": null})), (ErrorKind::MissingField, "messages".into()));
+        let extra = json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}});
+        assert_eq!(refused(extra), (ErrorKind::MissingField, "response_format.json_schema.schema".into()));
         let extra = json!({"messages": [{"role": "user"}]});
         assert_eq!(refused(extra), (ErrorKind::MissingField, "messages[0].content".into()));
     }

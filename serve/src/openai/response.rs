@@ -1,6 +1,6 @@
 //! Response bodies, in OpenAI's words.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Why a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -72,10 +72,10 @@ pub struct ReplyMessage {
     pub refusal: Option<()>,
 }
 
-/// The one choice of a completion.
+/// One choice of a reply.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ChatChoice {
-    /// 0.
+    /// Its number, from 0 on.
     pub index: usize,
     /// The message.
     pub message: ReplyMessage,
@@ -96,7 +96,7 @@ pub struct ChatCompletion {
     pub created: u64,
     /// The served name.
     pub model: String,
-    /// One choice.
+    /// The choices, by index.
     pub choices: Vec<ChatChoice>,
     /// Token counts.
     pub usage: Usage,
@@ -113,10 +113,10 @@ pub struct ChunkDelta {
     pub content: Option<String>,
 }
 
-/// The one choice of a chunk.
+/// What a chunk adds to one choice.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ChunkChoice {
-    /// 0.
+    /// Its number, from 0 on.
     pub index: usize,
     /// What is added.
     pub delta: ChunkDelta,
@@ -142,6 +142,98 @@ pub struct ChatChunk {
     /// Absent unless asked for; then null in all chunks but the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Option<Usage>>,
+}
+
+/// Texts of tokens and their log-probabilities, each text once, best first; an object on the wire.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopLogprobs(pub Vec<(String, f32)>);
+
+impl Serialize for TopLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(text, logprob)| (text, logprob)))
+    }
+}
+
+/// The log-probabilities of a completion or of a chunk, in the layout of the older API: parallel lists. Tokens that are
+/// not UTF-8 by themselves are written as `bytes:\\xe2\\x96`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct CompletionLogprobs {
+    /// The tokens.
+    pub tokens: Vec<String>,
+    /// Their log-probabilities; null for the first token of an echoed prompt.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// The most likely tokens at each position, and always the one that stands there.
+    pub top_logprobs: Vec<Option<TopLogprobs>>,
+    /// How many characters of the choice's text come before each token.
+    pub text_offset: Vec<usize>,
+}
+
+/// One choice of a completion, or what a chunk adds to it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CompletionChoice {
+    /// Its number, from 0 on; those of the first prompt come first.
+    pub index: usize,
+    /// The text.
+    pub text: String,
+    /// Present if asked for.
+    pub logprobs: Option<CompletionLogprobs>,
+    /// Why it ended; null in a chunk that is not its last.
+    pub finish_reason: Option<FinishReason>,
+}
+
+/// A completion, or one event of a streamed one.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Completion {
+    /// `cmpl-...`, the same in all chunks.
+    pub id: String,
+    /// `text_completion`.
+    pub object: &'static str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The served name.
+    pub model: String,
+    /// The choices, by index; none in the usage chunk.
+    pub choices: Vec<CompletionChoice>,
+    /// Token counts. In a stream absent unless asked for; then null in all chunks but the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<Usage>>,
+}
+
+/// A text or conversation as tokens.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Tokenized {
+    /// How many tokens.
+    pub count: usize,
+    /// How many tokens prompt and reply may have together.
+    pub max_model_len: usize,
+    /// The ids.
+    pub tokens: Vec<u32>,
+    /// The vocabulary's entries, if asked for.
+    pub token_strs: Option<Vec<String>>,
+}
+
+/// Tokens as text.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Detokenized {
+    /// The text.
+    pub prompt: String,
+}
+
+/// What a client needs to know of the tokenizer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TokenizerInfo {
+    /// Beginning of sequence.
+    pub bos_token: Option<String>,
+    /// End of sequence.
+    pub eos_token: Option<String>,
+    /// Padding.
+    pub pad_token: Option<String>,
+    /// Unknown text.
+    pub unk_token: Option<String>,
+    /// The chat template (jinja).
+    pub chat_template: Option<String>,
+    /// How many tokens prompt and reply may have together.
+    pub model_max_length: usize,
 }
 
 /// A served model.

@@ -1,11 +1,14 @@
 //! The routes, one handler a file.
 
+mod answer;
 mod chat;
+mod completions;
 mod health;
 mod metrics;
 mod models;
 mod playground;
 mod ready;
+mod tokenize;
 
 use std::sync::Arc;
 
@@ -22,7 +25,11 @@ pub fn router(state: Arc<AppState>) -> Router {
     let routes = Router::new()
         .route("/", get(playground::playground))
         .route("/v1/chat/completions", post(chat::chat_completions))
+        .route("/v1/completions", post(completions::completions))
         .route("/v1/models", get(models::models))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route("/tokenizer_info", get(tokenize::tokenizer_info))
         .route("/health", get(health::health))
         .route("/ready", get(ready::ready))
         .route("/metrics", get(metrics::metrics))

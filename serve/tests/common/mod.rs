@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use orpo_chat::ChatTokenizer;
 use orpo_serve::engine::sampling::Sampler;
-use orpo_serve::engine::{Engine, EngineError, Finish, GenerateRequest, Generation, Step};
+use orpo_serve::engine::{
+    Engine, EngineError, Finish, GenerateRequest, Generation, SampledToken, Sampling, Scoring, Step,
+};
 use orpo_serve::server;
 use orpo_serve::state::{Access, AppState, Limits, Served};
 use serde_json::{Value, json};
@@ -113,6 +115,25 @@ impl Engine for Double {
         });
         Ok(generation)
     }
+
+    fn score(&self, prompt_ids: Vec<u32>, top_logprobs: usize) -> Result<Scoring, EngineError> {
+        let (scores, scoring) = Scoring::channel();
+        let result = match self.behaviour {
+            Behaviour::Noise => Ok(scored(&prompt_ids, top_logprobs)),
+            _ => Err(EngineError::Failed("secret words".into())),
+        };
+        let _ = scores.send(result);
+        Ok(scoring)
+    }
+}
+
+/// Each token given those before it, by way of a sampler that a bias forces to take it.
+fn scored(ids: &[u32], top_logprobs: usize) -> Vec<SampledToken> {
+    let score = |at: usize| {
+        let sampling = Sampling { temperature: 0.0, logit_bias: vec![(ids[at], 1000.0)], ..Sampling::default() };
+        Sampler::new(sampling).sample(&noise(&ids[..at]), VOCABULARY, top_logprobs).unwrap()
+    };
+    (1..ids.len()).map(score).collect()
 }
 
 fn peak(id: u32) -> Vec<f32> {

@@ -1,0 +1,137 @@
+//! What chat and plain completions share: an answer is collected whole or sent as server-sent events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::stream::{self, Stream, StreamExt};
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::generation::{self, Output, Outputs, Token, Work};
+use crate::openai::{ApiError, ErrorKind, FinishReason, Usage};
+use crate::state::{AppState, Served, unix_seconds};
+
+/// The body of a request, or why it could not be had.
+pub(super) type Body = Result<Bytes, BytesRejection>;
+
+/// The bytes of a body.
+pub(super) fn bytes(state: &AppState, body: Body) -> Result<Bytes, ApiError> {
+    body.map_err(|rejection| ApiError::from_body_rejection(&rejection, state.limits.max_body_bytes))
+}
+
+/// Waits for a slot and starts to generate.
+pub(super) async fn begin(
+    state: &AppState,
+    served: &Arc<Served>,
+    work: Work,
+    deadline: Instant,
+) -> Result<Outputs, ApiError> {
+    let permit = timeout_at(deadline, state.admission.admit()).await.map_err(|_| generation::timed_out())??;
+    Ok(generation::start(served.clone(), work, permit, deadline))
+}
+
+/// What all parts of one answer have in common.
+pub(super) struct Head {
+    pub(super) id: String,
+    pub(super) created: u64,
+    pub(super) model: String,
+    pub(super) include_usage: bool,
+}
+
+impl Head {
+    /// A new one, with an id that begins with `prefix`.
+    pub(super) fn new(prefix: &str, served: &Served, include_usage: bool) -> Self {
+        let id = format!("{prefix}-{}", uuid::Uuid::new_v4().simple());
+        Self { id, created: unix_seconds(), model: served.name.clone(), include_usage }
+    }
+}
+
+/// A finished choice.
+pub(super) struct Choice {
+    pub(super) text: String,
+    pub(super) tokens: Vec<Token>,
+    pub(super) reason: FinishReason,
+}
+
+/// Reads an answer to its end.
+pub(super) async fn collect(mut outputs: Outputs) -> Result<(Vec<Choice>, Usage), ApiError> {
+    let mut choices = Vec::new();
+    let (mut text, mut tokens) = (String::new(), Vec::new());
+    loop {
+        match outputs.recv().await.unwrap_or_else(|| Err(vanished()))? {
+            Output::Delta { text: piece, tokens: more, .. } => {
+                text += &piece;
+                tokens.extend(more);
+            }
+            // Choices come one after another, in order.
+            Output::Finished { reason, .. } => {
+                choices.push(Choice { text: std::mem::take(&mut text), tokens: std::mem::take(&mut tokens), reason });
+            }
+            Output::Done { usage } => return Ok((choices, usage)),
+        }
+    }
+}
+
+/// How an API writes the parts of a streamed answer, as JSON.
+pub(super) trait Chunks: Send + 'static {
+    /// What comes before everything.
+    fn opening(&self) -> Vec<String>;
+    /// More of a choice.
+    fn delta(&self, choice: usize, text: String, tokens: Vec<Token>) -> String;
+    /// The end of a choice.
+    fn finished(&self, choice: usize, reason: FinishReason) -> String;
+    /// The token counts, if they were asked for.
+    fn usage(&self, usage: Usage) -> Option<String>;
+}
+
+/// One event per output; after the end the usage, if asked for, and `[DONE]`; after an error nothing.
+pub(super) fn stream(outputs: Outputs, chunks: impl Chunks) -> Response {
+    let opening: Vec<Event> = chunks.opening().into_iter().map(event).collect();
+    let events = stream::iter(opening).chain(events(outputs, chunks)).map(Ok::<_, Infallible>);
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}
+
+fn events(outputs: Outputs, chunks: impl Chunks) -> impl Stream<Item = Event> {
+    // The `None` at the end stands for a task that vanished; after a proper end it is not reached.
+    let outputs = UnboundedReceiverStream::new(outputs).map(Some).chain(stream::iter([None]));
+    outputs
+        .scan(false, move |ended, output| {
+            let events = if *ended { None } else { Some(events_of(&chunks, output, ended)) };
+            std::future::ready(events)
+        })
+        .flat_map(stream::iter)
+}
+
+fn events_of(chunks: &impl Chunks, output: Option<Result<Output, ApiError>>, ended: &mut bool) -> Vec<Event> {
+    match output.unwrap_or_else(|| Err(vanished())) {
+        Ok(Output::Delta { choice, text, tokens }) => vec![event(chunks.delta(choice, text, tokens))],
+        Ok(Output::Finished { choice, reason }) => vec![event(chunks.finished(choice, reason))],
+        Ok(Output::Done { usage }) => {
+            *ended = true;
+            let usage = chunks.usage(usage);
+            usage.into_iter().map(event).chain([Event::default().data("[DONE]")]).collect()
+        }
+        Err(error) => {
+            *ended = true;
+            vec![event(json(&error.body()))]
+        }
+    }
+}
+
+fn event(json: String) -> Event {
+    Event::default().data(json)
+}
+
+/// The text of a chunk, written directly: by way of a `Value` its `f32`s would look otherwise than in a whole answer.
+pub(super) fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("these types serialise")
+}
+
+fn vanished() -> ApiError {
+    ApiError::new(ErrorKind::EngineFailed, "the reply broke off; the server's log says why")
+}
