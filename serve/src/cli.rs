@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ServeArgs;
-use crate::engine::{self, stage};
+use crate::engine::{self, choice};
 use crate::server::{self, Stop, stopped};
 use crate::state::{AppState, Served};
 
@@ -55,16 +55,18 @@ fn log_to_stderr() {
 
 fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&args.model)?;
-    let config =
-        stage::engine_config(&checkpoint.config).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
+    let selected = choice::select(args.engine, &checkpoint.config)
+        .with_context(|| format!("cannot serve `{}`", args.model.display()))?;
     let tokenizer = tokenizer(args)?;
     let listener = bind(&args.host, args.port)?;
 
     let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
     let served = runtime.block_on(async {
-        let staged = stage::stage(&checkpoint, config, tokenizer.eos_ids())
+        tracing::info!(engine = %selected.engine(), asked = %args.engine, "engine chosen");
+        let prepared = selected
+            .prepare(&checkpoint, tokenizer.eos_ids())
             .context("cannot prepare the model in the directory for temporary files; set TMPDIR to a writable one")?;
-        let load = engine::load(staged, &tokenizer, args.max_concurrent);
+        let load = engine::load(prepared, &tokenizer, args.max_concurrent);
         serve_while_loading(args, listener, load, tokenizer.clone()).await
     });
     // An engine in the middle of loading cannot be interrupted, and need not be waited for.

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use orpo_chat::ChatTokenizer;
-use orpo_serve::engine::sampling::Sampler;
-use orpo_serve::engine::{Engine, EngineError, Finish, GenerateRequest, Generation, Step};
+use orpo_serve::engine::sampling::{Sampler, score};
+use orpo_serve::engine::{Engine, EngineError, Finish, GenerateRequest, Generation, Scoring, Step};
 use orpo_serve::server;
 use orpo_serve::state::{AppState, Limits, Served};
 use serde_json::{Value, json};
@@ -112,6 +112,21 @@ impl Engine for Double {
             running.fetch_sub(1, Ordering::SeqCst);
         });
         Ok(generation)
+    }
+
+    /// By the logits of [`Behaviour::Noise`], or an error where replies fail, too.
+    fn score(&self, prompt_ids: Vec<u32>, top_logprobs: usize) -> Result<Scoring, EngineError> {
+        let (sender, scoring) = Scoring::channel();
+        let outcome = match self.behaviour {
+            Behaviour::FailsAfter(_) => Err(EngineError::Failed("secret words".into())),
+            Behaviour::VanishesAfter(_) => return Ok(scoring),
+            Behaviour::Says(_) | Behaviour::Noise => (1..prompt_ids.len())
+                .map(|end| score(&noise(&prompt_ids[..end]), prompt_ids[end], VOCABULARY, top_logprobs))
+                .collect::<Result<_, _>>()
+                .map_err(|error| EngineError::Failed(error.to_string())),
+        };
+        let _ = sender.send(outcome);
+        Ok(scoring)
     }
 }
 
