@@ -112,9 +112,7 @@ mod tests {
             "architectures": [architecture], "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
             "max_position_embeddings": 256, "vocab_size": 512, "intermediate_size": 128, "ffn_dim": 128
         });
-        select(choice, config.as_object().unwrap())
-            .map(|selected| selected.engine())
-            .map_err(|error| error.to_string())
+        select(choice, config.as_object().unwrap()).map(|selected| selected.engine()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -132,7 +130,11 @@ mod tests {
     #[test]
     fn what_no_engine_or_not_the_wanted_one_can_run_is_refused_with_what_can_be() {
         for (choice, architecture, words) in [
-            (EngineChoice::Auto, "GPT2LMHeadModel", "Gemma2ForCausalLM by mistralrs, PhiForCausalLM, OPTForCausalLM by"),
+            (
+                EngineChoice::Auto,
+                "GPT2LMHeadModel",
+                "Gemma2ForCausalLM by mistralrs, PhiForCausalLM, OPTForCausalLM by",
+            ),
             (EngineChoice::Mistralrs, "OPTForCausalLM", "Gemma2ForCausalLM by mistralrs"),
             (EngineChoice::Candle, "LlamaForCausalLM", "PhiForCausalLM, OPTForCausalLM by candle"),
         ] {

@@ -252,7 +252,9 @@ impl Inner {
         };
         let outcome = match outcome {
             // Long, where prompt and vocabulary are large.
-            Ok(chunks) => tokio::task::spawn_blocking(move || scored(chunks)).await.unwrap_or(Err(EngineError::Stopped)),
+            Ok(chunks) => {
+                tokio::task::spawn_blocking(move || scored(chunks)).await.unwrap_or(Err(EngineError::Stopped))
+            }
             Err(error) => Err(error),
         };
         let _ = scores.send(outcome);

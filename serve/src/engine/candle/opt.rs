@@ -48,7 +48,8 @@ impl Opt {
             linear_no_bias(embedded, config.vocab_size, weights.pp("lm_head"))?
         };
         let layers = decoder.pp("layers");
-        let final_layer_norm = config.final_layer_norm.then(|| norm(hidden, &decoder, "final_layer_norm")).transpose()?;
+        let final_layer_norm =
+            config.final_layer_norm.then(|| norm(hidden, &decoder, "final_layer_norm")).transpose()?;
         Ok(Self {
             embed_tokens,
             embed_positions: decoder.pp("embed_positions").get((positions, hidden), "weight")?,

@@ -19,8 +19,7 @@ impl Phi {
     /// # Errors
     /// candle's.
     pub fn load(config: &Map<String, Value>, weights: VarBuilder<'_>) -> Result<Self> {
-        let config: Config =
-            serde_json::from_value(Value::Object(config.clone())).map_err(candle_core::Error::wrap)?;
+        let config: Config = serde_json::from_value(Value::Object(config.clone())).map_err(candle_core::Error::wrap)?;
         Ok(Self { model: Model::new(&config, weights)? })
     }
 }

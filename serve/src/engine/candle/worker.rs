@@ -145,9 +145,8 @@ impl Worker {
             logits = self.decoder.logits(pass)?.to_vec1()?;
         }
         for chosen in 1..=request.max_tokens {
-            let token = sampler
-                .sample(&logits, self.known_ids, request.top_logprobs)
-                .map_err(candle_core::Error::wrap)?;
+            let token =
+                sampler.sample(&logits, self.known_ids, request.top_logprobs).map_err(candle_core::Error::wrap)?;
             let id = token.id;
             let finish = if request.eos_ids.contains(&id) {
                 Some(Finish::Eos)
