@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, ServeArgs};
 use crate::engine::stage::{self, Format};
-use crate::engine::{self, Engine};
+use crate::engine::{self, Engine, EngineChoice, Prepared, choice};
 #[cfg(unix)]
 use crate::keys;
 use crate::keys::ApiKeys;
@@ -96,19 +96,32 @@ async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Ser
 
 async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<Arc<dyn Engine>> {
     let load::Model { name, weights, tokenizer, .. } = model;
-    let staged = match weights {
+    let prepared = match weights {
         Weights::Checkpoint(checkpoint) => {
-            let config = stage::engine_config(&checkpoint.config).with_context(|| format!("cannot serve `{name}`"))?;
-            let staged = stage::stage(checkpoint, config, tokenizer.eos_ids()).context(NO_TMPDIR)?;
-            staged.quantized(args.quantize)
+            let cannot_serve = || format!("cannot serve `{name}`");
+            let selected = choice::select(args.engine, &checkpoint.config).with_context(cannot_serve)?;
+            match selected.prepare(checkpoint, tokenizer.eos_ids()).context(NO_TMPDIR)? {
+                Prepared::Mistralrs(staged) => Prepared::Mistralrs(staged.quantized(args.quantize)),
+                Prepared::Candle(..) if args.quantize.is_some() => {
+                    anyhow::bail!("{}: the engine `candle` does not quantise; leave out --quantize", cannot_serve())
+                }
+                prepared @ Prepared::Candle(..) => prepared,
+            }
         }
-        Weights::Gguf(gguf) => stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?,
+        Weights::Gguf(_) if args.engine == EngineChoice::Candle => {
+            anyhow::bail!("cannot serve `{name}`: the engine `candle` reads no GGUF; leave out --engine")
+        }
+        Weights::Gguf(gguf) => Prepared::Mistralrs(stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?),
     };
-    tracing::info!(%name, weights = %staged.format, "loading");
-    if cfg!(all(target_arch = "x86_64", not(target_feature = "avx2"))) && staged.format != Format::Safetensors(None) {
+    let format = match &prepared {
+        Prepared::Mistralrs(staged) => staged.format,
+        Prepared::Candle(..) => Format::Safetensors(None),
+    };
+    tracing::info!(%name, engine = %prepared.engine(), asked = %args.engine, weights = %format, "loading");
+    if cfg!(all(target_arch = "x86_64", not(target_feature = "avx2"))) && format != Format::Safetensors(None) {
         tracing::warn!("quantised weights are slow in this build: it has no AVX2; build with -C target-cpu=x86-64-v3");
     }
-    engine::load(staged, tokenizer, args.max_concurrent).await.with_context(|| format!("cannot load `{name}`"))
+    engine::load(prepared, tokenizer, args.max_concurrent).await.with_context(|| format!("cannot load `{name}`"))
 }
 
 fn access(args: &ServeArgs) -> anyhow::Result<Access> {

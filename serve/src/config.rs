@@ -4,6 +4,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::EngineChoice;
 use crate::layers::Origin;
 use crate::load::hub;
 use crate::state::Limits;
@@ -56,6 +57,10 @@ pub struct ServeArgs {
     /// Chat template (jinja) to use in place of the model's
     #[arg(long, env = "ORPO_SERVE_CHAT_TEMPLATE", value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
+
+    /// What computes the tokens
+    #[arg(long, env = "ORPO_SERVE_ENGINE", value_name = "ENGINE", value_enum, default_value_t)]
+    pub engine: EngineChoice,
 
     /// Requests that generate at a time; on a CPU more than one is not faster, and only with one is a reply the same
     /// to the bit whatever runs beside it

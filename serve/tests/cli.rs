@@ -62,8 +62,12 @@ fn a_directory_that_cannot_be_served_is_refused_with_one_line() {
     std::fs::write(model.join("tokenizer_config.json"), "{}").unwrap();
     expect("--chat-template FILE");
     write_model(model);
-    std::fs::write(model.join("config.json"), r#"{"architectures": ["OPTForCausalLM"]}"#).unwrap();
-    expect("`OPTForCausalLM` is not supported");
+    std::fs::write(model.join("config.json"), r#"{"architectures": ["GPT2LMHeadModel"]}"#).unwrap();
+    expect("`GPT2LMHeadModel` is not supported");
+    write_model(model);
+    let (code, line) = refused(orpo_serve().args(["--engine", "candle", "--model"]).arg(model));
+    assert_eq!(code, Some(2));
+    assert!(line.contains("supported are PhiForCausalLM, OPTForCausalLM by candle"), "{line}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use orpo_chat::ChatTokenizer;
 use orpo_serve::checkpoint::Checkpoint;
 use orpo_serve::config::Quantization;
 use orpo_serve::engine::stage::{engine_config, stage, stage_gguf};
-use orpo_serve::engine::{self, Engine, EngineError, Finish, GenerateRequest, Sampling, Step};
+use orpo_serve::engine::{self, Engine, EngineError, Finish, GenerateRequest, Prepared, Sampling, Step};
 use orpo_serve::load::adapter::Adapter;
 use orpo_serve::load::gguf::Gguf;
 use orpo_serve::load::merge;
@@ -40,7 +40,7 @@ async fn load_quantized(dir: &Path, quantization: Option<Quantization>) -> Arc<d
     let tokenizer = ChatTokenizer::from_dir(dir).unwrap();
     let staged = stage(&checkpoint, engine_config(&checkpoint.config).unwrap(), tokenizer.eos_ids()).unwrap();
     let staged = staged.quantized(quantization);
-    engine::load(staged, &tokenizer, NonZeroUsize::MIN).await.unwrap()
+    engine::load(Prepared::Mistralrs(staged), &tokenizer, NonZeroUsize::MIN).await.unwrap()
 }
 
 fn greedy(prompt_ids: Vec<u32>, max_tokens: usize) -> GenerateRequest {
@@ -214,7 +214,7 @@ async fn a_gguf_file_says_what_its_checkpoint_says() {
         let gguf = Gguf::open(&file).unwrap();
         let tokenizer = ChatTokenizer::from_dir(&golden.join("model")).unwrap();
         let staged = stage_gguf(&gguf, &tokenizer).unwrap();
-        let engine = engine::load(staged, &tokenizer, NonZeroUsize::MIN).await.unwrap();
+        let engine = engine::load(Prepared::Mistralrs(staged), &tokenizer, NonZeroUsize::MIN).await.unwrap();
         assert_eq!(engine.context_length(), 256);
         assert_golden_base(&*engine, &golden).await;
     }
@@ -233,6 +233,41 @@ async fn quantised_weights_are_near_the_others() {
         let difference = (near[0].token.logprob - exact[0].token.logprob).abs();
         println!("{quantization:?}: log-probability differs by {difference:.1e}");
         assert!(difference > 0.0 && difference < tolerance, "{quantization:?}: {difference}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prompts_are_scored_as_by_transformers_also_among_replies() {
+    for name in ["stories260k", "tinystories-656k"] {
+        let Some(dir) = shared_model(name) else { continue };
+        let golden: Value = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
+        let engine = load(&dir).await;
+        for case in golden["cases"].as_array().unwrap() {
+            let prompt = ids(&case["prompt_ids"]);
+            let text = [prompt.clone(), ids(&case["greedy_ids"])].concat();
+            let expected = case["token_logprobs"].as_array().unwrap();
+            let alone = steps(&*engine, greedy(prompt.clone(), 20)).await.unwrap();
+            // Raw logits and sampled tokens must not meet in one step of mistralrs.
+            let (first, beside, second) = tokio::join!(
+                engine.score(text.clone(), 2).unwrap().finish(),
+                steps(&*engine, greedy(prompt, 20)),
+                engine.score(text.clone(), 2).unwrap().finish(),
+            );
+            let scores = first.unwrap();
+            assert_eq!((beside.unwrap(), second.unwrap()), (alone, scores.clone()));
+            assert_eq!(scores.len(), text.len() - 1);
+            for ((score, &id), logprob) in scores.iter().zip(&text[1..]).zip(expected) {
+                assert_eq!(score.id, id);
+                assert!((f64::from(score.logprob) - logprob.as_f64().unwrap()).abs() < TOLERANCE, "{name}: {score:?}");
+                assert!(score.top[0].1 >= score.logprob);
+            }
+        }
+        // Cancelled, of one token, of the whole context, and of a token that the model does not have.
+        drop(engine.score(vec![1, 2, 3], 0).unwrap());
+        assert!(engine.score(vec![1], 0).unwrap().finish().await.unwrap().is_empty());
+        let full = (0..512).map(|index| 1 + index % 100).collect();
+        assert_eq!(engine.score(full, 0).unwrap().finish().await.unwrap().len(), 511);
+        assert!(engine.score(vec![1, 4_000_000], 0).unwrap().finish().await.is_err());
     }
 }
 

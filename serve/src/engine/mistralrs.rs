@@ -9,6 +9,9 @@
 //! Sequences of equal length share a step, whatever number the scheduler is given, and sharing changes the logits by
 //! about 1e-6. So requests wait for a slot here, and a slot is free only once mistralrs has let go of its sequence:
 //! with one slot a reply is the same to the bit whatever was asked before, beside or cancelled.
+//!
+//! Prompts are scored from mistralrs' raw logits. A step that mixes them with sampled tokens panics it: so scoring takes
+//! every slot.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -21,14 +24,17 @@ use ::mistralrs::core::{
     IsqType, MistralRs, MistralRsBuilder, ModelDType, NormalLoaderBuilder, NormalRequest, NormalSpecificConfig,
     Request, RequestMessage, Response, SamplingParams, SchedulerConfig, TokenSource,
 };
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use orpo_chat::ChatTokenizer;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::{Receiver, Sender as ReplySender, channel};
 
-use super::sampling::{Sampler, Sampling};
+use super::sampling::{self, SampledToken, Sampler, Sampling};
 use super::stage::{Format, GGUF_FILE, Staged};
-use super::{Engine, EngineError, Finish, GenerateRequest, Generation, LoadError, Step, StepSender};
+use super::{
+    Engine, EngineError, Finish, GenerateRequest, Generation, LoadError, Scoring, ScoringSender, Step, StepSender,
+    known_ids,
+};
 use crate::config::Quantization;
 
 /// Replies beyond one per token: errors, and a step or two that run on while a cancelled request is noticed.
@@ -36,6 +42,8 @@ const SPARE_REPLIES: usize = 16;
 /// How often a crashed engine is tried again, and after how long.
 const RECOVERY_ATTEMPTS: usize = 50;
 const RECOVERY_PAUSE: Duration = Duration::from_millis(200);
+/// More requests than this at a time cannot be meant, and a semaphore has a limit.
+const MAX_SLOTS: u32 = 1 << 16;
 
 /// A model loaded into mistralrs, in f32 on the CPU.
 pub struct MistralEngine {
@@ -45,6 +53,8 @@ pub struct MistralEngine {
 struct Inner {
     runner: Arc<MistralRs>,
     slots: Semaphore,
+    /// How many slots there are.
+    all_slots: u32,
     context_length: usize,
     /// Ids from here on are padding of the model's vocabulary that the tokenizer does not know.
     known_ids: usize,
@@ -73,12 +83,13 @@ impl MistralEngine {
             Ok(Err(error)) => return Err(LoadError::Engine(first_line(&format!("{error:#}")))),
             Err(_) => return Err(LoadError::Engine("it panicked while loading".into())),
         };
-        let known_ids = tokenizer.tokenizer().get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let all_slots = u32::try_from(max_concurrent.get()).unwrap_or(u32::MAX).min(MAX_SLOTS);
         let inner = Inner {
             runner,
-            slots: Semaphore::new(max_concurrent.get()),
+            slots: Semaphore::new(all_slots as usize),
+            all_slots,
             context_length: staged.context_length,
-            known_ids,
+            known_ids: known_ids(tokenizer),
             ready: AtomicBool::new(true),
             next_id: AtomicUsize::new(1),
             _staged: staged,
@@ -100,6 +111,12 @@ impl Engine for MistralEngine {
 
     fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError> {
         Ok(self.inner.generate(request))
+    }
+
+    fn score(&self, prompt_ids: Vec<u32>, top_logprobs: usize) -> Result<Scoring, EngineError> {
+        let (scores, scoring) = Scoring::channel();
+        tokio::spawn(self.inner.clone().score(prompt_ids, top_logprobs, scores));
+        Ok(scoring)
     }
 }
 
@@ -174,12 +191,25 @@ impl Inner {
             eos_ids: request.eos_ids,
             top_logprobs: request.top_logprobs,
         };
-        let normal = NormalRequest {
-            messages: RequestMessage::CompletionTokens(request.prompt_ids),
+        self.hand_over(NormalRequest {
+            logits_processors: Some(vec![Arc::new(chooser)]),
+            ..self.request(request.prompt_ids, request.max_tokens, replies)
+        });
+        let crashed = watch(replies_read, &steps, &finished).await;
+        drop(slot);
+        if crashed {
+            self.recover().await;
+        }
+    }
+
+    /// A greedy request for a reply of so many tokens.
+    fn request(&self, prompt_ids: Vec<u32>, max_tokens: usize, replies: ReplySender<Response>) -> NormalRequest {
+        NormalRequest {
+            messages: RequestMessage::CompletionTokens(prompt_ids),
             sampling_params: SamplingParams {
                 // Absent means 1 here; 0 takes the largest logit, which is the token that was chosen.
                 temperature: Some(0.0),
-                max_len: Some(request.max_tokens),
+                max_len: Some(max_tokens),
                 ..SamplingParams::deterministic()
             },
             response: replies,
@@ -190,23 +220,68 @@ impl Inner {
             suffix: None,
             tools: None,
             tool_choice: None,
-            logits_processors: Some(vec![Arc::new(chooser)]),
+            logits_processors: None,
             return_raw_logits: false,
             web_search_options: None,
             model_id: None,
             truncate_sequence: false,
-        };
-        // `get_sender` starts a new engine thread when the last one has crashed. A request that cannot be handed over is
-        // dropped with its end of the channel, which reads as a crash.
+        }
+    }
+
+    /// `get_sender` starts a new engine thread when the last one has crashed. A request that cannot be handed over is
+    /// dropped with its end of the channel, which reads as a crash.
+    fn hand_over(&self, request: NormalRequest) {
         match self.runner.get_sender(None) {
-            Ok(sender) => drop(sender.try_send(Request::Normal(Box::new(normal)))),
-            Err(error) => {
-                tracing::error!(%error, "mistralrs has no engine");
-                drop(normal);
+            Ok(sender) => drop(sender.try_send(Request::Normal(Box::new(request)))),
+            Err(error) => tracing::error!(%error, "mistralrs has no engine"),
+        }
+    }
+
+    /// Waits for every slot and scores a prompt alone.
+    async fn score(self: Arc<Self>, mut prompt_ids: Vec<u32>, top_logprobs: usize, scores: ScoringSender) {
+        // Nothing follows the last token, and nothing comes before the first.
+        let Some(last) = prompt_ids.pop().filter(|_| !prompt_ids.is_empty()) else {
+            let _ = scores.send(Ok(Vec::new()));
+            return;
+        };
+        let all = self.slots.acquire_many(self.all_slots).await.expect("the semaphore is never closed");
+        if scores.is_closed() {
+            return;
+        }
+        let (replies, mut replies_read) = channel(SPARE_REPLIES);
+        self.hand_over(NormalRequest { return_raw_logits: true, ..self.request(prompt_ids.clone(), 1, replies) });
+        let mut outcome = Err(EngineError::Stopped);
+        // After the logits mistralrs takes one more step, whose outcome it throws away; it has let go of the sequence
+        // when the channel closes.
+        while let Some(reply) = replies_read.recv().await {
+            let error = match reply {
+                Response::Raw { logits_chunks, .. } => {
+                    outcome = Ok(logits_chunks);
+                    continue;
+                }
+                Response::InternalError(error) | Response::ValidationError(error) => error.to_string(),
+                Response::CompletionModelError(error, _) => error,
+                _ => continue,
+            };
+            if outcome.is_err() {
+                outcome = Err(EngineError::Failed(first_line(&error)));
             }
         }
-        let crashed = watch(replies_read, &steps, &finished).await;
-        drop(slot);
+        drop(all);
+        let crashed = matches!(outcome, Err(EngineError::Stopped));
+        let known_ids = self.known_ids;
+        let scored = move |chunks: Vec<Tensor>| {
+            let ids: Vec<u32> = prompt_ids.into_iter().skip(1).chain([last]).collect();
+            scores_of(&chunks, &ids, known_ids, top_logprobs)
+        };
+        let outcome = match outcome {
+            // Long, where prompt and vocabulary are large.
+            Ok(chunks) => {
+                tokio::task::spawn_blocking(move || scored(chunks)).await.unwrap_or(Err(EngineError::Stopped))
+            }
+            Err(error) => Err(error),
+        };
+        let _ = scores.send(outcome);
         if crashed {
             self.recover().await;
         }
@@ -240,6 +315,26 @@ impl Inner {
         });
         generation.next().await.map(|_| ())
     }
+}
+
+/// Scores `ids` by the logits, chunks of `(tokens, vocab)`, of the positions before each.
+fn scores_of(
+    chunks: &[Tensor],
+    ids: &[u32],
+    known_ids: usize,
+    top_logprobs: usize,
+) -> Result<Vec<SampledToken>, EngineError> {
+    let failed = |error: &dyn std::fmt::Display| EngineError::Failed(first_line(&error.to_string()));
+    let mut logits: Vec<Vec<f32>> = Vec::new();
+    for chunk in chunks {
+        let rows = chunk.to_dtype(DType::F32).and_then(|chunk| chunk.to_vec2()).map_err(|error| failed(&error))?;
+        logits.extend(rows);
+    }
+    if logits.len() != ids.len() {
+        return Err(failed(&format!("logits of {} positions came for {}", logits.len(), ids.len())));
+    }
+    let score = |(logits, &id): (&Vec<f32>, &u32)| sampling::score(logits, id, known_ids, top_logprobs);
+    logits.iter().zip(ids).map(score).collect::<Result<_, _>>().map_err(|error| failed(&error))
 }
 
 /// Reads mistralrs' replies to their end, and reports what the chooser cannot see: errors, and a crash. Returns whether

@@ -1,5 +1,7 @@
 //! The contract between the server and what computes the tokens: ids in, sampled tokens out, one at a time.
 
+pub mod candle;
+pub mod choice;
 pub mod constraint;
 #[cfg(feature = "mistralrs")]
 pub mod mistralrs;
@@ -13,8 +15,8 @@ use orpo_chat::ChatTokenizer;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
+pub use choice::{EngineChoice, Prepared, Selected};
 pub use sampling::{SampledToken, Sampling};
-
 
 /// What is to be generated.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,39 +137,48 @@ pub trait Engine: Send + Sync {
     fn score(&self, prompt_ids: Vec<u32>, top_logprobs: usize) -> Result<Scoring, EngineError>;
 }
 
+/// Ids from here on are padding of the model's vocabulary that the tokenizer does not know.
+#[cfg(any(feature = "mistralrs", feature = "candle"))]
+fn known_ids(tokenizer: &ChatTokenizer) -> usize {
+    tokenizer.tokenizer().get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+}
+
 /// Why no engine could be made of a checked model.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The engine refuses the model or fails on its first token.
     #[error("the inference engine refuses the model: {0}")]
     Engine(String),
-    /// This build has none.
-    #[error("this program was built without an inference engine; build it with the feature `mistralrs`")]
-    NotBuilt,
+    /// This build lacks the engine that the model needs.
+    #[error("this program was built without the engine `{0}`; build it with the feature `{0}`")]
+    NotBuilt(EngineChoice),
 }
 
-/// Loads a staged model into the engine that this program was built with. The tokenizer tells which ids exist.
+/// Loads a prepared model. The tokenizer tells which ids exist.
 ///
 /// # Errors
 /// [`LoadError`].
-#[cfg(feature = "mistralrs")]
 pub async fn load(
-    staged: stage::Staged,
+    prepared: Prepared,
     tokenizer: &ChatTokenizer,
     max_concurrent: NonZeroUsize,
 ) -> Result<Arc<dyn Engine>, LoadError> {
-    Ok(Arc::new(mistralrs::MistralEngine::load(staged, tokenizer, max_concurrent).await?))
-}
-
-/// Fails: this program was built without an engine.
-///
-/// # Errors
-/// [`LoadError::NotBuilt`], always.
-#[cfg(not(feature = "mistralrs"))]
-pub async fn load(
-    _staged: stage::Staged,
-    _tokenizer: &ChatTokenizer,
-    _max_concurrent: NonZeroUsize,
-) -> Result<Arc<dyn Engine>, LoadError> {
-    Err(LoadError::NotBuilt)
+    match prepared {
+        #[cfg(feature = "mistralrs")]
+        Prepared::Mistralrs(staged) => {
+            Ok(Arc::new(mistralrs::MistralEngine::load(staged, tokenizer, max_concurrent).await?))
+        }
+        #[cfg(feature = "candle")]
+        Prepared::Candle(checkpoint, config) => {
+            if max_concurrent > NonZeroUsize::MIN {
+                tracing::warn!("candle generates for one request at a time; further ones wait for their turn");
+            }
+            Ok(Arc::new(candle::CandleEngine::load(checkpoint, config, tokenizer).await?))
+        }
+        #[allow(unreachable_patterns, reason = "in a build with every engine")]
+        other => {
+            let _ = (tokenizer, max_concurrent);
+            Err(LoadError::NotBuilt(other.engine()))
+        }
+    }
 }

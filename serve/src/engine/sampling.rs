@@ -87,6 +87,9 @@ pub enum SamplingError {
     /// The constraint cannot go on.
     #[error(transparent)]
     Constraint(#[from] ConstraintError),
+    /// A given token is beyond the vocabulary.
+    #[error("token {0} is not in the model's vocabulary")]
+    UnknownToken(u32),
 }
 
 /// Chooses the tokens of one reply.
@@ -116,7 +119,6 @@ impl Sampler {
         top_logprobs: usize,
     ) -> Result<SampledToken, SamplingError> {
         let log_total = log_sum_exp(logits)?;
-        let logprob = |id: u32| (f64::from(logits[id as usize]) - log_total) as f32;
         let choosable = &logits[..choosable.min(logits.len())];
         let adjusted = self.adjust(choosable)?;
         let best = argmax(&adjusted).filter(|&best| adjusted[best as usize].is_finite());
@@ -128,8 +130,7 @@ impl Sampler {
         if let Some(constraint) = &mut self.sampling.constraint {
             constraint.accept(id)?;
         }
-        let top = most_likely(choosable, top_logprobs).into_iter().map(|id| (id, logprob(id))).collect();
-        Ok(SampledToken { id, logprob: logprob(id), top })
+        Ok(described(logits, log_total, id, choosable, top_logprobs))
     }
 
     /// The logits after penalties, bias and constraint.
@@ -178,6 +179,24 @@ impl Sampler {
         }
         best
     }
+}
+
+/// A given token as if it had been chosen, with the alternatives among the first `choosable` of `logits`.
+///
+/// # Errors
+/// [`SamplingError`].
+pub fn score(logits: &[f32], id: u32, choosable: usize, top_logprobs: usize) -> Result<SampledToken, SamplingError> {
+    if id as usize >= logits.len() {
+        return Err(SamplingError::UnknownToken(id));
+    }
+    let log_total = log_sum_exp(logits)?;
+    Ok(described(logits, log_total, id, &logits[..choosable.min(logits.len())], top_logprobs))
+}
+
+fn described(logits: &[f32], log_total: f64, id: u32, candidates: &[f32], top_logprobs: usize) -> SampledToken {
+    let logprob = |id: u32| (f64::from(logits[id as usize]) - log_total) as f32;
+    let top = most_likely(candidates, top_logprobs).into_iter().map(|id| (id, logprob(id))).collect();
+    SampledToken { id, logprob: logprob(id), top }
 }
 
 fn heavier_first(a: &(u32, f64), b: &(u32, f64)) -> std::cmp::Ordering {
@@ -261,6 +280,17 @@ mod tests {
         let total: f32 = token.top.iter().map(|top| top.1.exp()).sum();
         assert!((total - 1.0).abs() < 1e-6);
         assert_eq!(token.top[0].1, token.logprob);
+    }
+
+    #[test]
+    fn a_given_token_is_scored_as_if_it_had_been_chosen() {
+        let mut sampler = Sampler::new(Sampling { temperature: 0.0, ..Sampling::default() });
+        let chosen = sampler.sample(&LOGITS, 4, 3).unwrap();
+        assert_eq!(score(&LOGITS, chosen.id, 4, 3).unwrap(), chosen);
+        // Also where it could not be chosen.
+        assert!((score(&LOGITS, 4, 4, 0).unwrap().logprob - (-1.0 - 3.924866)).abs() < 1e-5);
+        assert_eq!(score(&LOGITS, 5, 4, 0), Err(SamplingError::UnknownToken(5)));
+        assert_eq!(score(&[f32::NAN, 1.0], 1, 2, 0), Err(SamplingError::NotFinite));
     }
 
     #[test]

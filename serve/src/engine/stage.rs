@@ -17,7 +17,7 @@ use crate::files::link;
 use crate::load::gguf::Gguf;
 
 /// Architectures whose logits were compared with those of `transformers`.
-const ARCHITECTURES: [&str; 6] = [
+pub const ARCHITECTURES: [&str; 6] = [
     "LlamaForCausalLM",
     "MistralForCausalLM",
     "Qwen2ForCausalLM",
@@ -30,14 +30,16 @@ const ARCHITECTURES: [&str; 6] = [
 /// `max_position_embeddings` (`NormalCache::CACHE_GROW_SIZE`).
 const CACHE_STEP: u64 = 512;
 
-/// Why a model cannot be served by this engine.
+/// Why a model cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UnsupportedModel {
     /// The architecture is unknown or untested.
-    #[error("architecture `{found}` is not supported; serve a model of one of {}", ARCHITECTURES.join(", "))]
+    #[error("architecture `{found}` is not supported; serve a model of one of {supported}")]
     Architecture {
         /// `architectures` of config.json.
         found: String,
+        /// Those that are, and by what.
+        supported: String,
     },
     /// A feature of the config would be computed wrongly.
     #[error("`{key}` = {value} in config.json is not supported for {architecture}")]
@@ -55,6 +57,13 @@ pub enum UnsupportedModel {
         /// The key.
         key: &'static str,
     },
+}
+
+impl UnsupportedModel {
+    /// The architecture that a `config.json` names, or `none`.
+    pub fn architecture_of(config: &Map<String, Value>) -> String {
+        config.get("architectures").and_then(|names| names[0].as_str()).unwrap_or("none").to_string()
+    }
 }
 
 /// A config in the spelling mistralrs knows.
@@ -149,9 +158,10 @@ pub fn stage(checkpoint: &Checkpoint, config: EngineConfig, eos_ids: &[u32]) -> 
 /// # Errors
 /// [`UnsupportedModel`] for what would be computed wrongly.
 pub fn engine_config(config: &Map<String, Value>) -> Result<EngineConfig, UnsupportedModel> {
-    let architecture = config.get("architectures").and_then(|names| names[0].as_str()).unwrap_or("none").to_string();
+    let architecture = UnsupportedModel::architecture_of(config);
     if !ARCHITECTURES.contains(&architecture.as_str()) {
-        return Err(UnsupportedModel::Architecture { found: architecture });
+        let supported = format!("{} by mistralrs", ARCHITECTURES.join(", "));
+        return Err(UnsupportedModel::Architecture { found: architecture, supported });
     }
     let mut rewrite = Rewrite { config: config.clone(), architecture };
     rewrite.defaults()?;

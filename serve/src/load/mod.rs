@@ -21,7 +21,7 @@ use self::hub::Hub;
 pub use self::merge::merge;
 use crate::checkpoint::Checkpoint;
 use crate::config::ServeArgs;
-use crate::engine::stage;
+use crate::engine::choice;
 
 /// A model that is complete and checked, but not loaded.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
     }
     let base = Checkpoint::open(&path)?;
     // Before long work: what no engine can run.
-    stage::engine_config(&base.config).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
+    choice::select(args.engine, &base.config).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
     let tokenizer_of_base = tokenizer(args, &base.dir)?;
     let adapters: Vec<Adapter> =
         args.adapter.iter().map(|named| Adapter::open(&named.dir)).collect::<Result<_, _>>()?;

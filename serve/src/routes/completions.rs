@@ -21,7 +21,7 @@ use crate::state::AppState;
 pub(super) async fn completions(State(state): State<Arc<AppState>>, body: Body) -> Result<Response, ApiError> {
     let deadline = Instant::now() + state.limits.request_timeout;
     let request = CompletionRequest::parse(&answer::bytes(&state, body)?)?;
-    let served = answer::served_as(&state, &request.model)?;
+    let served = state.model(&request.model)?;
     let work = prepare::completion(served, &request)?;
     let outputs = answer::begin(&state, served, work, deadline).await?;
 

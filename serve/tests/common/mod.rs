@@ -6,10 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use orpo_chat::ChatTokenizer;
-use orpo_serve::engine::sampling::Sampler;
-use orpo_serve::engine::{
-    Engine, EngineError, Finish, GenerateRequest, Generation, SampledToken, Sampling, Scoring, Step,
-};
+use orpo_serve::engine::sampling::{Sampler, score};
+use orpo_serve::engine::{Engine, EngineError, Finish, GenerateRequest, Generation, Scoring, Step};
 use orpo_serve::server;
 use orpo_serve::state::{Access, AppState, Limits, Served};
 use serde_json::{Value, json};
@@ -116,24 +114,20 @@ impl Engine for Double {
         Ok(generation)
     }
 
+    /// By the logits of [`Behaviour::Noise`], or an error where replies fail, too.
     fn score(&self, prompt_ids: Vec<u32>, top_logprobs: usize) -> Result<Scoring, EngineError> {
-        let (scores, scoring) = Scoring::channel();
-        let result = match self.behaviour {
-            Behaviour::Noise => Ok(scored(&prompt_ids, top_logprobs)),
-            _ => Err(EngineError::Failed("secret words".into())),
+        let (sender, scoring) = Scoring::channel();
+        let outcome = match self.behaviour {
+            Behaviour::FailsAfter(_) => Err(EngineError::Failed("secret words".into())),
+            Behaviour::VanishesAfter(_) => return Ok(scoring),
+            Behaviour::Says(_) | Behaviour::Noise => (1..prompt_ids.len())
+                .map(|end| score(&noise(&prompt_ids[..end]), prompt_ids[end], VOCABULARY, top_logprobs))
+                .collect::<Result<_, _>>()
+                .map_err(|error| EngineError::Failed(error.to_string())),
         };
-        let _ = scores.send(result);
+        let _ = sender.send(outcome);
         Ok(scoring)
     }
-}
-
-/// Each token given those before it, by way of a sampler that a bias forces to take it.
-fn scored(ids: &[u32], top_logprobs: usize) -> Vec<SampledToken> {
-    let score = |at: usize| {
-        let sampling = Sampling { temperature: 0.0, logit_bias: vec![(ids[at], 1000.0)], ..Sampling::default() };
-        Sampler::new(sampling).sample(&noise(&ids[..at]), VOCABULARY, top_logprobs).unwrap()
-    };
-    (1..ids.len()).map(score).collect()
 }
 
 fn peak(id: u32) -> Vec<f32> {

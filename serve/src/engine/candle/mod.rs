@@ -1,0 +1,19 @@
+//! The engine on candle, for architectures that mistralrs cannot run: Phi-2 by candle-transformers, OPT by a decoder of
+//! our own. In f32 on the CPU.
+//!
+//! One thread owns the model and does one job at a time in the order of arrival, so that a reply is the same to the bit
+//! whatever was asked before or beside it. A job that panics is answered with an error, and the next one begins with an
+//! empty cache.
+
+pub mod config;
+#[cfg(feature = "candle")]
+mod decoder;
+#[cfg(feature = "candle")]
+mod opt;
+#[cfg(feature = "candle")]
+mod phi;
+#[cfg(feature = "candle")]
+mod worker;
+
+#[cfg(feature = "candle")]
+pub use worker::CandleEngine;

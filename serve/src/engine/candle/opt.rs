@@ -1,0 +1,203 @@
+//! OPT (arXiv 2205.01068) as in `transformers`' `modeling_opt.py`: learned positions, LayerNorm before or behind each
+//! part, ReLU, biases throughout, and in the 350M model an embedding narrower than the residual stream.
+
+use candle_core::{Device, Module, Result, Tensor};
+use candle_nn::kv_cache::KvCache;
+use candle_nn::ops::softmax_last_dim;
+use candle_nn::{LayerNorm, Linear, VarBuilder, layer_norm, linear, linear_no_bias};
+
+use super::config::OptConfig;
+use super::decoder::Decoder;
+
+/// The first rows of the position table belong to no position (`OPTLearnedPositionalEmbedding`).
+const POSITION_OFFSET: usize = 2;
+/// torch's default, which OPT uses.
+const LAYER_NORM_EPS: f64 = 1e-5;
+/// Ids of one pass: enough to keep the matrix kernels busy, few enough to notice a cancelled job soon.
+const PASS: usize = 128;
+
+/// An OPT model with its key-value cache.
+pub struct Opt {
+    embed_tokens: Tensor,
+    embed_positions: Tensor,
+    project_in: Option<Linear>,
+    layers: Vec<Layer>,
+    final_layer_norm: Option<LayerNorm>,
+    project_out: Option<Linear>,
+    head: Linear,
+    /// How many ids the cache holds.
+    seen: usize,
+}
+
+impl Opt {
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// candle's, for a tensor that is missing or of another shape.
+    pub fn load(config: &OptConfig, weights: &VarBuilder<'_>) -> Result<Self> {
+        let decoder = weights.pp("model.decoder");
+        let (hidden, embedded) = (config.hidden_size, config.word_embed_proj_dim);
+        let embed_tokens = decoder.pp("embed_tokens").get((config.vocab_size, embedded), "weight")?;
+        let positions = config.max_position_embeddings + POSITION_OFFSET;
+        let projection = |inputs, outputs, name| {
+            (hidden != embedded).then(|| linear_no_bias(inputs, outputs, decoder.pp(name))).transpose()
+        };
+        let head = if config.tie_word_embeddings {
+            Linear::new(embed_tokens.clone(), None)
+        } else {
+            linear_no_bias(embedded, config.vocab_size, weights.pp("lm_head"))?
+        };
+        let layers = decoder.pp("layers");
+        let final_layer_norm =
+            config.final_layer_norm.then(|| norm(hidden, &decoder, "final_layer_norm")).transpose()?;
+        Ok(Self {
+            embed_tokens,
+            embed_positions: decoder.pp("embed_positions").get((positions, hidden), "weight")?,
+            project_in: projection(embedded, hidden, "project_in")?,
+            layers: (0..config.num_hidden_layers)
+                .map(|index| Layer::load(config, &layers.pp(index)))
+                .collect::<Result<_>>()?,
+            final_layer_norm,
+            project_out: projection(hidden, embedded, "project_out")?,
+            head,
+            seen: 0,
+        })
+    }
+
+    /// The last layer's output for each of `ids`, `(ids, hidden)`.
+    fn hidden(&mut self, ids: &[u32]) -> Result<Tensor> {
+        let tokens = self.embed_tokens.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
+        let tokens = apply(self.project_in.as_ref(), tokens)?;
+        let positions = self.embed_positions.narrow(0, self.seen + POSITION_OFFSET, ids.len())?;
+        let mut hidden = (tokens + positions)?;
+        let mask = causal_mask(ids.len(), self.seen)?;
+        for layer in &mut self.layers {
+            hidden = layer.forward(&hidden, mask.as_ref())?;
+        }
+        self.seen += ids.len();
+        Ok(hidden)
+    }
+
+    fn head(&self, hidden: Tensor) -> Result<Tensor> {
+        let hidden = apply(self.final_layer_norm.as_ref(), hidden)?;
+        self.head.forward(&apply(self.project_out.as_ref(), hidden)?)
+    }
+}
+
+impl Decoder for Opt {
+    fn clear(&mut self) {
+        self.seen = 0;
+        for layer in &mut self.layers {
+            layer.cache = empty_cache();
+        }
+    }
+
+    fn prompt_pass(&self) -> usize {
+        PASS
+    }
+
+    fn scoring_pass(&self) -> usize {
+        PASS
+    }
+
+    fn logits(&mut self, ids: &[u32]) -> Result<Tensor> {
+        let last = self.hidden(ids)?.narrow(0, ids.len() - 1, 1)?.contiguous()?;
+        self.head(last)?.squeeze(0)
+    }
+
+    fn logits_of_each(&mut self, ids: &[u32]) -> Result<Tensor> {
+        let hidden = self.hidden(ids)?;
+        self.head(hidden)
+    }
+}
+
+struct Layer {
+    norm_before: bool,
+    self_attn_layer_norm: LayerNorm,
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    final_layer_norm: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    heads: usize,
+    cache: KvCache,
+}
+
+impl Layer {
+    fn load(config: &OptConfig, weights: &VarBuilder<'_>) -> Result<Self> {
+        let hidden = config.hidden_size;
+        let attention = |name| linear(hidden, hidden, weights.pp("self_attn").pp(name));
+        Ok(Self {
+            norm_before: config.do_layer_norm_before,
+            self_attn_layer_norm: norm(hidden, weights, "self_attn_layer_norm")?,
+            q_proj: attention("q_proj")?,
+            k_proj: attention("k_proj")?,
+            v_proj: attention("v_proj")?,
+            out_proj: attention("out_proj")?,
+            final_layer_norm: norm(hidden, weights, "final_layer_norm")?,
+            fc1: linear(hidden, config.ffn_dim, weights.pp("fc1"))?,
+            fc2: linear(config.ffn_dim, hidden, weights.pp("fc2"))?,
+            heads: config.num_attention_heads,
+            cache: empty_cache(),
+        })
+    }
+
+    fn forward(&mut self, hidden: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        if self.norm_before {
+            let hidden = (hidden + self.attend(&self.self_attn_layer_norm.forward(hidden)?, mask)?)?;
+            return &hidden + self.feed_forward(&self.final_layer_norm.forward(&hidden)?)?;
+        }
+        let hidden = (hidden + self.attend(hidden, mask)?)?;
+        let hidden = self.self_attn_layer_norm.forward(&hidden)?;
+        let hidden = (&hidden + self.feed_forward(&hidden)?)?;
+        self.final_layer_norm.forward(&hidden)
+    }
+
+    fn attend(&mut self, input: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let (ids, width) = input.dims2()?;
+        let (heads, head_dim) = (self.heads, width / self.heads);
+        let split = |rows: Tensor| rows.reshape((ids, heads, head_dim))?.transpose(0, 1)?.contiguous();
+        let queries = split((self.q_proj.forward(input)? * (head_dim as f64).powf(-0.5))?)?;
+        let (keys, values) =
+            self.cache.append(&split(self.k_proj.forward(input)?)?, &split(self.v_proj.forward(input)?)?)?;
+        let mut scores = queries.matmul(&keys.t()?)?;
+        if let Some(mask) = mask {
+            scores = scores.broadcast_add(mask)?;
+        }
+        let mixed = softmax_last_dim(&scores)?.matmul(&values)?;
+        self.out_proj.forward(&mixed.transpose(0, 1)?.reshape((ids, width))?)
+    }
+
+    fn feed_forward(&self, input: &Tensor) -> Result<Tensor> {
+        self.fc2.forward(&self.fc1.forward(input)?.relu()?)
+    }
+}
+
+/// What is added to the scores of `ids` queries that follow `seen` keys, `(ids, seen + ids)`; none for one query, which
+/// sees every key.
+fn causal_mask(ids: usize, seen: usize) -> Result<Option<Tensor>> {
+    if ids == 1 {
+        return Ok(None);
+    }
+    let sees = |query: usize, key: usize| if key <= seen + query { 0.0 } else { f32::NEG_INFINITY };
+    let mask: Vec<f32> = (0..ids).flat_map(|query| (0..seen + ids).map(move |key| sees(query, key))).collect();
+    Tensor::from_vec(mask, (ids, seen + ids), &Device::Cpu).map(Some)
+}
+
+fn norm(width: usize, weights: &VarBuilder<'_>, name: &str) -> Result<LayerNorm> {
+    layer_norm(width, LAYER_NORM_EPS, weights.pp(name))
+}
+
+fn apply(module: Option<&impl Module>, input: Tensor) -> Result<Tensor> {
+    match module {
+        Some(module) => module.forward(&input),
+        None => Ok(input),
+    }
+}
+
+/// `(heads, ids, head_dim)`, with room for a pass to begin with.
+fn empty_cache() -> KvCache {
+    KvCache::new(1, PASS)
+}

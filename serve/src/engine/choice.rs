@@ -1,0 +1,145 @@
+//! Which engine runs a model.
+
+use std::{fmt, io};
+
+use serde_json::{Map, Value};
+
+use super::candle::config::{self as candle_config, CandleConfig, candle_config};
+use super::stage::{self, EngineConfig, Staged, UnsupportedModel, engine_config};
+use crate::checkpoint::Checkpoint;
+
+/// What the user asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum EngineChoice {
+    /// mistralrs where it can run the architecture, candle for Phi-2 and OPT
+    #[default]
+    Auto,
+    /// mistralrs
+    Mistralrs,
+    /// candle
+    Candle,
+}
+
+impl fmt::Display for EngineChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Mistralrs => "mistralrs",
+            Self::Candle => "candle",
+        })
+    }
+}
+
+/// An engine, and the model's config as it reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Selected {
+    /// Served by mistralrs.
+    Mistralrs(EngineConfig),
+    /// Served by candle.
+    Candle(CandleConfig),
+}
+
+/// A model ready to be loaded.
+#[derive(Debug)]
+pub enum Prepared {
+    /// A directory for mistralrs.
+    Mistralrs(Staged),
+    /// The checkpoint itself for candle.
+    Candle(Checkpoint, CandleConfig),
+}
+
+/// Finds the engine for a model.
+///
+/// # Errors
+/// [`UnsupportedModel`] where no engine, or not the one asked for, computes the model rightly.
+pub fn select(choice: EngineChoice, config: &Map<String, Value>) -> Result<Selected, UnsupportedModel> {
+    let found = UnsupportedModel::architecture_of(config);
+    let by_mistralrs = stage::ARCHITECTURES.contains(&found.as_str());
+    let by_candle = candle_config::ARCHITECTURES.contains(&found.as_str());
+    match choice {
+        EngineChoice::Auto if !by_mistralrs && !by_candle => {
+            let supported = format!(
+                "{} by mistralrs, {} by candle",
+                stage::ARCHITECTURES.join(", "),
+                candle_config::ARCHITECTURES.join(", ")
+            );
+            Err(UnsupportedModel::Architecture { found, supported })
+        }
+        EngineChoice::Auto if by_mistralrs => engine_config(config).map(Selected::Mistralrs),
+        EngineChoice::Mistralrs => engine_config(config).map(Selected::Mistralrs),
+        EngineChoice::Auto | EngineChoice::Candle => candle_config(config).map(Selected::Candle),
+    }
+}
+
+impl Selected {
+    /// The engine.
+    pub fn engine(&self) -> EngineChoice {
+        match self {
+            Self::Mistralrs(_) => EngineChoice::Mistralrs,
+            Self::Candle(_) => EngineChoice::Candle,
+        }
+    }
+
+    /// Makes what the engine loads from.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn prepare(self, checkpoint: &Checkpoint, eos_ids: &[u32]) -> io::Result<Prepared> {
+        Ok(match self {
+            Self::Mistralrs(config) => Prepared::Mistralrs(stage::stage(checkpoint, config, eos_ids)?),
+            Self::Candle(config) => Prepared::Candle(checkpoint.clone(), config),
+        })
+    }
+}
+
+impl Prepared {
+    /// The engine.
+    pub fn engine(&self) -> EngineChoice {
+        match self {
+            Self::Mistralrs(_) => EngineChoice::Mistralrs,
+            Self::Candle(..) => EngineChoice::Candle,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn selected(choice: EngineChoice, architecture: &str) -> Result<EngineChoice, String> {
+        let config = json!({
+            "architectures": [architecture], "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
+            "max_position_embeddings": 256, "vocab_size": 512, "intermediate_size": 128, "ffn_dim": 128
+        });
+        select(choice, config.as_object().unwrap()).map(|selected| selected.engine()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_architecture_finds_its_engine() {
+        for architecture in stage::ARCHITECTURES {
+            assert_eq!(selected(EngineChoice::Auto, architecture), Ok(EngineChoice::Mistralrs));
+            assert_eq!(selected(EngineChoice::Mistralrs, architecture), Ok(EngineChoice::Mistralrs));
+        }
+        for architecture in candle_config::ARCHITECTURES {
+            assert_eq!(selected(EngineChoice::Auto, architecture), Ok(EngineChoice::Candle));
+            assert_eq!(selected(EngineChoice::Candle, architecture), Ok(EngineChoice::Candle));
+        }
+    }
+
+    #[test]
+    fn what_no_engine_or_not_the_wanted_one_can_run_is_refused_with_what_can_be() {
+        for (choice, architecture, words) in [
+            (
+                EngineChoice::Auto,
+                "GPT2LMHeadModel",
+                "Gemma2ForCausalLM by mistralrs, PhiForCausalLM, OPTForCausalLM by",
+            ),
+            (EngineChoice::Mistralrs, "OPTForCausalLM", "Gemma2ForCausalLM by mistralrs"),
+            (EngineChoice::Candle, "LlamaForCausalLM", "PhiForCausalLM, OPTForCausalLM by candle"),
+        ] {
+            let refused = selected(choice, architecture).unwrap_err();
+            assert!(refused.contains(words) && refused.contains(&format!("`{architecture}` is not supp")), "{refused}");
+        }
+    }
+}
