@@ -78,7 +78,10 @@ pub async fn stopped(mut stop: Stop) {
 async fn drained(state: &AppState, stop: Stop, drain: Duration) -> Instant {
     stopped(stop).await;
     state.stop();
-    tracing::info!("stopping: nothing new is taken, running requests are finished");
+    // Without a model nothing was ever taken.
+    if state.models().is_ok() {
+        tracing::info!("stopping: nothing new is taken, running requests are finished");
+    }
     let deadline = Instant::now() + drain;
     if timeout_at(deadline, state.idle()).await.is_err() {
         tracing::warn!(seconds = drain.as_secs(), "requests still running when the time to finish was over");

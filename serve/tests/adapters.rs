@@ -182,8 +182,10 @@ fn peft_s_adapters_are_merged_to_single_precision() {
 #[tokio::test]
 async fn models_are_chosen_and_listed_by_their_names() {
     let served = |name: &str, reply: &str| Served::new(name, Arc::new(Double::new(says(reply))), common::tokenizer());
-    let base = Served { aliases: vec!["gpt-4o".into()], ..served("base", "from the base") };
-    let tuned = Served { parent: Some("base".into()), ..served("tuned", "from the adapter") };
+    let mut base = served("base", "from the base");
+    base.aliases.push("gpt-4o".into());
+    let mut tuned = served("tuned", "from the adapter");
+    tuned.parent = Some("base".into());
     let (server, state) = Server::empty(common::limits()).await;
     state.serve_all(vec![base, tuned]);
 

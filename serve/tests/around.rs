@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{Double, MODEL, PROMPT_TOKENS, Server, body, eventually, limits, says, tokenizer};
-use orpo_serve::engine::{Engine, EngineError, GenerateRequest, Generation};
+use orpo_serve::engine::{Engine, EngineError, GenerateRequest, Generation, Scoring};
 use orpo_serve::keys::ApiKeys;
 use orpo_serve::server;
 use orpo_serve::state::{Access, AppState, Limits, Served};
@@ -221,31 +221,38 @@ async fn a_body_that_does_not_arrive_is_a_408() {
     assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("body_timeout"), "{answer}");
 }
 
-/// Panics for its first request.
-struct Panicking(Double, std::sync::atomic::AtomicBool);
+/// Panics for its first request where the handler asks it something, and for its second where the reply begins.
+struct Panicking(Double, [std::sync::atomic::AtomicBool; 2]);
 
 impl Engine for Panicking {
     fn context_length(&self) -> usize {
+        assert!(self.1[0].swap(true, Ordering::SeqCst), "secret words");
         self.0.context_length
     }
 
     fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError> {
-        assert!(self.1.swap(true, Ordering::SeqCst), "secret words");
+        assert!(self.1[1].swap(true, Ordering::SeqCst), "secret words");
         self.0.generate(request)
+    }
+
+    fn score(&self, prompt_ids: Vec<u32>, top_logprobs: usize) -> Result<Scoring, EngineError> {
+        self.0.score(prompt_ids, top_logprobs)
     }
 }
 
 #[tokio::test]
 async fn a_panic_is_a_500_and_the_server_lives_on() {
     let (server, state) = Server::empty(limits()).await;
-    let engine = Panicking(Double::new(says("abc")), false.into());
+    let engine = Panicking(Double::new(says("abc")), [false.into(), false.into()]);
     state.serve(Served::new(MODEL, Arc::new(engine), tokenizer()));
-    let answer = server.post(&body(json!({}))).send().await.unwrap();
-    assert_eq!(answer.status(), 500);
-    assert!(answer.headers().contains_key("x-request-id"));
-    let error: Value = answer.json().await.unwrap();
-    assert_eq!(error["error"]["code"], "internal_error");
-    assert!(!error.to_string().contains("secret"), "{error}");
+    for code in ["internal_error", "engine_failed"] {
+        let answer = server.post(&body(json!({}))).send().await.unwrap();
+        assert_eq!(answer.status(), 500);
+        assert!(answer.headers().contains_key("x-request-id"));
+        let error: Value = answer.json().await.unwrap();
+        assert_eq!(error["error"]["code"], code);
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
     // The slot is free again, and so is the next request.
     assert_eq!(server.chat(json!({})).await.1["choices"][0]["message"]["content"], "abc");
     assert!(server.text("/metrics").await.contains("orpo_serve_num_requests_running 0\n"));

@@ -67,7 +67,7 @@ fn a_directory_that_cannot_be_served_is_refused_with_one_line() {
     write_model(model);
     let (code, line) = refused(orpo_serve().args(["--engine", "candle", "--model"]).arg(model));
     assert_eq!(code, Some(2));
-    assert!(line.contains("supported are PhiForCausalLM, OPTForCausalLM by candle"), "{line}");
+    assert!(line.contains("serve a model of one of PhiForCausalLM, OPTForCausalLM by candle"), "{line}");
 }
 
 #[test]

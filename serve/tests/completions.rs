@@ -152,7 +152,7 @@ async fn completions_that_cannot_be_are_refused() {
         assert_eq!((status, &reply["error"]["code"], &reply["error"]["param"]), (400, &json!(code), &json!(param)));
     }
     assert_eq!(complete(&server, json!({"prompt": "12345678", "max_tokens": 0})).await.0, 200);
-    // This double cannot score.
+    let server = Server::start(Double::new(Behaviour::FailsAfter(0))).await;
     let (status, reply) = complete(&server, json!({"echo": true, "logprobs": 1})).await;
     assert_eq!((status, &reply["error"]["code"]), (500, &json!("engine_failed")));
     assert!(!reply.to_string().contains("secret"));
