@@ -1,7 +1,9 @@
 //! Texts of a megabyte that make careless matching quadratic, each scored by all 25 types of instruction, strictly and
 //! loosely.
 //!
-//!     cargo bench -p orpo-benchmarks --bench ifeval_adversarial
+//!     cargo bench --workspace --bench ifeval_adversarial
+
+#![allow(missing_docs, reason = "criterion's macro makes an undocumented function")]
 
 use std::hint::black_box;
 use std::time::Duration;
