@@ -1,6 +1,6 @@
 //! Asking many questions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -99,8 +99,9 @@ pub enum JudgeError {
 impl Judge {
     /// What asking the requests would take that the store has no reply to.
     pub fn estimate(&self, requests: &[Request], store: &VerdictStore) -> Estimate {
-        let missing = missing(requests, store);
-        Estimate::of(missing.values().map(|&index| &requests[index]), self.prices)
+        let keys: Vec<String> = requests.iter().map(Request::key).collect();
+        let missing = missing(&keys, store);
+        Estimate::of(missing.into_iter().map(|index| &requests[index]), self.prices)
     }
 
     /// Asks the requests that the store has no reply to, and gives what became of each, in order. The first of them goes
@@ -115,11 +116,9 @@ impl Judge {
         fit: impl Fn(&Reply) -> Result<(), String>,
         progress: &Progress,
     ) -> Result<(Vec<Outcome>, Tally), JudgeError> {
-        let missing = missing(requests, store);
         let keys: Vec<String> = requests.iter().map(Request::key).collect();
-        let mut order: Vec<usize> = missing.into_values().collect();
-        order.sort_unstable();
-        let unique = keys.iter().collect::<std::collections::HashSet<_>>().len();
+        let order = missing(&keys, store);
+        let unique = keys.iter().collect::<HashSet<_>>().len();
         let mut tally = Tally { requests: unique, cached: unique - order.len(), ..Tally::default() };
         progress.begin(unique, tally.cached);
 
@@ -160,7 +159,7 @@ impl Judge {
         };
         let outcomes: Vec<Outcome> = keys.iter().map(outcome).collect();
         let failed = |key: &&String| store.get(key).is_none();
-        tally.failed = keys.iter().filter(failed).collect::<std::collections::HashSet<_>>().len();
+        tally.failed = keys.iter().filter(failed).collect::<HashSet<_>>().len();
         Ok((outcomes, tally))
     }
 
@@ -217,14 +216,9 @@ struct Asked {
     seconds: f64,
 }
 
-/// The first request of each key that the store has no reply to.
-fn missing(requests: &[Request], store: &VerdictStore) -> HashMap<String, usize> {
-    let mut missing = HashMap::new();
-    for (index, request) in requests.iter().enumerate() {
-        let key = request.key();
-        if store.get(&key).is_none() {
-            missing.entry(key).or_insert(index);
-        }
-    }
-    missing
+/// The first request of each key that the store has no reply to, in order.
+fn missing(keys: &[String], store: &VerdictStore) -> Vec<usize> {
+    let mut seen = HashSet::new();
+    let is_missing = |&index: &usize| store.get(&keys[index]).is_none() && seen.insert(&keys[index]);
+    (0..keys.len()).filter(is_missing).collect()
 }

@@ -21,8 +21,10 @@ impl Request {
     /// Its name: the SHA-256 of the body, with keys in order, and of the repetition. The address of the server is not part
     /// of it, so that a judge may move.
     pub fn key(&self) -> String {
+        let mut text = String::new();
+        write_canonical(&self.body, &mut text);
         let mut hash = Sha256::new();
-        hash.update(canonical(&self.body));
+        hash.update(text);
         if self.repeat > 0 {
             hash.update(format!("#{}", self.repeat));
         }
@@ -42,22 +44,30 @@ impl Request {
     }
 }
 
-/// JSON with the keys of every object in order.
-fn canonical(value: &Value) -> String {
+/// Writes JSON with the keys of every object in order.
+fn write_canonical(value: &Value, text: &mut String) {
     match value {
         Value::Object(map) => {
             let mut entries: Vec<_> = map.iter().collect();
             entries.sort_by_key(|(name, _)| *name);
-            let entries: Vec<String> = entries
-                .into_iter()
-                .map(|(name, value)| format!("{}:{}", Value::from(name.as_str()), canonical(value)))
-                .collect();
-            format!("{{{}}}", entries.join(","))
+            text.push('{');
+            for (index, (name, value)) in entries.into_iter().enumerate() {
+                text.push_str(if index > 0 { "," } else { "" });
+                text.push_str(&Value::from(name.as_str()).to_string());
+                text.push(':');
+                write_canonical(value, text);
+            }
+            text.push('}');
         }
         Value::Array(values) => {
-            format!("[{}]", values.iter().map(canonical).collect::<Vec<_>>().join(","))
+            text.push('[');
+            for (index, value) in values.iter().enumerate() {
+                text.push_str(if index > 0 { "," } else { "" });
+                write_canonical(value, text);
+            }
+            text.push(']');
         }
-        scalar => scalar.to_string(),
+        scalar => text.push_str(&scalar.to_string()),
     }
 }
 
