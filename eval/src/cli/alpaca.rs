@@ -17,7 +17,7 @@ use crate::alpaca::outputs::{Output, Outputs};
 use crate::alpaca::run::Evaluation;
 use crate::alpaca::summary::LengthControl;
 use crate::alpaca::{FoldLayout, table, verdicts};
-use crate::client::{ApiKey, ClientError};
+use crate::client::ClientError;
 use crate::clock::Clock;
 use crate::jsonl;
 use crate::judge::annotator::Annotator;
@@ -27,7 +27,6 @@ use crate::judge::{Judge, Tally};
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
 use crate::results::{DataSource, RequestSettings, Results};
-use crate::server::Server;
 
 /// The file in an output directory that keeps what the model said.
 const ANSWERS: &str = "answers.jsonl";
@@ -257,17 +256,8 @@ async fn answer(
     references: &[Output],
     answered: &mut Results,
 ) -> anyhow::Result<(Vec<Comparison>, answers::Respondent)> {
-    let requests = &arguments.requests;
-    let server = Server {
-        endpoint: arguments.endpoint.clone().context("--endpoint is needed")?,
-        model: arguments.model.clone(),
-        key: ApiKey::from_environment(),
-        sampling: requests.sampling(),
-        system: requests.system.clone(),
-        concurrency: requests.concurrency,
-        timeout: requests.timeout(),
-        retry: requests.retry(),
-    };
+    let endpoint = arguments.endpoint.as_deref().context("--endpoint is needed")?;
+    let server = arguments.requests.server(endpoint, arguments.model.as_deref());
     let mut store = match &arguments.out {
         Some(out) => VerdictStore::open(&out.join(ANSWERS))?,
         None => VerdictStore::in_memory(),

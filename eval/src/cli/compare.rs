@@ -11,7 +11,6 @@ use super::requests::{Requests, at_least_one, share};
 use super::{DONE, INCOMPLETE, print};
 use crate::alpaca::answers as generation;
 use crate::alpaca::outputs::Output;
-use crate::client::ApiKey;
 use crate::clock::Clock;
 use crate::compare::answers::{self, Answers};
 use crate::compare::judging::{self, Style};
@@ -27,7 +26,6 @@ use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
 use crate::results::{self, Results};
-use crate::server::Server;
 
 /// Who decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -183,17 +181,7 @@ fn answers_of(
     let ask = |prompt| Output { dataset: None, instruction: prompt, output: String::new(), generator: None };
     let prompts: Vec<Output> = answers::read_prompts(prompts)?.into_iter().map(ask).collect();
     let prompts = &prompts[..arguments.limit.unwrap_or(usize::MAX).min(prompts.len())];
-    let requests = &arguments.requests;
-    let server = Server {
-        endpoint: source.to_owned(),
-        model: model.map(str::to_owned),
-        key: ApiKey::from_environment(),
-        sampling: requests.sampling(),
-        system: requests.system.clone(),
-        concurrency: requests.concurrency,
-        timeout: requests.timeout(),
-        retry: requests.retry(),
-    };
+    let server = arguments.requests.server(source, model);
     let mut store = match &arguments.out {
         Some(out) => {
             std::fs::create_dir_all(out).with_context(|| format!("cannot use `{}`", out.display()))?;

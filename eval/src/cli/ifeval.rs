@@ -7,12 +7,11 @@ use clap::Args;
 
 use super::requests::{Requests, at_least_one};
 use super::{DONE, INCOMPLETE, print};
-use crate::client::ApiKey;
 use crate::ifeval::data::{DataError, Dataset};
 use crate::ifeval::export::Export;
 use crate::ifeval::metrics;
 use crate::ifeval::responses::Responses;
-use crate::ifeval::run::{self, Evaluation, Options, Server};
+use crate::ifeval::run::{self, Evaluation, Options};
 use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
@@ -97,16 +96,8 @@ pub(super) fn run(arguments: Ifeval) -> anyhow::Result<u8> {
             run::score_responses(&options, &responses)?
         }
         None => {
-            let server = Server {
-                endpoint: arguments.endpoint.context("one of --endpoint and --responses is needed")?,
-                model: arguments.model,
-                key: ApiKey::from_environment(),
-                sampling: arguments.requests.sampling(),
-                concurrency: arguments.requests.concurrency,
-                timeout: arguments.requests.timeout(),
-                retry: arguments.requests.retry(),
-                system: arguments.requests.system,
-            };
+            let endpoint = arguments.endpoint.context("one of --endpoint and --responses is needed")?;
+            let server = arguments.requests.server(&endpoint, arguments.model.as_deref());
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()

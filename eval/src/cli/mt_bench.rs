@@ -8,7 +8,6 @@ use clap::{Args, ValueEnum};
 use super::judge::JudgeArgs;
 use super::requests::{Requests, at_least_one, share};
 use super::{DONE, INCOMPLETE, print};
-use crate::client::ApiKey;
 use crate::mt_bench::import::Duplicates;
 use crate::mt_bench::plan::Mode;
 use crate::mt_bench::run::{self, Evaluation, JudgmentsFile, Options, Source};
@@ -17,7 +16,6 @@ use crate::mt_bench::{Answers, JudgePrompts, Questions, QuestionsError, table};
 use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
-use crate::server::Server;
 
 /// Lets a judge score conversations of two turns, or compare them with those of other models (MT-Bench).
 ///
@@ -190,16 +188,7 @@ impl MtBench {
         };
         let answers = self.answers.iter().map(|path| Answers::read(path)).collect::<Result<Vec<_>, _>>()?;
         let source = self.endpoint.as_ref().map(|endpoint| Source {
-            server: Server {
-                endpoint: endpoint.clone(),
-                model: self.model.clone(),
-                key: ApiKey::from_environment(),
-                sampling: self.requests.sampling(),
-                concurrency: self.requests.concurrency,
-                timeout: self.requests.timeout(),
-                retry: self.requests.retry(),
-                system: self.requests.system.clone(),
-            },
+            server: self.requests.server(endpoint, self.model.as_deref()),
             temperature: self.requests.temperature,
             reasoning: Reasoning::new(self.strip_reasoning.iter().cloned()),
         });

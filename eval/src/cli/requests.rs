@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::client::{Retry, Sampling};
+use crate::client::{ApiKey, Retry, Sampling};
+use crate::server::Server;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Requests")]
 pub(super) struct Requests {
     /// Requests in flight at the same time
     #[arg(long, value_name = "N", default_value = "8", value_parser = at_least_one)]
-    pub(super) concurrency: usize,
+    concurrency: usize,
     /// Most tokens of a response
     #[arg(long, value_name = "N", default_value_t = 1280, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
@@ -39,18 +40,32 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn sampling(&self) -> Sampling {
+    fn sampling(&self) -> Sampling {
         let Self { temperature, max_tokens, top_p, seed, .. } = *self;
         Sampling { temperature: temperature.unwrap_or(0.0), max_tokens, top_p, seed }
     }
 
-    pub(super) fn timeout(&self) -> Duration {
+    fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_secs)
     }
 
-    pub(super) fn retry(&self) -> Retry {
+    fn retry(&self) -> Retry {
         let patience = Duration::from_secs(self.max_wait_secs);
         Retry { retries: self.retries, patience, ..Retry::default() }
+    }
+
+    /// A server to be asked so, with the key of the environment.
+    pub(super) fn server(&self, endpoint: &str, model: Option<&str>) -> Server {
+        Server {
+            endpoint: endpoint.to_owned(),
+            model: model.map(str::to_owned),
+            key: ApiKey::from_environment(),
+            sampling: self.sampling(),
+            system: self.system.clone(),
+            concurrency: self.concurrency,
+            timeout: self.timeout(),
+            retry: self.retry(),
+        }
     }
 }
 
