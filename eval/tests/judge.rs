@@ -59,6 +59,7 @@ async fn answer(question: &str, before: usize) -> Response {
         ("broken", 0..2) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         ("half", 0) => "{\"choices\": [{\"mess".into_response(),
         ("hollow", 0) => "{\"choices\": []}".into_response(),
+        ("denied", _) => (StatusCode::UNAUTHORIZED, "{\"error\": {\"message\": \"wrong key\"}}").into_response(),
         ("refused", _) => (StatusCode::BAD_REQUEST, "{\"error\": {\"message\": \"no\"}}").into_response(),
         ("bare", _) => good(false),
         ("slow", _) => {
@@ -152,11 +153,15 @@ fn a_judge_without_logprobs_is_found_out_by_its_first_reply() {
 }
 
 #[test]
-fn a_judge_that_is_not_there_is_an_error() {
+fn a_judge_that_is_not_there_or_lets_nobody_in_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = ask(&judge(&format!("http://127.0.0.1:{port}"), 4), &directory.path().join("v"), &["a", "b"]);
     assert!(matches!(error, Err(JudgeError::Unreachable(_))), "{error:?}");
+    let (server, endpoint) = start();
+    let error = ask(&judge(&endpoint, 4), &directory.path().join("v"), &["denied 1", "denied 2"]).unwrap_err();
+    assert!(error.to_string().ends_with("answered 401: wrong key"), "{error}");
+    assert_eq!(asked(&server).len(), 1, "the same key would be refused again");
 }
 
 #[test]

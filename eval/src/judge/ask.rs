@@ -91,8 +91,8 @@ pub enum JudgeError {
         /// What is wrong.
         problem: String,
     },
-    /// The server cannot be asked at all.
-    #[error("the judge does not answer: {0}")]
+    /// The server cannot be asked at all: it is not there, or wants another key, or has no such model.
+    #[error("the judge cannot be asked: {0}")]
     Unreachable(ClientError),
 }
 
@@ -105,7 +105,7 @@ impl Judge {
     }
 
     /// Asks the requests that the store has no reply to, and gives what became of each, in order. The first of them goes
-    /// alone: if `fit` refuses its reply, or its server is not there, the others are not asked.
+    /// alone: if `fit` refuses its reply, or its server is not there or lets nobody in, the others are not asked.
     ///
     /// # Errors
     /// When the store cannot be written, or the judge cannot be used at all. What had been replied is in the store.
@@ -129,8 +129,10 @@ impl Judge {
         if let Some((&first, others)) = rest.split_first() {
             rest = others;
             let asked = self.ask_one(&requests[first], &budget).await;
-            if let Some(Asked { result: Err(error @ ClientError::Unreachable { .. }), .. }) = asked {
-                return Err(JudgeError::Unreachable(error));
+            if let Some(Asked { result: Err(error), .. }) = &asked
+                && is_about_all(error)
+            {
+                return Err(JudgeError::Unreachable(error.clone()));
             }
             let reply = self.keep(&keys[first], &requests[first], asked, store, &mut tally, &mut problems)?;
             if let Some(problem) = reply.and_then(|reply| fit(&reply).err()) {
@@ -214,6 +216,11 @@ impl Judge {
 struct Asked {
     result: Result<Reply, ClientError>,
     seconds: f64,
+}
+
+/// Whether what befell one request will befall them all.
+fn is_about_all(error: &ClientError) -> bool {
+    matches!(error, ClientError::Unreachable { .. } | ClientError::Status { status: 401 | 403 | 404, .. })
 }
 
 /// The first request of each key that the store has no reply to, in order.
