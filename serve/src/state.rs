@@ -9,8 +9,8 @@ use orpo_chat::ChatTokenizer;
 use tokio::sync::watch;
 
 use crate::admission::Admission;
-use crate::engine::Engine;
 use crate::engine::constraint::{ConstraintError, Grammars};
+use crate::engine::{Engine, known_ids};
 use crate::keys::ApiKeys;
 use crate::layers::Origin;
 use crate::load::Model;
@@ -43,7 +43,7 @@ impl Served {
     /// A model named `name`, loaded now.
     pub fn new(name: impl Into<String>, engine: Arc<dyn Engine>, tokenizer: ChatTokenizer) -> Self {
         let token_bytes = TokenBytes::new(&tokenizer);
-        let vocabulary = tokenizer.tokenizer().get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let vocabulary = known_ids(&tokenizer);
         let (name, created) = (name.into(), unix_seconds());
         let (aliases, parent, grammars) = (Vec::new(), None, OnceLock::new());
         Self { name, aliases, parent, created, engine, tokenizer, token_bytes, vocabulary, grammars }

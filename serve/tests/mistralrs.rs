@@ -22,8 +22,12 @@ const TOLERANCE: f64 = 1e-3;
 
 /// A shared checkpoint, or a printed line why there is none.
 fn shared_model(name: &str) -> Option<PathBuf> {
+    shared_dir(&format!("data/models/{name}"))
+}
+
+fn shared_dir(path: &str) -> Option<PathBuf> {
     let shared = std::env::var_os("ORPO_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
-    let dir = shared.join("data/models").join(name);
+    let dir = shared.join(path);
     if !dir.is_dir() {
         println!("skipped: no `{}`", dir.display());
         return None;
@@ -93,13 +97,8 @@ async fn greedy_tokens_and_logprobs_are_those_of_transformers() {
 /// A base and two adapters that PEFT wrote, all loaded at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn merged_adapters_say_what_peft_s_say() {
-    let shared = std::env::var_os("ORPO_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
     for name in ["llama", "qwen2"] {
-        let golden = shared.join("train/golden").join(name);
-        if !golden.is_dir() {
-            println!("skipped: no `{}`", golden.display());
-            return;
-        }
+        let Some(golden) = shared_dir(&format!("train/golden/{name}")) else { return };
         let scratch = tempfile::tempdir().unwrap();
         let base = Checkpoint::open(&golden.join("model")).unwrap();
         let generation: Value =
@@ -201,13 +200,8 @@ fn write_gguf(model: &Path, architecture: &str, file: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gguf_file_says_what_its_checkpoint_says() {
-    let shared = std::env::var_os("ORPO_SHARED").map_or_else(|| PathBuf::from("../../shared"), PathBuf::from);
     for name in ["llama", "qwen2"] {
-        let golden = shared.join("train/golden").join(name);
-        if !golden.is_dir() {
-            println!("skipped: no `{}`", golden.display());
-            return;
-        }
+        let Some(golden) = shared_dir(&format!("train/golden/{name}")) else { return };
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tiny.gguf");
         write_gguf(&golden.join("model"), name, &file);

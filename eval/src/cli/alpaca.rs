@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::judge::JudgeArgs;
 use super::requests::{Requests, at_least_one, share};
-use super::{DONE, INCOMPLETE, print};
+use super::{DONE, INCOMPLETE, print, runtime};
 use crate::alpaca::annotations::{self, Names};
 use crate::alpaca::answers;
 use crate::alpaca::comparison::{Comparison, Problem};
@@ -192,10 +192,7 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
     let judge = arguments.judge.judge()?;
     let judge_model = arguments.judge.judge_model.clone().or(annotator.model.clone());
     let judge_model = judge_model.context("--judge-model is needed: the annotator names none")?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the network runtime")?;
+    let runtime = runtime()?;
     // Answers take long: a judge that is not there should be known before.
     if let Err(error @ ClientError::Unreachable { .. }) = runtime.block_on(judge.client.models_soon()) {
         return Err(error).context("the judge does not answer; is it up, and --judge-endpoint right?");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::judge::JudgeArgs;
 use super::requests::{Requests, at_least_one, share};
-use super::{DONE, INCOMPLETE, print};
+use super::{DONE, INCOMPLETE, print, runtime};
 use crate::alpaca::answers as generation;
 use crate::alpaca::outputs::Output;
 use crate::clock::Clock;
@@ -112,10 +112,7 @@ pub(super) struct Compare {
 
 pub(super) fn run(arguments: &Compare) -> anyhow::Result<u8> {
     let clock = Clock::start();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the network runtime")?;
+    let runtime = runtime()?;
     let a = answers_of(arguments, &arguments.a, arguments.model_a.as_deref(), "a", &runtime)?;
     let b = answers_of(arguments, &arguments.b, arguments.model_b.as_deref(), "b", &runtime)?;
     let (mut pairs, unmatched) = answers::join(&a, &b);

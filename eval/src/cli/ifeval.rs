@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::requests::{Requests, at_least_one};
-use super::{DONE, INCOMPLETE, print};
+use super::{DONE, INCOMPLETE, print, runtime};
 use crate::ifeval::data::{DataError, Dataset};
 use crate::ifeval::export::Export;
 use crate::ifeval::metrics;
@@ -98,10 +98,7 @@ pub(super) fn run(arguments: Ifeval) -> anyhow::Result<u8> {
         None => {
             let endpoint = arguments.endpoint.context("one of --endpoint and --responses is needed")?;
             let server = arguments.requests.server(&endpoint, arguments.model.as_deref());
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .context("cannot start the network runtime")?;
+            let runtime = runtime()?;
             runtime.block_on(run::evaluate(&options, &server, &Progress::new(arguments.quiet)))?
         }
     };

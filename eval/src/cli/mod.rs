@@ -60,6 +60,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }))
 }
 
+/// What requests are sent from.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("cannot start the network runtime")
+}
+
 /// Writes to stdout; that the reader has gone is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();

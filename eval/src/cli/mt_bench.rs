@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::judge::JudgeArgs;
 use super::requests::{Requests, at_least_one, share};
-use super::{DONE, INCOMPLETE, print};
+use super::{DONE, INCOMPLETE, print, runtime};
 use crate::mt_bench::import::Duplicates;
 use crate::mt_bench::plan::Mode;
 use crate::mt_bench::run::{self, Evaluation, JudgmentsFile, Options, Source};
@@ -193,10 +193,7 @@ impl MtBench {
             reasoning: Reasoning::new(self.strip_reasoning.iter().cloned()),
         });
         let mut store = self.judge.open_verdicts(self.out.as_deref())?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the network runtime")?;
+        let runtime = runtime()?;
         let confirm = |estimate: &_, cached| self.judge.confirm(estimate, cached).map_err(|error| format!("{error:#}"));
         let progress = Progress::new(self.quiet);
         let evaluation = run::evaluate(&options, source.as_ref(), answers, (&judge, &mut store), confirm, &progress);

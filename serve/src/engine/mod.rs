@@ -138,8 +138,7 @@ pub trait Engine: Send + Sync {
 }
 
 /// Ids from here on are padding of the model's vocabulary that the tokenizer does not know.
-#[cfg(any(feature = "mistralrs", feature = "candle"))]
-fn known_ids(tokenizer: &ChatTokenizer) -> usize {
+pub(crate) fn known_ids(tokenizer: &ChatTokenizer) -> usize {
     tokenizer.tokenizer().get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
 }
 
