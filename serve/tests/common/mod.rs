@@ -1,6 +1,7 @@
 //! A server over a test double of the engine: real sockets, no model.
 #![allow(dead_code, reason = "every test binary uses a part of this")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -150,6 +151,12 @@ fn noise(context: &[u32]) -> Vec<f32> {
 /// A byte-level tokenizer without merges: the id of a token is its byte, then BOS and EOS.
 pub fn tokenizer() -> ChatTokenizer {
     let dir = tempfile::tempdir().unwrap();
+    write_tokenizer(dir.path());
+    ChatTokenizer::from_dir(dir.path()).unwrap()
+}
+
+/// The files of [`tokenizer`].
+pub fn write_tokenizer(dir: &Path) {
     let mut moved = 0x100;
     let mut vocab = serde_json::Map::new();
     for byte in 0..=u8::MAX {
@@ -174,9 +181,8 @@ pub fn tokenizer() -> ChatTokenizer {
         "model": {"type": "BPE", "vocab": vocab, "merges": []}
     });
     let config = json!({"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE});
-    std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    ChatTokenizer::from_dir(dir.path()).unwrap()
+    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
 }
 
 pub fn limits() -> Limits {

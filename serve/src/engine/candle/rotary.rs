@@ -44,6 +44,7 @@ impl Rotary {
         if kept == 0 {
             return Ok(turned);
         }
-        Tensor::cat(&[&turned, &rows.narrow(2, columns, kept)?], 2)
+        // The cache takes nothing else.
+        Tensor::cat(&[&turned, &rows.narrow(2, columns, kept)?], 2)?.contiguous()
     }
 }
