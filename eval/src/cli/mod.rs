@@ -5,6 +5,7 @@ mod compare;
 mod ifeval;
 mod judge;
 mod mt_bench;
+mod report;
 mod requests;
 
 use std::ffi::OsString;
@@ -36,6 +37,7 @@ enum Command {
     Alpaca(Box<alpaca::Alpaca>),
     Compare(Box<compare::Compare>),
     MtBench(Box<mt_bench::MtBench>),
+    Report(report::Report),
 }
 
 /// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own,
@@ -54,6 +56,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Alpaca(arguments) => alpaca::run(&arguments),
         Command::MtBench(arguments) => mt_bench::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
     };
     ExitCode::from(code.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
