@@ -149,7 +149,11 @@ impl Summary {
     fn rows(&self) -> Vec<Vec<String>> {
         let mut rows = Vec::new();
         for (name, results, metric, percent) in ROWS {
-            let value = |model: &ModelScores| results(model)?["metrics"][metric]["value"].as_f64();
+            let value = |model: &ModelScores| {
+                let metric = &results(model)?["metrics"][metric];
+                // Over nothing there is no number.
+                metric["value"].as_f64().filter(|_| metric["n"] != 0)
+            };
             if percent > 0.0 {
                 rows.extend(self.row(
                     name,

@@ -172,10 +172,7 @@ impl Trace {
                 (Some((manifest, expected)), Some(pipeline)) => {
                     self.checkpoint(&manifest, Some(expected.as_str()), Some((pipeline, model)), depth)
                 }
-                (_, Some(pipeline)) if model == BASE => {
-                    self.stamps("base", &pipeline.manifest.base, depth);
-                    Ok(())
-                }
+                (_, Some(pipeline)) if model == BASE => self.base_of_pipeline(pipeline, depth),
                 _ => Ok(()),
             };
         };
@@ -277,10 +274,16 @@ impl Trace {
         Ok(())
     }
 
-    fn stamps(&mut self, link: &'static str, stamps: &[Stamp], depth: usize) {
-        for stamp in stamps {
-            self.add(depth, link, display(&stamp.path), file_is(&stamp.path, &stamp.sha256));
+    /// The base model as the pipeline found it: by its manifest where it has one, else file by file.
+    fn base_of_pipeline(&mut self, pipeline: &Pipeline, depth: usize) -> Result<()> {
+        let files = &pipeline.manifest.base;
+        if let Some(own) = files.iter().find(|stamp| stamp.path.ends_with(ModelManifest::FILE)) {
+            return self.checkpoint(&own.path, Some(&own.sha256), None, depth);
         }
+        for stamp in files {
+            self.add(depth, "base", display(&stamp.path), file_is(&stamp.path, &stamp.sha256));
+        }
+        Ok(())
     }
 }
 

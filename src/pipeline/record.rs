@@ -212,6 +212,9 @@ fn file_changes(key: &str, then: &[Stamp], now: &[Stamp]) -> Vec<String> {
         stamps.iter().map(|stamp| (name(stamp), stamp.sha256.clone())).collect()
     };
     let (then, now) = (named(then), named(now));
+    if now.is_empty() {
+        return vec![format!("{key} names nothing any more")];
+    }
     let mut changes = Vec::new();
     for (name, hash) in &now {
         match then.get(name) {
@@ -302,6 +305,8 @@ mod tests {
         assert_eq!(reasons(&now), expected);
         now.files.insert("data.train".into(), vec![stamp("/a/more.jsonl", "m"), stamp("/a/pairs.jsonl", "p")]);
         assert_eq!(reasons(&now), ["data.train changed: the order of its files"]);
+        now.files.clear();
+        assert_eq!(reasons(&now), ["data.train names nothing any more"]);
 
         let mut now = inputs();
         now.stages.insert("train:orpo".into(), Some("other".into()));

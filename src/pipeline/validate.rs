@@ -51,7 +51,7 @@ pub fn check_judge(pipeline: &Pipeline, surveyed: &[Surveyed]) -> Result<()> {
 
 /// Whether the program understands the stage's options.
 fn check_command(pipeline: &Pipeline, stage: &Stage) -> Result<()> {
-    if !matches!(stage.kind, Kind::Train | Kind::Score | Kind::Report) {
+    if !matches!(stage.kind, Kind::Train | Kind::Score) {
         let mut args: Vec<OsString> = vec!["orpo-eval".into()];
         args.extend(stage.args[1..].iter().cloned());
         if stage.asks.is_some() {

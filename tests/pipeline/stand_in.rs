@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// What a model says to a prompt.
+/// What a model says to the messages, one behind the other.
 type Says = dyn Fn(&str, &str) -> String + Send + Sync;
 
 #[derive(Clone)]
@@ -16,12 +16,12 @@ pub struct StandIn {
     pub url: String,
     says: Arc<Says>,
     delay: Duration,
-    /// How often each model was asked each prompt.
+    /// How often each model was asked each last message.
     asked: Arc<Mutex<HashMap<(String, String), usize>>>,
 }
 
 impl StandIn {
-    /// Starts one; `says` gets the model's name and the last message. Every reply takes `delay`.
+    /// Starts one; `says` gets the model's name and all messages. Every reply takes `delay`.
     pub fn start(delay: Duration, says: impl Fn(&str, &str) -> String + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -63,11 +63,17 @@ impl StandIn {
         } else {
             let body: Value = serde_json::from_slice(&body).unwrap();
             let model = body["model"].as_str().unwrap().to_owned();
-            let prompt = body["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned();
-            let content = (self.says)(&model, &prompt);
+            let messages = body["messages"].as_array().unwrap().iter();
+            let messages: Vec<&str> = messages.map(|message| message["content"].as_str().unwrap()).collect();
+            let content = (self.says)(&model, &messages.join("\n"));
+            let prompt = messages.last().unwrap().to_string();
             *self.asked.lock().unwrap().entry((model, prompt)).or_default() += 1;
             std::thread::sleep(self.delay);
-            json!({"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}],
+            // A judge of AlpacaEval is asked for these.
+            let top = json!([{"token": "m", "logprob": -0.1}, {"token": "M", "logprob": -2.4}]);
+            let logprobs = json!({"content": [{"token": "m", "top_logprobs": top}]});
+            json!({"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "stop",
+                                "logprobs": logprobs}],
                    "usage": {"prompt_tokens": 10, "completion_tokens": 2}})
         };
         let reply = reply.to_string();
