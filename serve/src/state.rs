@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use llguidance::toktrie::TokTrie;
 use orpo_chat::ChatTokenizer;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::admission::Admission;
@@ -26,6 +27,8 @@ pub struct Served {
     pub aliases: Vec<String>,
     /// The name of the model that this one is an adapter of.
     pub parent: Option<String>,
+    /// Where it comes from and how it is served, if its directory says where it comes from.
+    pub lineage: Option<Value>,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
     /// What computes the tokens.
@@ -45,14 +48,17 @@ impl Served {
         let token_bytes = TokenBytes::new(&tokenizer);
         let vocabulary = known_ids(&tokenizer);
         let (name, created) = (name.into(), unix_seconds());
-        let (aliases, parent, grammars) = (Vec::new(), None, OnceLock::new());
-        Self { name, aliases, parent, created, engine, tokenizer, token_bytes, vocabulary, grammars }
+        let (aliases, parent, lineage, grammars) = (Vec::new(), None, None, OnceLock::new());
+        Self { name, aliases, parent, lineage, created, engine, tokenizer, token_bytes, vocabulary, grammars }
     }
 
-    /// A prepared model in an engine, loaded now.
-    pub fn of(model: Model, engine: Arc<dyn Engine>) -> Self {
-        let Model { name, aliases, parent, tokenizer, .. } = model;
-        Self { aliases, parent, ..Self::new(name, engine, tokenizer) }
+    /// A prepared model in an engine, loaded now; `served` says by which engine and how.
+    pub fn of(model: Model, engine: Arc<dyn Engine>, served: Value) -> Self {
+        let Model { name, aliases, parent, mut lineage, tokenizer, .. } = model;
+        if let Some(lineage) = &mut lineage {
+            lineage["server"] = served;
+        }
+        Self { aliases, parent, lineage, ..Self::new(name, engine, tokenizer) }
     }
 
     /// Every name that clients may ask for.

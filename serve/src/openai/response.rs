@@ -253,6 +253,9 @@ pub struct ModelCard {
     pub parent: Option<String>,
     /// How many tokens prompt and reply may have together.
     pub max_model_len: usize,
+    /// Where the model comes from (what its `orpo_manifest.json` says, with that file's SHA-256) and how it is served; null
+    /// without a manifest.
+    pub lineage: Option<serde_json::Value>,
 }
 
 /// All served models.
