@@ -171,7 +171,7 @@ async fn serve_while_loading(
     let listener = tokio::net::TcpListener::from_std(listener).context("cannot use the socket")?;
     let address = listener.local_addr().context("cannot tell the socket's address")?;
     let stop = stop_on_signals(args.exit_with_stdin)?;
-    let state = Arc::new(AppState::with_access(args.limits(), access));
+    let state = Arc::new(AppState::with_access(args.limits(), access).with_report(args.report.clone()));
     let drain = Duration::from_secs(args.drain_timeout_secs);
     let server = tokio::spawn(server::serve_with(listener, tls, state.clone(), stop.clone(), drain));
 

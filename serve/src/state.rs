@@ -1,5 +1,6 @@
 //! What the handlers share.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -7,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use llguidance::toktrie::TokTrie;
 use orpo_chat::ChatTokenizer;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::admission::Admission;
 use crate::engine::constraint::{ConstraintError, Grammars};
@@ -119,6 +120,10 @@ pub struct AppState {
     pub access: Access,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
+    /// The turn to make a grammar of a schema.
+    pub grammar_maker: Arc<Semaphore>,
+    /// The page at `/report`, if it is offered. It may appear later.
+    pub report: Option<PathBuf>,
     served: OnceLock<Vec<Arc<Served>>>,
     in_flight: Arc<watch::Sender<usize>>,
     stopping: AtomicBool,
@@ -147,10 +152,18 @@ impl AppState {
             limits,
             access,
             metrics: Arc::default(),
+            grammar_maker: Arc::new(Semaphore::new(1)),
+            report: None,
             served: OnceLock::new(),
             in_flight: Arc::new(watch::Sender::new(0)),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Offers the file at `/report`.
+    pub fn with_report(mut self, report: Option<PathBuf>) -> Self {
+        self.report = report;
+        self
     }
 
     /// Counts a request until the result is dropped.

@@ -190,7 +190,12 @@ async fn refusals_have_status_and_error_object() {
         (json!({"model": "other"}), 404, "model_not_found", json!("model")),
         (json!({"model": null}), 400, "missing_required_parameter", json!("model")),
         (json!({"temperature": "hot"}), 400, "invalid_value", json!("temperature")),
-        (json!({"tools": [{"type": "function"}]}), 400, "unsupported_parameter", json!("tools")),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f"}}]}),
+            400,
+            "unsupported_parameter",
+            json!("tools"),
+        ),
         (
             json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}}),
             400,
