@@ -1,8 +1,8 @@
 //! The report, from the files that other commands write to the page in a browser.
 
-mod support;
 #[path = "support/browser.rs"]
 mod browser;
+mod support;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use support::{orpo_eval, program, stderr, text};
 
 /// What a model could say to get out of its place.
-const HOSTILE: &str = "</script><script>window.owned = 1</script><!-- <img src=x onerror='window.owned = 2'> ${1} {{ 1 }}";
+const HOSTILE: &str =
+    "</script><script>window.owned = 1</script><!-- <img src=x onerror='window.owned = 2'> ${1} {{ 1 }}";
 /// And what it could be called.
 const HOSTILE_NAME: &str = "<img src=x onerror=owned=3>";
 
@@ -37,15 +38,16 @@ impl Pipeline {
             let responses = root.join("responses.jsonl");
             fs::write(&responses, rows.collect::<String>()).unwrap();
             let out = root.join("out/eval").join(model);
-            let arguments = ["--responses", text(&responses), "--data", &data, "--out", text(&out.join("ifeval"))];
+            let [ifeval, alpaca, mt_bench] = ["ifeval", "alpaca", "mt-bench"].map(|task| out.join(task));
+            let arguments = ["--responses", text(&responses), "--data", &data, "--out", text(&ifeval)];
             run(orpo_eval(&arguments));
             let annotations = root.join("annotations.json");
             fs::write(&annotations, annotated(model).to_string()).unwrap();
-            let arguments = ["--annotations", text(&annotations), "--out", text(&out.join("alpaca"))];
+            let arguments = ["--annotations", text(&annotations), "--out", text(&alpaca)];
             run(program("alpaca", &arguments).output().unwrap());
             let judgments = root.join("judgments.jsonl");
             fs::write(&judgments, judged(model)).unwrap();
-            let arguments = ["--judgments", text(&judgments), "--out", text(&out.join("mt-bench"))];
+            let arguments = ["--judgments", text(&judgments), "--out", text(&mt_bench)];
             run(program("mt-bench", &arguments).output().unwrap());
         }
         let samples = |model: &str| root.join("out/eval").join(model).join("ifeval/samples.jsonl");
@@ -56,7 +58,8 @@ impl Pipeline {
         pipeline.train("orpo");
         let pairs = json!({"preference_accuracy": 0.75, "mean_log_odds": 1.25, "n": 40});
         write_json(&root.join("out/summary.json"), &json!({"base": {"pairs": pairs}}));
-        let stage = json!({"command": "orpo train run orpo.toml", "started_at": "2026-01-01T00:00:00Z", "seconds": 9.5});
+        let stage =
+            json!({"command": "orpo train run orpo.toml", "started_at": "2026-01-01T00:00:00Z", "seconds": 9.5});
         write_json(&root.join("out/stages/train-orpo.json"), &stage);
         write_json(&root.join("out/orpo_manifest.json"), &json!({"checkpoint": {"sha256": "c0ffee"}}));
         // What was replaced does not count.
@@ -110,7 +113,9 @@ fn judged(model: &str) -> String {
     let row = |index: usize| {
         json!({"question_id": 81 + index / 2 * 2, "model": model, "judge": ["gpt-4", "single-v1"],
             "turn": 1 + index % 2, "score": 1 + index % 10, "judgment": HOSTILE, "tstamp": 0.0,
-            "user_prompt": "p"}).to_string() + "\n"
+            "user_prompt": "p"})
+        .to_string()
+            + "\n"
     };
     (0..80).map(row).collect()
 }
@@ -150,7 +155,11 @@ fn a_pipelines_page_has_every_section_and_the_same_input_makes_the_same_page() {
     // Nothing that a model said, or is called, is markup: neither in the tables nor in the charts nor among the samples.
     assert!(page.contains("&lt;img src=x onerror=owned=3&gt;") && !page.contains("<img"));
     assert_eq!(page.matches("<script").count(), 2);
-    assert!(page.contains("Content-Security-Policy") && page.contains("<title>A &lt;b&gt;title&lt;"), "{}", &page[..800]);
+    assert!(
+        page.contains("Content-Security-Policy") && page.contains("<title>A &lt;b&gt;title&lt;"),
+        "{}",
+        &page[..800]
+    );
     let (_, path) = pipeline.report();
     assert!(page == fs::read_to_string(path).unwrap(), "the second page differs");
 }
@@ -280,14 +289,17 @@ fn in_a_browser_every_chart_is_there_the_filters_work_and_nothing_hostile_runs()
     assert_eq!(browser.run("return document.querySelectorAll('img, main script:not([type])').length"), 0);
 
     // On a phone nothing is wider than the screen but what scrolls in itself.
-    browser.resize(390, 844);
+    browser.become_phone(390);
     let overflow = browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth");
     assert_eq!(overflow, 0);
 
     let complaints = browser.complaints();
     assert!(complaints.is_empty(), "{complaints:?}");
-    let foreign: Vec<String> =
-        browser.requests().into_iter().filter(|url| *url != format!("file://{}", page.display()) && url != "data:,").collect();
+    let foreign: Vec<String> = browser
+        .requests()
+        .into_iter()
+        .filter(|url| *url != format!("file://{}", page.display()) && url != "data:,")
+        .collect();
     assert_eq!(foreign, Vec::<String>::new());
     // And the page's policy would stop what got into it after all.
     let inject = "const script = document.createElement('script'); script.textContent = 'window.owned = 4'; \

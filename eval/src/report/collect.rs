@@ -132,7 +132,8 @@ fn runs(found: &Found, left_out: &mut Vec<String>) -> Result<Vec<(String, Run)>,
             runs.push(run);
         }
     }
-    let named: Vec<_> = runs.iter().map(|run| (String::new(), last_part(&run.directory), run.directory.clone())).collect();
+    let named: Vec<_> =
+        runs.iter().map(|run| (String::new(), last_part(&run.directory), run.directory.clone())).collect();
     Ok(labels(&named).into_iter().zip(runs).collect())
 }
 
@@ -163,7 +164,13 @@ fn name_all(evaluations: Vec<Evaluation>) -> Vec<Subject> {
         _ => labelled.next().expect("there is a label for every name"),
     };
     let subject = |(evaluation, (kind, names, _)): (Evaluation, (String, Vec<String>, PathBuf))| {
-        let models = names.into_iter().map(|name| { let shown = label(&kind, &name); (name, shown) }).collect();
+        let models = names
+            .into_iter()
+            .map(|name| {
+                let shown = label(&kind, &name);
+                (name, shown)
+            })
+            .collect();
         Subject { evaluation, models }
     };
     evaluations.into_iter().zip(named).map(subject).collect()
@@ -281,7 +288,8 @@ mod tests {
     use serde_json::json;
 
     fn labels_of(named: &[(&str, &str, &str)]) -> Vec<String> {
-        let named: Vec<_> = named.iter().map(|(k, n, p)| ((*k).to_owned(), (*n).to_owned(), PathBuf::from(p))).collect();
+        let named: Vec<_> =
+            named.iter().map(|(k, n, p)| ((*k).to_owned(), (*n).to_owned(), PathBuf::from(p))).collect();
         labels(&named)
     }
 

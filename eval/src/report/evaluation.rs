@@ -44,10 +44,6 @@ pub struct Common {
     pub data: Option<DataSource>,
     /// Who judged.
     pub judge: Option<Value>,
-    /// Where the model comes from.
-    pub lineage: Option<Value>,
-    /// How replies were sampled.
-    pub sampling: Option<Value>,
     /// When the run began.
     #[serde(default)]
     pub started_at: String,

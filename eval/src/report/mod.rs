@@ -30,8 +30,10 @@ pub enum ReportError {
     #[error(transparent)]
     File(#[from] InputError),
     /// There is nothing to report.
-    #[error("no results.json and no metrics.jsonl in {searched}, nor below it; give directories that `orpo-eval --out` or \
-             `orpo-train run` have written")]
+    #[error(
+        "no results.json and no metrics.jsonl in {searched}, nor below it; give directories that `orpo-eval --out` or \
+             `orpo-train run` have written"
+    )]
     Nothing {
         /// The directories.
         searched: String,

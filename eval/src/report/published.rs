@@ -83,7 +83,9 @@ fn ifeval_data(data: Option<&DataSource>, total: usize) -> String {
             format!("IFEval on the official {total} prompts: comparable with the published numbers.")
         }
         Some(data) if data.sha256 == ifeval::data::OFFICIAL.sha256 => {
-            format!("IFEval on {total} of the official {IFEVAL_PROMPTS} prompts: not comparable with the published numbers.")
+            format!(
+                "IFEval on {total} of the official {IFEVAL_PROMPTS} prompts: not comparable with the published numbers."
+            )
         }
         Some(data) if data.source == "embedded" => {
             format!(
@@ -103,7 +105,9 @@ fn ifeval_data(data: Option<&DataSource>, total: usize) -> String {
 
 fn alpaca_judge(annotator: Option<&str>, total: usize) -> String {
     if annotator == Some(ALPACA_JUDGE) && total == ALPACA_INSTRUCTIONS {
-        return format!("AlpacaEval judged by `{ALPACA_JUDGE}` on {total} instructions: comparable with the published 2.0.");
+        return format!(
+            "AlpacaEval judged by `{ALPACA_JUDGE}` on {total} instructions: comparable with the published 2.0."
+        );
     }
     let judge = annotator.map_or("an unnamed judge".to_owned(), |name| format!("`{name}`"));
     format!(
@@ -115,10 +119,13 @@ fn alpaca_judge(annotator: Option<&str>, total: usize) -> String {
 fn mt_bench_judge(data: Option<&DataSource>, judge: Option<&Value>, total: usize, models: usize) -> String {
     let model = judge.and_then(|judge| judge["model"].as_str());
     let named = model.map_or("an unnamed judge".to_owned(), |name| format!("`{name}`"));
-    let is_official = data.is_none_or(|data| data.sha256 == mt_bench::OFFICIAL.sha256) && total == MT_BENCH_ANSWERS * models;
+    let is_official =
+        data.is_none_or(|data| data.sha256 == mt_bench::OFFICIAL.sha256) && total == MT_BENCH_ANSWERS * models;
     let is_gpt_4 = model.is_some_and(|name| name == "gpt-4" || name.starts_with("gpt-4-"));
     if is_official && is_gpt_4 {
-        return format!("MT-Bench judged by {named}, {MT_BENCH_ANSWERS} answers a model: comparable with the published numbers.");
+        return format!(
+            "MT-Bench judged by {named}, {MT_BENCH_ANSWERS} answers a model: comparable with the published numbers."
+        );
     }
     format!(
         "MT-Bench judged by {named}, {total} answers of {models} models: not comparable with the published numbers, which need \

@@ -120,7 +120,7 @@ pub struct Row {
 }
 
 /// A cell: a value, and something smaller below it.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Cell {
     /// The value; empty where there is none.
     pub text: String,

@@ -63,8 +63,10 @@ impl Browser {
         self.post("/actions", json!({"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]}));
     }
 
-    pub fn resize(&self, width: u32, height: u32) {
-        self.post("/window/rect", json!({"width": width, "height": height}));
+    /// Shows the page as a phone does that is so many CSS pixels wide.
+    pub fn become_phone(&self, width: u32) {
+        let params = json!({"width": width, "height": 2 * width, "deviceScaleFactor": 1, "mobile": true});
+        self.post("/goog/cdp/execute", json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": params}));
     }
 
     /// What the browser complained of.

@@ -191,7 +191,10 @@ mod tests {
             area.draw(&Circle::new((5, 5), 2, Style::of(9).solid().key().filled()))?;
             area.draw(&Text::new("<script> fill=\"#010000\"", (0, 0), text(10, SOFT, HPos::Left, VPos::Top)))
         });
-        assert!(svg.starts_with("<svg class=\"chart\" role=\"img\" aria-labelledby=\"c-title c-description\""), "{svg}");
+        assert!(
+            svg.starts_with("<svg class=\"chart\" role=\"img\" aria-labelledby=\"c-title c-description\""),
+            "{svg}"
+        );
         assert!(svg.contains("<title id=\"c-title\">a &lt; b</title>"), "{svg}");
         assert!(svg.contains("stroke=\"var(--series-1)\" stroke-dasharray=\"14 7\""), "{svg}");
         assert!(svg.contains("fill=\"var(--series-1)\"") && svg.contains("fill=\"var(--soft)\""), "{svg}");

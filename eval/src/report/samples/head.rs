@@ -21,13 +21,12 @@ pub fn head<T: DeserializeOwned>(path: &Path, rows: usize, bytes: usize) -> Resu
         if file.read_until(b'\n', &mut line).map_err(failed)? == 0 {
             break;
         }
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        total += 1;
+        let is_row = usize::from(!line.trim_ascii().is_empty());
+        total += is_row;
+        // Blank lines are taken, too: they count in what an error says.
         if taken < rows && first.len() < bytes {
             first.extend_from_slice(&line);
-            taken += 1;
+            taken += is_row;
         }
     }
     let rows = jsonl::parse(path, &first)?;
@@ -45,9 +44,9 @@ mod tests {
         std::fs::write(&path, "1\n2\n\n3\n4").unwrap();
         assert_eq!(head::<u8>(&path, 2, 100).unwrap(), (vec![1, 2], 4));
         assert_eq!(head::<u8>(&path, 9, 3).unwrap(), (vec![1, 2], 4));
-        std::fs::write(&path, "1\n{").unwrap();
+        std::fs::write(&path, "1\n\n{").unwrap();
         assert_eq!(head::<u8>(&path, 1, 100).unwrap(), (vec![1], 2));
         let message = head::<u8>(&path, 2, 100).unwrap_err().to_string();
-        assert!(message.contains("samples.jsonl:2: "), "{message}");
+        assert!(message.contains("samples.jsonl:3: "), "{message}");
     }
 }

@@ -74,7 +74,9 @@ impl Samples {
             let (rows, total) = rows::read(subject, &path, share)?;
             if rows.len() < total {
                 let shown = rows.len();
-                samples.left_out.push(format!("{}: {shown} of {total} samples are here, the file has all", path.display()));
+                samples
+                    .left_out
+                    .push(format!("{}: {shown} of {total} samples are here, the file has all", path.display()));
             }
             for row in rows {
                 let key = (row.task, row.id.clone(), row.prompt.clone());

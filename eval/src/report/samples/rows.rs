@@ -244,7 +244,10 @@ mod tests {
         });
         let row = of_ifeval(serde_json::from_value(sample).unwrap(), "m");
         let answer = &row.answers[0];
-        assert_eq!((row.id.as_str(), answer.verdict, answer.label.as_str()), ("7", "not all followed", "1 of 3 followed"));
+        assert_eq!(
+            (row.id.as_str(), answer.verdict, answer.label.as_str()),
+            ("7", "not all followed", "1 of 3 followed")
+        );
         let reasons =
             ["x:a followed", "y:b not followed, loosely followed: r", "z:c not followed", "cut off at the token limit"];
         assert_eq!(answer.reasons, reasons);
@@ -252,10 +255,9 @@ mod tests {
 
     #[test]
     fn a_preference_above_the_middle_is_a_win_of_the_model() {
-        for (preference, verdict) in
-            [(Some(1.9), "win"), (Some(1.2), "loss"), (Some(1.5), "tie"), (None, "unscored")]
-        {
-            let sample = json!({"index": 0, "prompt": "p", "response": "a", "reference": "b", "preference": preference});
+        for (preference, verdict) in [(Some(1.9), "win"), (Some(1.2), "loss"), (Some(1.5), "tie"), (None, "unscored")] {
+            let sample =
+                json!({"index": 0, "prompt": "p", "response": "a", "reference": "b", "preference": preference});
             let row = of_alpaca(serde_json::from_value(sample).unwrap(), "m");
             assert_eq!((row.answers[0].verdict, row.answers[1].verdict), ("baseline", verdict));
         }

@@ -29,9 +29,14 @@ pub fn section(collected: &Collected) -> Option<Section> {
     for category in &categories {
         let of_category = |id: &&String| id.split(':').next() == Some(category);
         let types: BTreeSet<String> = types.iter().filter(of_category).cloned().collect();
-        charts.push(chart(collected, drawn, category, &types, |found| &found.by_instruction, |id| {
-            id.split_once(':').map_or(id, |(_, name)| name)
-        }));
+        charts.push(chart(
+            collected,
+            drawn,
+            category,
+            &types,
+            |found| &found.by_instruction,
+            |id| id.split_once(':').map_or(id, |(_, name)| name),
+        ));
     }
     let figures = Figures {
         title: "Instructions followed, strictly".into(),
@@ -40,10 +45,13 @@ pub fn section(collected: &Collected) -> Option<Section> {
         charts,
     };
     let tables = vec![
-        Block::Table(table("By category, in percent; 95 % intervals are below.", &models, &categories, |f| &f.by_category)),
+        Block::Table(table("By category, in percent; 95 % intervals are below.", &models, &categories, |f| {
+            &f.by_category
+        })),
         Block::Table(table("By type, in percent; 95 % intervals are below.", &models, &types, |f| &f.by_instruction)),
     ];
-    let details = Block::Details { summary: "Tables: strict and loose, by category and by type".into(), blocks: tables };
+    let details =
+        Block::Details { summary: "Tables: strict and loose, by category and by type".into(), blocks: tables };
     Some(Section { id: "ifeval", title: "IFEval by instruction", blocks: vec![Block::Figures(figures), details] })
 }
 

@@ -109,7 +109,10 @@ fn conditions(subject: &Subject) -> Block {
 
 fn pipeline(Manifest { path, name, json }: &Manifest) -> Block {
     let mut items = vec![("file".to_owned(), path.display().to_string())];
-    flatten("", json, &mut items);
+    // The stages have files of their own, and their commands are shown.
+    let mut json = json.clone();
+    json.as_object_mut().map(|fields| fields.remove("stages"));
+    flatten("", &json, &mut items);
     Block::Details { summary: format!("Pipeline {name}: manifest"), blocks: vec![Block::Terms { items }] }
 }
 
@@ -128,7 +131,10 @@ fn folded(summary: &str, json: &Value) -> Block {
     flatten("", json, &mut items);
     // Dotted keys are TOML, and what `--set` takes.
     let text: Vec<String> = items.into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
-    Block::Details { summary: summary.into(), blocks: vec![Block::Code { label: summary.into(), text: text.join("\n") }] }
+    Block::Details {
+        summary: summary.into(),
+        blocks: vec![Block::Code { label: summary.into(), text: text.join("\n") }],
+    }
 }
 
 /// Every value under its dotted key; lists stay what they are, and nulls are left out.

@@ -15,8 +15,11 @@ use crate::stats::Metric;
 use super::{at_most, style};
 
 /// The columns of turns.
-const TURNS: [(&str, fn(&Means) -> Metric); 3] =
-    [("First turn", |means| means.first_turn), ("Second turn", |means| means.second_turn), ("Average", |means| means.average)];
+const TURNS: [(&str, fn(&Means) -> Metric); 3] = [
+    ("First turn", |means| means.first_turn),
+    ("Second turn", |means| means.second_turn),
+    ("Average", |means| means.average),
+];
 
 /// The section.
 pub fn section(collected: &Collected) -> Option<Section> {
@@ -74,8 +77,12 @@ fn radars(collected: &Collected, models: &[(&str, &Scores)]) -> Option<Figures> 
         }
         let names = drawn.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         let description = format!("Mean scores by category from 0 to 10 for {names}; the numbers are in the table.");
-        let caption = Figures::caption(id(&["mt-bench", title]), &format!("MT-Bench by category, {title}"), description);
-        Some(Figure { title: (*title).to_owned(), svg: radar::svg(&radar::Chart { caption, axes: axes.clone(), most: 10.0, shapes }) })
+        let caption =
+            Figures::caption(id(&["mt-bench", title]), &format!("MT-Bench by category, {title}"), description);
+        Some(Figure {
+            title: (*title).to_owned(),
+            svg: radar::svg(&radar::Chart { caption, axes: axes.clone(), most: 10.0, shapes }),
+        })
     };
     Some(Figures {
         title: "Scores by category".into(),
@@ -96,12 +103,18 @@ fn totals(models: &[(&str, &Scores)]) -> Table {
         Row { head: (*name).to_owned(), cells }
     };
     let header = ["Model", "first turn", "second turn", "average", "scored", "unscored"];
-    Table::new("Mean scores from 1 to 10; the smaller numbers are 95 % intervals.", &header, models.iter().map(row).collect())
+    Table::new(
+        "Mean scores from 1 to 10; the smaller numbers are 95 % intervals.",
+        &header,
+        models.iter().map(row).collect(),
+    )
 }
 
 fn by_category(models: &[(&str, &Scores)], categories: &[String]) -> Table {
     let mut header = vec!["Category".to_owned()];
-    header.extend(models.iter().flat_map(|(name, _)| TURNS.iter().map(move |(turn, _)| format!("{name}, {turn}").to_lowercase())));
+    header.extend(
+        models.iter().flat_map(|(name, _)| TURNS.iter().map(move |(turn, _)| format!("{name}, {turn}").to_lowercase())),
+    );
     let row = |category: &String| {
         let cells = models.iter().flat_map(|(_, scores)| {
             let means = scores.by_category.get(category);
@@ -122,5 +135,9 @@ fn pairs(models: &[(&str, &Standing)]) -> Table {
         Row { head: (*name).to_owned(), cells: counts.into_iter().chain(rates).collect() }
     };
     let header = ["Model", "wins", "losses", "ties", "win rate, %", "loss rate, %", "adjusted, %"];
-    Table::new("Pairs, each judged in both orders; the smaller numbers are 95 % intervals.", &header, models.iter().map(row).collect())
+    Table::new(
+        "Pairs, each judged in both orders; the smaller numbers are 95 % intervals.",
+        &header,
+        models.iter().map(row).collect(),
+    )
 }

@@ -51,14 +51,16 @@ fn log_probabilities(runs: &[Named]) -> Option<Block> {
     }
     let ranges = Ranges::around(panels.iter().flat_map(|(_, lines)| lines));
     let chart = |(index, (name, lines)): (usize, (String, Vec<Line>))| {
-        let last = |line: Option<&Line>| line.and_then(|l| l.points.last()).map_or("none".into(), |point| number(point.1));
+        let last =
+            |line: Option<&Line>| line.and_then(|l| l.points.last()).map_or("none".into(), |point| number(point.1));
         let ends = |style| last(lines.iter().rfind(|line| line.style == style));
         let description = format!(
             "Mean log-probability per token by step for {name}: chosen answers end at {}, rejected ones at {}.",
             ends(chosen),
             ends(rejected)
         );
-        let caption = Figures::caption(id(&["logps", &index.to_string()]), &format!("Log-probabilities, {name}"), description);
+        let caption =
+            Figures::caption(id(&["logps", &index.to_string()]), &format!("Log-probabilities, {name}"), description);
         let chart = lines::Chart { caption, x_label: "step".into(), lines, ranges: Some(ranges) };
         Figure { title: name, svg: lines::svg(&chart) }
     };
@@ -123,7 +125,8 @@ fn last(runs: &[Named]) -> Option<Block> {
         let end = |series: Option<&Series>| series.and_then(|points| points.last().copied());
         let step = run.train.values().chain(run.eval.values()).filter_map(|points| end(Some(points))).map(|p| p.0);
         let cell = |(metric, _): &(&str, &str)| {
-            let [train, eval] = [end(run.train.get(*metric)), end(run.eval.get(*metric))].map(|p| p.map(|p| number(p.1)));
+            let [train, eval] =
+                [end(run.train.get(*metric)), end(run.eval.get(*metric))].map(|p| p.map(|p| number(p.1)));
             let detail = eval.map(|eval| format!("validation {eval}")).unwrap_or_default();
             Cell { text: train.unwrap_or_default(), detail, is_text: false }
         };

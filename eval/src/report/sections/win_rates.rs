@@ -81,9 +81,14 @@ fn alpaca_charts(collected: &Collected, evaluations: &[(&Subject, &Alpaca)]) -> 
     }
     Figures {
         title: "AlpacaEval, against its baseline".into(),
-        note: format!("With 95 % intervals; the line is at an even chance. Judges like long answers: the length-controlled win \
-                       rate is what is left without that.{remark}"),
-        legend: vec![Legend::patch(Style::of(RAW), "win rate"), Legend::patch(Style::of(CONTROLLED), "length-controlled")],
+        note: format!(
+            "With 95 % intervals; the line is at an even chance. Judges like long answers: the length-controlled win \
+                       rate is what is left without that.{remark}"
+        ),
+        legend: vec![
+            Legend::patch(Style::of(RAW), "win rate"),
+            Legend::patch(Style::of(CONTROLLED), "length-controlled"),
+        ],
         charts,
     }
 }
@@ -109,7 +114,8 @@ fn alpaca_table(evaluations: &[(&Subject, &Alpaca)]) -> Table {
     ];
     let row = |(subject, found): &(&Subject, &Alpaca)| {
         let evaluation = &subject.evaluation;
-        let rate = |name| evaluation.metric(name).map_or_else(Cell::default, |m| Cell::interval(m.value, m.ci95, 1.0, 2));
+        let rate =
+            |name| evaluation.metric(name).map_or_else(Cell::default, |m| Cell::interval(m.value, m.ci95, 1.0, 2));
         let mut cells = ["win_rate", "discrete_win_rate", "length_controlled_winrate"].map(rate).to_vec();
         let counts = &found.counts;
         let numbers = [counts.n_wins, counts.n_wins_base, counts.n_draws, evaluation.common.counts.unscored];
@@ -128,8 +134,11 @@ fn sides(subject: &Subject) -> String {
 
 fn compare_chart(evaluations: &[(&Subject, &Compare)]) -> Figures {
     let (drawn, remark) = at_most(evaluations, "comparisons");
-    let measures =
-        [("win_rate", RAW, 100.0), ("length_controlled_win_rate", CONTROLLED, 100.0), ("win_rate_adjusted", ADJUSTED, 100.0)];
+    let measures = [
+        ("win_rate", RAW, 100.0),
+        ("length_controlled_win_rate", CONTROLLED, 100.0),
+        ("win_rate_adjusted", ADJUSTED, 100.0),
+    ];
     let groups = drawn.iter().map(|(subject, _)| group(subject, sides(subject), &measures)).collect();
     let description = "Win rates of the first model in percent; the numbers are in the table.".to_owned();
     let caption = Figures::caption("win-rates-compare".into(), "Comparisons of two models", description);
