@@ -4,6 +4,8 @@
 //! `orpo serve` and `orpo eval` are `orpo-train`, `orpo-serve` and `orpo-eval`.
 
 mod children;
+#[cfg(test)]
+mod docker;
 mod hash;
 mod pipeline;
 mod quickstart;
