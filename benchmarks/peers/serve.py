@@ -283,6 +283,8 @@ def main():
     args = parser.parse_args()
     if args.worker:
         return worker(args.worker)
+    if not args.ours:
+        parser.error("--ours is missing")
 
     count = str(args.threads)
     env = {**os.environ, "RAYON_NUM_THREADS": count, "OMP_NUM_THREADS": count, "HF_HUB_OFFLINE": "1"}
@@ -295,6 +297,7 @@ def main():
                     program = start()
                     results[name].append(measure(program, Random(round)))
                     program.stop()
+                    print(size, round + 1, name, json.dumps(results[name][-1]), file=sys.stderr)
             print(f"\n{size}, {args.threads} threads, medians of {args.rounds} rounds")
             heads = ["start ms", "first ms", "decode/s", "prefill/s", "in turn/s", "at once/s"]
             print(f"{'':20}" + "".join(f" {head:>9}" for head in heads) + f" {'gain':>5} {'MB':>6}")
