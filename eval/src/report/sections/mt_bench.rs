@@ -89,6 +89,7 @@ fn radars(collected: &Collected, models: &[(&str, &Scores)]) -> Option<Figures> 
         note: format!("Mean scores, from 0 in the middle to 10.{remark}"),
         legend: drawn.iter().map(|(name, _)| Legend::line(style(collected, name), name)).collect(),
         charts: TURNS.iter().take(2).filter_map(chart).collect(),
+        in_columns: false,
     })
 }
 
