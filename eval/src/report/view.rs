@@ -47,7 +47,7 @@ pub enum Block {
     },
     /// Text as it is, such as a command.
     Code {
-        /// What it is.
+        /// What it is, where that is not said already.
         label: String,
         /// The text.
         text: String,
@@ -65,6 +65,8 @@ pub struct Figures {
     pub legend: Vec<Legend>,
     /// The charts.
     pub charts: Vec<Figure>,
+    /// Whether they are of different heights, and are set below each other in columns instead of in rows.
+    pub in_columns: bool,
 }
 
 /// A series in a legend.

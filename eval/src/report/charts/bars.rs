@@ -39,18 +39,18 @@ pub struct Chart {
 }
 
 const WIDTH: i32 = 420;
-const BAR: i32 = 11;
+const BAR: i32 = 12;
 const BETWEEN: i32 = 9;
 const AXIS: i32 = 24;
 /// The widest character of a label, roughly.
-const LETTER: i32 = 6;
+const LETTER: i32 = 7;
 const LABEL: usize = 28;
 
 /// The chart as an SVG element.
 pub fn svg(chart: &Chart) -> String {
     let labels: Vec<String> = chart.groups.iter().map(|group| shorten(&group.label, LABEL)).collect();
     let longest = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
-    let left = (LETTER * longest as i32 + 12).clamp(40, 172);
+    let left = (LETTER * longest as i32 + 12).clamp(40, 196);
     let right = WIDTH - 40;
     let heights: Vec<i32> = chart.groups.iter().map(|group| BAR * group.bars.len().max(1) as i32 + BETWEEN).collect();
     let bottom = heights.iter().sum::<i32>() + 4;
@@ -62,8 +62,8 @@ pub fn svg(chart: &Chart) -> String {
         let at = |x: i32, y: i32| (x * SCALE, y * SCALE);
         for tick in 0..=4 {
             let value = chart.most * f64::from(tick) / 4.0;
-            area.draw(&PathElement::new([(x(value), 0), (x(value), bottom * SCALE)], GRID))?;
-            let style = text(11, SOFT, HPos::Center, VPos::Top);
+            area.draw(&PathElement::new([(x(value), 0), (x(value), bottom * SCALE)], GRID.stroke_width(2)))?;
+            let style = text(12, SOFT, HPos::Center, VPos::Top);
             area.draw(&Text::new(number(value), (x(value), (bottom + 5) * SCALE), style))?;
         }
         if let Some(mark) = chart.mark {
@@ -72,7 +72,7 @@ pub fn svg(chart: &Chart) -> String {
         let mut top = BETWEEN / 2;
         for ((group, label), height) in chart.groups.iter().zip(labels).zip(&heights) {
             let middle = top + (height - BETWEEN) / 2;
-            area.draw(&Text::new(label, at(left - 6, middle), text(11, INK, HPos::Right, VPos::Center)))?;
+            area.draw(&Text::new(label, at(left - 6, middle), text(12, INK, HPos::Right, VPos::Center)))?;
             for (index, bar) in group.bars.iter().enumerate() {
                 let y = top + BAR * index as i32;
                 let key = bar.style.solid().key();
@@ -89,7 +89,7 @@ pub fn svg(chart: &Chart) -> String {
                     area.draw(&PathElement::new(path, INK.stroke_width(2)))?;
                 }
                 let label = (high.max(x(bar.value)) + 5 * SCALE, line);
-                let style = text(9, SOFT, HPos::Left, VPos::Center);
+                let style = text(10, SOFT, HPos::Left, VPos::Center);
                 area.draw(&Text::new(number((bar.value * 10.0).round() / 10.0), label, style))?;
             }
             top += height;

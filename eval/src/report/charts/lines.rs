@@ -8,6 +8,8 @@ use super::{Caption, GRID, SCALE, SOFT, Style, draw, number, padded, text};
 
 /// The points of one series, at most: two a CSS pixel.
 const POINTS: usize = 600;
+/// A longer series is drawn twice: faintly as it was logged, and smoothed.
+const LONG: usize = 100;
 
 /// One series.
 #[derive(Debug, Clone)]
@@ -56,7 +58,7 @@ pub fn svg(chart: &Chart) -> String {
         let mut mesh = ChartBuilder::on(area)
             .margin(8 * SCALE)
             .x_label_area_size(34 * SCALE)
-            .y_label_area_size(46 * SCALE)
+            .y_label_area_size(50 * SCALE)
             .build_cartesian_2d(x[0]..x[1], y[0]..y[1])?;
         mesh.configure_mesh()
             .x_labels(6)
@@ -64,25 +66,45 @@ pub fn svg(chart: &Chart) -> String {
             .x_label_formatter(&|value| number(*value))
             .y_label_formatter(&|value| number(*value))
             .x_desc(&chart.x_label)
-            .axis_desc_style(text(11, SOFT, HPos::Center, VPos::Top))
-            .label_style(text(11, SOFT, HPos::Center, VPos::Center))
-            .axis_style(GRID)
-            .bold_line_style(GRID)
+            .axis_desc_style(text(12, SOFT, HPos::Center, VPos::Top))
+            .label_style(text(12, SOFT, HPos::Center, VPos::Center))
+            .axis_style(GRID.stroke_width(2))
+            .bold_line_style(GRID.stroke_width(2))
             .light_line_style(TRANSPARENT)
             .set_all_tick_mark_size(4 * SCALE)
             .draw()?;
         for line in &chart.lines {
             let finite: Vec<_> = line.points.iter().copied().filter(|point| point.1.is_finite()).collect();
-            let points = decimate(&finite, POINTS);
-            let width = if line.marked { 2 * SCALE } else { 3 } as u32;
+            let logged = decimate(&finite, POINTS);
+            let solid = line.style.solid().key();
+            let is_noisy = !line.marked && finite.len() > LONG;
+            if is_noisy {
+                mesh.draw_series(LineSeries::new(logged.iter().copied(), solid.mix(0.3).stroke_width(2)))?;
+            }
+            let points = if is_noisy { decimate(&smoothed(&finite), POINTS) } else { logged };
+            let width = if line.marked { 2 } else { 4 };
             mesh.draw_series(LineSeries::new(points.iter().copied(), line.style.key().stroke_width(width)))?;
             if line.marked || points.len() == 1 {
-                let mark = |&point| Circle::new(point, 5, line.style.solid().key().filled());
-                mesh.draw_series(points.iter().map(mark))?;
+                mesh.draw_series(points.iter().map(|&point| Circle::new(point, 6, solid.filled())))?;
             }
         }
         Ok(())
     })
+}
+
+/// The mean of the points around each one, a fiftieth of the series together; fewer at the ends.
+fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let half = (points.len() / 100).max(1);
+    let mut sums = vec![0.0];
+    for point in points {
+        sums.push(sums[sums.len() - 1] + point.1);
+    }
+    let mean = |(index, point): (usize, &(f64, f64))| {
+        // As many on either side, so that a slope stays what it is.
+        let half = half.min(index).min(points.len() - 1 - index);
+        (point.0, (sums[index + half + 1] - sums[index - half]) / (2 * half + 1) as f64)
+    };
+    points.iter().enumerate().map(mean).collect()
 }
 
 #[cfg(test)]
@@ -103,13 +125,22 @@ mod tests {
         let train = (1..=1000).map(|step| (f64::from(step), 1.0 / f64::from(step))).collect();
         let svg = chart(vec![line(train, 0, false), line(vec![(500.0, 0.5), (1000.0, 0.4)], 1, true)]);
         let lines: Vec<&str> = svg.split("<polyline").skip(1).filter(|line| line.contains("series-")).collect();
-        assert_eq!(lines.len(), 2);
-        assert!(lines[0].contains("var(--series-0)") && !lines[0].contains("dasharray"), "{}", lines[0]);
-        assert!(lines[1].contains("var(--series-1)\" stroke-dasharray=\"14 7\""), "{}", lines[1]);
+        assert_eq!(lines.len(), 3, "what was logged, the same smoothed, and the evaluations");
+        assert!(lines[0].contains("opacity=\"0.3\"") && lines[0].contains("var(--series-0)\""), "{}", lines[0]);
+        assert!(!lines[1].contains("opacity") && !lines[1].contains("dasharray"), "{}", lines[1]);
+        assert!(lines[2].contains("var(--series-1)\" stroke-dasharray=\"14 7\""), "{}", lines[2]);
         assert_eq!(svg.matches("<circle").count(), 2);
         let points = lines[0].split("points=\"").nth(1).unwrap().split('"').next().unwrap().split_whitespace().count();
         assert!((400..=POINTS).contains(&points), "{points}");
         assert!(svg.contains(">\nstep\n<") && svg.contains(">\n600\n<"), "{svg}");
+    }
+
+    #[test]
+    fn smoothing_leaves_slopes_and_takes_out_noise() {
+        let slope: Vec<_> = (0..300).map(|step| (f64::from(step), f64::from(step))).collect();
+        assert!(smoothed(&slope).iter().all(|(x, y)| (x - y).abs() < 1e-9));
+        let noise: Vec<_> = (0..300).map(|step| (f64::from(step), f64::from(step % 2))).collect();
+        assert!(smoothed(&noise)[10..290].iter().all(|(_, y)| (y - 0.5).abs() < 0.1));
     }
 
     #[test]

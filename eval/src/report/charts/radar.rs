@@ -48,10 +48,11 @@ pub fn svg(chart: &Chart) -> String {
     draw([WIDTH, HEIGHT], &chart.caption, |area| {
         for ring in 1..=RINGS {
             let radius = RADIUS * f64::from(ring) / f64::from(RINGS);
-            area.draw(&PathElement::new((0..=axes).map(|axis| point(axis % axes, radius)).collect::<Vec<_>>(), GRID))?;
+            let ring: Vec<_> = (0..=axes).map(|axis| point(axis % axes, radius)).collect();
+            area.draw(&PathElement::new(ring, GRID.stroke_width(2)))?;
         }
         for (axis, label) in chart.axes.iter().enumerate() {
-            area.draw(&PathElement::new([point(axis, 0.0), point(axis, RADIUS)], GRID))?;
+            area.draw(&PathElement::new([point(axis, 0.0), point(axis, RADIUS)], GRID.stroke_width(2)))?;
             let side = match angle(axis).sin() {
                 sine if sine > 0.1 => HPos::Left,
                 sine if sine < -0.1 => HPos::Right,
@@ -79,9 +80,11 @@ pub fn svg(chart: &Chart) -> String {
         }
         for ring in 1..=RINGS {
             let share = f64::from(ring) / f64::from(RINGS);
-            let (x, y) = point(0, RADIUS * share);
-            let style = text(10, SOFT, HPos::Left, VPos::Center);
-            area.draw(&Text::new(number(chart.most * share), (x + 3 * SCALE, y + 7 * SCALE), style))?;
+            // Between two axes, where no corner is.
+            let [(left, top), (right, bottom)] = [point(0, RADIUS * share), point(1, RADIUS * share)];
+            let at = (i32::midpoint(left, right), i32::midpoint(top, bottom));
+            let style = text(10, SOFT, HPos::Center, VPos::Center);
+            area.draw(&Text::new(number(chart.most * share), at, style))?;
         }
         Ok(())
     })

@@ -5,14 +5,15 @@ mod head;
 mod rows;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs;
 
 use serde::Serialize;
 
-use super::collect::Collected;
+use super::collect::{Collected, Subject};
 use crate::jsonl::InputError;
 
-/// The bytes of text of all files together, about; each file has an equal part.
-const BYTES: usize = 24 << 20;
+/// The bytes of all files together, about.
+const BYTES: u64 = 24 << 20;
 
 /// Everything that the page knows of samples.
 #[derive(Debug, Default, Serialize)]
@@ -64,9 +65,11 @@ impl Samples {
     pub fn read(collected: &Collected) -> Result<Self, InputError> {
         let mut samples = Self::default();
         let mut joined = HashMap::new();
-        let share = BYTES / collected.evaluations.len().max(1);
+        let path = |subject: &Subject| subject.evaluation.path.with_file_name("samples.jsonl");
+        let size = |subject| fs::metadata(path(subject)).ok().map(|file| file.len());
+        let share = share(collected.evaluations.iter().filter_map(size).collect(), BYTES);
         for subject in &collected.evaluations {
-            let path = subject.evaluation.path.with_file_name("samples.jsonl");
+            let path = path(subject);
             if !path.is_file() {
                 samples.left_out.push(format!("{}: there is no such file", path.display()));
                 continue;
@@ -128,6 +131,19 @@ impl Samples {
     }
 }
 
+/// What files of these sizes get of `total` bytes each: all the same, and what small ones do not need goes to the others.
+fn share(mut sizes: Vec<u64>, total: u64) -> usize {
+    sizes.sort_unstable();
+    let (mut left, mut files) = (total, sizes.len() as u64);
+    for size in sizes {
+        if size > left / files {
+            return usize::try_from(left / files).unwrap_or(usize::MAX);
+        }
+        (left, files) = (left - size, files - 1);
+    }
+    usize::MAX
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +157,14 @@ mod tests {
         assert!(!json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']), "{json}");
         let read: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(read["rows"][0]["prompt"], hostile);
+    }
+
+    #[test]
+    fn small_files_leave_their_part_to_large_ones() {
+        assert_eq!(share(vec![90, 10, 200], 150), 70);
+        assert_eq!(share(vec![200, 200], 150), 75);
+        assert_eq!(share(vec![50, 100], 150), usize::MAX);
+        assert_eq!(share(vec![], 150), usize::MAX);
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn of_ifeval(sample: ifeval::sample::Sample, model: &str) -> Row {
 fn of_alpaca(sample: AlpacaSample, model: &str) -> Row {
     let preference = sample.preference.map(|preference| preference - 1.0);
     let verdict = verdict_of(preference.map(Winner::of), Winner::A);
-    let label = preference.map_or("unscored".into(), |preference| format!("{verdict}, preferred by {preference:.2}"));
+    let label = preference.map_or("unscored".into(), |preference| format!("{verdict}, preference {preference:.2}"));
     let text = |text| Some(clip(text));
     let baseline = Answer {
         model: "baseline".into(),

@@ -43,6 +43,7 @@ pub fn section(collected: &Collected) -> Option<Section> {
         note: format!("Percent of instructions, with Wilson's 95 % intervals.{remark}"),
         legend: drawn.iter().map(|(name, _)| Legend::patch(style(collected, name), name)).collect(),
         charts,
+        in_columns: true,
     };
     let tables = vec![
         Block::Table(table("By category, in percent; 95 % intervals are below.", &models, &categories, |f| {

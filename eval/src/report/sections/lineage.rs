@@ -133,7 +133,7 @@ fn folded(summary: &str, json: &Value) -> Block {
     let text: Vec<String> = items.into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
     Block::Details {
         summary: summary.into(),
-        blocks: vec![Block::Code { label: summary.into(), text: text.join("\n") }],
+        blocks: vec![Block::Code { label: String::new(), text: text.join("\n") }],
     }
 }
 

@@ -14,8 +14,11 @@ use crate::stats::Metric;
 
 use super::{at_most, style};
 
+/// Reads the mean of a turn, or of both.
+type Mean = fn(&Means) -> Metric;
+
 /// The columns of turns.
-const TURNS: [(&str, fn(&Means) -> Metric); 3] = [
+const TURNS: [(&str, Mean); 3] = [
     ("First turn", |means| means.first_turn),
     ("Second turn", |means| means.second_turn),
     ("Average", |means| means.average),
@@ -23,7 +26,8 @@ const TURNS: [(&str, fn(&Means) -> Metric); 3] = [
 
 /// The section.
 pub fn section(collected: &Collected) -> Option<Section> {
-    let (mut scores, mut standings): (Vec<(&str, &Scores)>, Vec<(&str, &Standing)>) = (Vec::new(), Vec::new());
+    let mut scores: Vec<(&str, &Scores)> = Vec::new();
+    let mut standings: Vec<(&str, &Standing)> = Vec::new();
     for subject in &collected.evaluations {
         let Task::MtBench(found) = &subject.evaluation.task else { continue };
         for (raw, shown) in &subject.models {
@@ -63,7 +67,7 @@ fn radars(collected: &Collected, models: &[(&str, &Scores)]) -> Option<Figures> 
     if axes.len() < 3 {
         return None;
     }
-    let chart = |(title, turn): &(&str, fn(&Means) -> Metric)| {
+    let chart = |(title, turn): &(&str, Mean)| {
         let value = |scores: &Scores, axis: &String| {
             scores.by_category.get(axis).map(turn).filter(|metric| metric.n > 0).map(|metric| metric.value)
         };
@@ -89,6 +93,7 @@ fn radars(collected: &Collected, models: &[(&str, &Scores)]) -> Option<Figures> 
         note: format!("Mean scores, from 0 in the middle to 10.{remark}"),
         legend: drawn.iter().map(|(name, _)| Legend::line(style(collected, name), name)).collect(),
         charts: TURNS.iter().take(2).filter_map(chart).collect(),
+        in_columns: false,
     })
 }
 

@@ -66,12 +66,14 @@ fn log_probabilities(runs: &[Named]) -> Option<Block> {
     };
     let charts = panels.into_iter().enumerate().map(chart).collect();
     let note = "Mean log-probability per token, on the same axes. Plain fine-tuning (SFT) raises that of the rejected answers \
-                together with that of the chosen ones; ORPO separates them. Dots are evaluations on validation pairs.";
+                together with that of the chosen ones; ORPO separates them. Faint lines are as logged, strong ones moving means; dots are \
+                evaluations on validation pairs.";
     Some(Block::Figures(Figures {
         title: "Chosen and rejected answers".into(),
         note: note.into(),
         legend: vec![Legend::line(chosen, "chosen"), Legend::line(rejected, "rejected")],
         charts,
+        in_columns: false,
     }))
 }
 
@@ -95,9 +97,13 @@ fn metrics(collected: &Collected, runs: &[Named], remark: &str) -> Option<Block>
     }
     Some(Block::Figures(Figures {
         title: "Metrics by step".into(),
-        note: format!("Lines are training, dots evaluations. Long series are thinned; their extremes stay.{remark}"),
+        note: format!(
+            "Lines are training: faint as logged (thinned where there are many steps, with all extremes), strong as a moving mean \
+             over a fiftieth of the run. Dots are evaluations.{remark}"
+        ),
         legend: runs.iter().map(|(name, _)| Legend::line(style(collected, name), name)).collect(),
         charts,
+        in_columns: false,
     }))
 }
 

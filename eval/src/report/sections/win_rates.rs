@@ -90,13 +90,17 @@ fn alpaca_charts(collected: &Collected, evaluations: &[(&Subject, &Alpaca)]) -> 
             Legend::patch(Style::of(CONTROLLED), "length-controlled"),
         ],
         charts,
+        in_columns: false,
     }
 }
 
-/// The next number with one digit, or half of it, and zeros: a good end for an axis.
+/// An end for an axis of four parts: the least one whose parts are round.
 fn round_up(value: f64) -> f64 {
-    let unit = 10f64.powf(value.log10().floor()) / 2.0;
-    (value / unit).ceil() * unit
+    const ROUND: [f64; 9] = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.5, 10.0];
+    let part = value / 4.0;
+    let unit = 10f64.powf(part.log10().floor());
+    let round = ROUND.iter().find(|&&round| round * unit >= part).copied().unwrap_or(10.0);
+    4.0 * round * unit
 }
 
 fn alpaca_table(evaluations: &[(&Subject, &Alpaca)]) -> Table {
@@ -149,6 +153,7 @@ fn compare_chart(evaluations: &[(&Subject, &Compare)]) -> Figures {
         note: format!("The win rate of the first model, ties as a half, with bootstrap 95 % intervals.{remark}"),
         legend: legend.iter().map(|&(series, label)| Legend::patch(Style::of(series), label)).collect(),
         charts: vec![Figure { title: "Win rate of the first model, %".into(), svg: bars::svg(&chart) }],
+        in_columns: false,
     }
 }
 
@@ -191,6 +196,6 @@ mod tests {
 
     #[test]
     fn an_axis_ends_above_its_values() {
-        assert_eq!([1.0, 1365.0, 2049.0, 98.0].map(round_up), [1.0, 1500.0, 2500.0, 100.0]);
+        assert_eq!([4.0, 1100.0, 2049.0, 98.0].map(round_up), [4.0, 1200.0, 3000.0, 100.0]);
     }
 }
