@@ -10,9 +10,14 @@ use llguidance::toktrie::{ApproximateTokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::Value;
 
+use super::schema_limits;
+
 /// Spaces and newlines between the parts of a JSON text: enough for deep indentation, and bounded, because a small model
 /// may else go on with them until its tokens are used up.
 const WHITESPACE: &str = r"[ \n]{0,32}";
+
+/// Of the thread that makes a grammar; only what is used of it takes memory.
+const STACK_BYTES: usize = 64 << 20;
 
 /// Why no constraint could be made or followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,21 +57,42 @@ impl Grammars {
         let mut factory = ParserFactory::new_simple(&(Arc::new(ApproximateTokEnv::new(trie)) as _))
             .map_err(|error| ConstraintError::Failed(error.to_string()))?;
         factory.quiet();
+        // Enough for an enumeration of thousands of values, and seconds and hundreds of megabytes less than the defaults.
+        let limits = factory.limits_mut();
+        limits.initial_lexer_fuel = 200_000;
+        limits.max_grammar_size = 200_000;
+        limits.max_lexer_states = 50_000;
+        limits.precompute_large_lexemes = false;
+        // An object of a thousand optional properties has several thousand.
+        limits.max_items_in_row = 20_000;
+        limits.verbose_errors = false;
         Ok(Self { factory })
     }
 
-    /// A constraint to JSON texts that `schema` describes.
+    /// A constraint to JSON texts that `schema` describes. It takes a second at most, and is not for a thread that
+    /// answers requests.
     ///
     /// # Errors
     /// [`ConstraintError::Schema`] with the reason.
     pub fn json_schema(&self, schema: &Value) -> Result<Constraint, ConstraintError> {
+        schema_limits::check(schema).map_err(ConstraintError::Schema)?;
         let mut grammar = schema.clone();
         if let Value::Object(grammar) = &mut grammar {
             // llguidance reads its options from the schema; a client has no say in them.
             grammar.insert("x-guidance".into(), serde_json::json!({ "whitespace_pattern": WHITESPACE }));
         }
-        let parser = self.factory.create_parser(TopLevelGrammar::from_json_schema(grammar));
-        let matcher = Matcher::new(parser);
+        let make = || {
+            let mut matcher = Matcher::new(self.factory.create_parser(TopLevelGrammar::from_json_schema(grammar)));
+            // A schema that only refers to itself is found out by the first token.
+            let _ = matcher.compute_mask_or_eos();
+            matcher
+        };
+        // It recurses as deep as references go.
+        let matcher = std::thread::scope(|scope| {
+            let thread =
+                std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, make).map_err(failed)?;
+            thread.join().map_err(|_| ConstraintError::Failed("it panicked".into()))
+        })?;
         match matcher.get_error() {
             Some(error) => Err(ConstraintError::Schema(error.lines().next().unwrap_or_default().to_string())),
             None => Ok(Constraint { schema: Arc::new(schema.clone()), matcher: Box::new(matcher) }),
@@ -191,5 +217,80 @@ mod tests {
             assert!(matches!(bytes().json_schema(&schema), Err(ConstraintError::Schema(_))), "{schema}");
         }
         assert_eq!(Grammars::new(&[vec![b'a']], &[]).unwrap_err(), ConstraintError::NoEndToken);
+    }
+
+    /// A schema of a chain of definitions, each made from a reference to the next.
+    fn chain(length: usize, link: fn(Value) -> Value) -> Value {
+        let reference = |index: usize| json!({"$ref": format!("#/$defs/d{index}")});
+        let links = (0..length).map(|index| (format!("d{index}"), link(reference(index + 1))));
+        let end = (format!("d{length}"), json!({"type": "object", "properties": {"a": {"type": "string"}}}));
+        json!({"$ref": "#/$defs/d0", "$defs": links.chain([end]).collect::<serde_json::Map<_, _>>()})
+    }
+
+    fn nested(depth: usize, wrap: fn(Value) -> Value) -> Value {
+        (0..depth).fold(json!({"type": "string"}), |inner, _| wrap(inner))
+    }
+
+    /// A reply that takes the lowest allowed token at each step, 100 at most.
+    fn follow(mut constraint: Constraint) -> Result<(), ConstraintError> {
+        for _ in 0..100 {
+            let mut logits = vec![0.0; 257];
+            constraint.mask(&mut logits)?;
+            let id = logits.iter().position(|&logit| logit == 0.0).expect("something can follow");
+            constraint.accept(id as u32)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn deep_wide_and_long_schemas_can_be_followed() {
+        let grammars = bytes();
+        let properties = (0..1000).map(|index| (format!("p{index}"), json!({"type": "string", "maxLength": 9})));
+        let properties: serde_json::Map<_, _> = properties.collect();
+        for schema in [
+            nested(120, |inner| json!({"type": "array", "items": inner})),
+            nested(60, |inner| json!({"type": "object", "properties": {"a": inner}, "required": ["a"]})),
+            nested(60, |inner| json!({"anyOf": [inner, {"type": "null"}]})),
+            nested(60, |inner| json!({"allOf": [inner, {"type": "string"}]})),
+            chain(4000, |next| next),
+            chain(18, |next| json!({"allOf": [next, next]})),
+            chain(18, |next| json!({"anyOf": [next, next]})),
+            chain(1000, |next| json!({"type": "object", "properties": {"a": next}, "required": ["a"]})),
+            json!({"type": "object", "properties": properties, "additionalProperties": false}),
+            json!({"enum": (0..5000).map(|index| format!("value {index}")).collect::<Vec<_>>()}),
+            json!({"type": "string", "minLength": 1_000_000_000}),
+            json!({"type": "array", "minItems": 1_000_000, "items": {"type": "array", "minItems": 1_000_000}}),
+            json!({"type": "string", "pattern": "((a{1,1000}){1,1000}){1,1000}"}),
+            json!({"type": "string", "pattern": "(.*a.{1000}b.*){3}"}),
+            json!({"type": "integer", "multipleOf": 9973}),
+        ] {
+            follow(grammars.json_schema(&schema).unwrap_or_else(|error| panic!("{error}: {schema}"))).unwrap();
+        }
+    }
+
+    #[test]
+    fn hostile_schemas_are_refused() {
+        let grammars = bytes();
+        let pattern = |index: usize| json!({"type": "string", "pattern": format!("a{index}.*b")});
+        let either = |index: usize| {
+            let object = |name: String| json!({"properties": {name.clone(): {"type": "integer"}}, "required": [name]});
+            json!({"anyOf": [object(format!("a{index}")), object(format!("b{index}"))]})
+        };
+        for schema in [
+            json!({"$ref": "#"}),
+            json!({"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}}),
+            json!({"$ref": "http://127.0.0.1:1/schema"}),
+            json!({"allOf": (0..30).map(pattern).collect::<Vec<_>>()}),
+            json!({"allOf": (0..30).map(either).collect::<Vec<_>>()}),
+            json!({"allOf": [{"type": "integer", "multipleOf": 99_991}, {"type": "integer", "multipleOf": 99_989}]}),
+            json!({"type": "integer", "multipleOf": 999_983}),
+            json!({"enum": (0..100_000).map(|index| format!("value {index}")).collect::<Vec<_>>()}),
+        ] {
+            let refused = grammars.json_schema(&schema).map(drop);
+            assert!(matches!(refused, Err(ConstraintError::Schema(_))), "{refused:?}: {:.200}", schema.to_string());
+        }
+        // The most that may be joined ends one way or the other.
+        let joined = grammars.json_schema(&json!({"allOf": (0..8).map(pattern).collect::<Vec<_>>()}));
+        assert!(joined.is_ok() || matches!(joined, Err(ConstraintError::Schema(_))));
     }
 }
