@@ -247,7 +247,8 @@ mod tests {
     #[test]
     fn a_command_can_be_typed_again() {
         let here = std::env::current_dir().unwrap();
-        let args = ["eval", "report", here.join("runs/a").to_str().unwrap(), "--title=It's ORPO", "--data=/b", ""];
+        let inside = here.join("runs/a");
+        let args = ["eval", "report", inside.to_str().unwrap(), "--title=It's ORPO", "--data=/b", ""];
         let args: Vec<OsString> = args.iter().map(OsString::from).collect();
         assert_eq!(describe(&args), r"orpo eval report runs/a --title='It'\''s ORPO' --data=/b ''");
     }

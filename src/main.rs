@@ -13,6 +13,7 @@ mod summary;
 mod trace;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -189,11 +190,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints a text; that the reader has gone is no error.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 /// Prints a text and gives its exit code, or prints the error.
 fn say(result: anyhow::Result<(String, ExitCode)>) -> ExitCode {
     match result {
         Ok((text, code)) => {
-            println!("{text}");
+            print(&text);
             code
         }
         Err(error) => {
@@ -207,7 +213,7 @@ fn say(result: anyhow::Result<(String, ExitCode)>) -> ExitCode {
 fn finish(result: anyhow::Result<summary::Summary>, again: &str) -> ExitCode {
     match result {
         Ok(summary) => {
-            println!("{summary}");
+            print(&summary.to_string());
             ExitCode::from(u8::from(!summary.is_complete))
         }
         Err(error) if error.is::<Interrupted>() => {
