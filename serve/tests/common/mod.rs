@@ -1,6 +1,7 @@
 //! A server over a test double of the engine: real sockets, no model.
 #![allow(dead_code, reason = "every test binary uses a part of this")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,7 +21,7 @@ pub const MODEL: &str = "double";
 /// "user: hi\nbot:" and BOS.
 pub const PROMPT_TOKENS: usize = 14;
 
-const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'king' %}{{ raise_exception('no kings') }}{% endif %}\
+pub const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'king' %}{{ raise_exception('no kings') }}{% endif %}\
     {{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}bot:{% endif %}";
 
 /// Presents tools as Hermes and Qwen do, and shows calls and their results.
@@ -167,6 +168,12 @@ pub fn tokenizer() -> ChatTokenizer {
 /// The same with another chat template, and another text for the special token [`BOS`].
 pub fn tokenizer_with(template: &str, bos: &str) -> ChatTokenizer {
     let dir = tempfile::tempdir().unwrap();
+    write_tokenizer(dir.path(), template, bos);
+    ChatTokenizer::from_dir(dir.path()).unwrap()
+}
+
+/// The files of [`tokenizer_with`].
+pub fn write_tokenizer(dir: &Path, template: &str, bos: &str) {
     let mut moved = 0x100;
     let mut vocab = serde_json::Map::new();
     for byte in 0..=u8::MAX {
@@ -191,9 +198,8 @@ pub fn tokenizer_with(template: &str, bos: &str) -> ChatTokenizer {
         "model": {"type": "BPE", "vocab": vocab, "merges": []}
     });
     let config = json!({"bos_token": bos, "eos_token": "</s>", "chat_template": template});
-    std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    ChatTokenizer::from_dir(dir.path()).unwrap()
+    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
 }
 
 pub fn limits() -> Limits {
