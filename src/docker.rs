@@ -1,4 +1,4 @@
-//! Holds `compose.yaml` and the files of `docker/` to what the program and the workspace are, without a container engine.
+//! Holds `compose.yaml` and the files of `docker/` to what the program and the workspace are; needs no engine.
 
 use std::fs;
 use std::path::Path;
