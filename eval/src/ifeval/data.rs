@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use orpo_hub::{Hub, Kind};
 use serde_json::Value;
 
 use super::example::{Example, Scorer};
 use crate::jsonl::{self, InputError};
-use crate::official::{Hub, Kind, OfficialError, OfficialFile};
+use crate::official::{OfficialError, OfficialFile};
 
 /// The 541 prompts of the paper, as the authors published them.
 pub const OFFICIAL: OfficialFile = OfficialFile {
@@ -67,7 +68,7 @@ impl Dataset {
     /// # Errors
     /// When they are in neither, or have other content than the pinned one.
     pub fn official(hub: &Hub) -> Result<Self, DataError> {
-        let bytes = hub.read(&OFFICIAL)?;
+        let bytes = OFFICIAL.read(hub)?;
         Ok(Self::parse(Path::new(&OFFICIAL.name()), &bytes)?)
     }
 

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use orpo_hub::{Hub, Kind};
 use serde::{Deserialize, Serialize};
 
 use super::{Id, Turn, category};
 use crate::jsonl::{self, InputError};
-use crate::official::{Hub, Kind, OfficialError, OfficialFile};
+use crate::official::{OfficialError, OfficialFile};
 use crate::results::DataSource;
 
 /// Questions of our own, five in each category, so that a model can be measured without any file.
@@ -100,7 +101,7 @@ impl Questions {
     /// # Errors
     /// When they are in neither, or have other content than the pinned one.
     pub fn official(hub: &Hub) -> Result<Self, QuestionsError> {
-        let bytes = hub.read(&OFFICIAL)?;
+        let bytes = OFFICIAL.read(hub)?;
         Ok(Self::parse(Path::new(&OFFICIAL.name()), &bytes)?)
     }
 
