@@ -6,7 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use orpo_hub::{Hub, HubError, Kind, RepoId, discard};
+pub use orpo_hub::{Hub, Kind};
+use orpo_hub::{HubError, RepoId, discard};
 
 use crate::jsonl;
 

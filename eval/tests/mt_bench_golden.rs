@@ -16,7 +16,7 @@ use orpo_eval::mt_bench::verdict::{self, Format, NoScore, Position, Rule};
 use orpo_eval::mt_bench::{
     Answers, Id, JudgePrompts, OFFICIAL, Question, Questions, Turn, category, pairwise, render, single,
 };
-use orpo_hub::Hub;
+use orpo_eval::official::Hub;
 use serde::Deserialize;
 use serde_json::Value;
 use support::{reference, unpack};

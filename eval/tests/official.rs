@@ -7,8 +7,7 @@ mod support;
 use std::net::TcpListener;
 
 use orpo_eval::mt_bench::OFFICIAL as MT_BENCH;
-use orpo_eval::official::OfficialFile;
-use orpo_hub::{Hub, Kind};
+use orpo_eval::official::{Hub, Kind, OfficialFile};
 use stand_in::{COMMIT as REVISION, Fault, StandIn};
 use support::{stderr, text};
 

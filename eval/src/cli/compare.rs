@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
-use orpo_hub::Hub;
 use serde_json::{Value, json};
 
 use super::judge::JudgeArgs;
@@ -23,6 +22,7 @@ use crate::jsonl;
 use crate::judge::annotator::Annotator;
 use crate::judge::verdicts::VerdictStore;
 use crate::mt_bench::judge_prompt::JudgePrompts;
+use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
 use crate::results::{self, Results};

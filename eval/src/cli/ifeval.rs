@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use orpo_hub::Hub;
 
 use super::requests::{Requests, at_least_one};
 use super::{DONE, INCOMPLETE, print, runtime};
@@ -13,6 +12,7 @@ use crate::ifeval::export::Export;
 use crate::ifeval::metrics;
 use crate::ifeval::responses::Responses;
 use crate::ifeval::run::{self, Evaluation, Options};
+use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
 use crate::results::Results;

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
-use orpo_hub::Hub;
 
 use super::judge::JudgeArgs;
 use super::requests::{Requests, at_least_one, share};
@@ -14,6 +13,7 @@ use crate::mt_bench::plan::Mode;
 use crate::mt_bench::run::{self, Evaluation, JudgmentsFile, Options, Source};
 use crate::mt_bench::verdict::Rule;
 use crate::mt_bench::{Answers, JudgePrompts, Questions, QuestionsError, table};
+use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
 

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use orpo_hub::{Hub, Kind};
 use serde_json::Value;
 
 use super::example::{Example, Scorer};
 use crate::jsonl::{self, InputError};
-use crate::official::{OfficialError, OfficialFile};
+use crate::official::{Hub, Kind, OfficialError, OfficialFile};
 
 /// The 541 prompts of the paper, as the authors published them.
 pub const OFFICIAL: OfficialFile = OfficialFile {

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use orpo_hub::{Hub, Kind};
 use serde::{Deserialize, Serialize};
 
 use super::{Id, Turn, category};
 use crate::jsonl::{self, InputError};
-use crate::official::{OfficialError, OfficialFile};
+use crate::official::{Hub, Kind, OfficialError, OfficialFile};
 use crate::results::DataSource;
 
 /// Questions of our own, five in each category, so that a model can be measured without any file.
