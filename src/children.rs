@@ -1,12 +1,13 @@
 //! Child processes that never outlive the pipeline.
 //!
 //! Each runs in a process group of its own, so that Ctrl-C on the terminal reaches the pipeline alone, which then tells
-//! its child once: a trainer that was told twice would not save.
+//! its child once: a trainer that was told twice would not save. It is told by the end of its standard input, which also
+//! comes when the pipeline is killed.
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -23,6 +24,23 @@ use nix::unistd::Pid;
 const GRACE: Duration = Duration::from_secs(10);
 /// How often a child and the stop flag are looked at.
 const POLL: Duration = Duration::from_millis(30);
+/// Set in the environment of children that are to stop when their standard input ends.
+const STOP_WITH_STDIN: &str = "ORPO_STOP_WITH_STDIN";
+/// The servers of the pipeline are what its file says, whatever the environment says of others.
+const SERVER_VARIABLES: &str = "ORPO_SERVE_";
+
+/// Stops this process, as SIGTERM would, when its standard input ends, if it was started to do so.
+pub fn stop_with_parent() {
+    if std::env::var_os(STOP_WITH_STDIN).is_none() {
+        return;
+    }
+    std::thread::spawn(|| {
+        // An input that cannot be read has ended, too.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        // This process is there.
+        let _ = kill(Pid::this(), Signal::SIGTERM);
+    });
+}
 
 /// The error of a run that a signal stopped.
 #[derive(Debug)]
@@ -64,17 +82,24 @@ impl Children {
         if self.stop.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
     }
 
-    /// Runs `orpo ARGS` to its end, stderr passed through, and returns its exit status and stdout.
+    /// Runs `orpo ARGS` to its end and returns its exit status and stdout. What it says on stderr goes to stderr and, like
+    /// its stdout, to the end of the file `log`.
     ///
     /// # Errors
-    /// When it cannot be started, or [`Interrupted`].
-    pub fn run(&self, args: &[OsString]) -> Result<(ExitStatus, String)> {
+    /// When it cannot be started, the log cannot be written, or [`Interrupted`].
+    pub fn run(&self, args: &[OsString], log: &Path) -> Result<(ExitStatus, String)> {
         self.check()?;
+        let unwritten = || format!("cannot write `{}`", log.display());
+        let mut log_file = OpenOptions::new().create(true).append(true).open(log).with_context(unwritten)?;
+        writeln!(log_file, "$ {}", describe(args)).with_context(unwritten)?;
         let mut command = self.command(args);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.env(STOP_WITH_STDIN, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = Running(command.spawn().with_context(|| format!("cannot start `{}`", describe(args)))?);
         let stdout = child.0.stdout.take().expect("stdout is piped");
-        let reader = std::thread::spawn(move || std::io::read_to_string(stdout));
+        let stderr = child.0.stderr.take().expect("stderr is piped");
+        let reader = std::thread::spawn(move || io::read_to_string(stdout));
+        let passed = log_file.try_clone().with_context(unwritten)?;
+        let passing = std::thread::spawn(move || pass_on(stderr, passed));
         let status = loop {
             if let Some(status) = child.0.try_wait()? {
                 break status;
@@ -83,17 +108,23 @@ impl Children {
             std::thread::sleep(POLL);
         };
         let stdout = reader.join().expect("reading a pipe does not panic").context("cannot read a child's output")?;
+        passing.join().expect("copying does not panic").with_context(unwritten)?;
+        log_file.write_all(stdout.as_bytes()).with_context(unwritten)?;
         Ok((status, stdout))
     }
 
-    /// Starts a server, `orpo ARGS`, and waits until it says where it listens. Its log goes to `log`.
+    /// Starts a server, `orpo ARGS`, which stops when it is dropped, and waits until it says where it listens. Its log goes to `log`.
     ///
     /// # Errors
     /// When it cannot be started, ends before it listens (with the end of its log), or [`Interrupted`].
     pub fn serve(&self, args: &[OsString], log: &Path) -> Result<Server> {
         self.check()?;
         let log_file = File::create(log).with_context(|| format!("cannot write `{}`", log.display()))?;
+        let args = &[args, &["--exit-with-stdin".into()]].concat();
         let mut command = self.command(args);
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with(SERVER_VARIABLES)) {
+            command.env_remove(name);
+        }
         // The server ends when this pipe closes, however this process ends.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file);
         let mut child = Running(command.spawn().with_context(|| format!("cannot start `{}`", describe(args)))?);
@@ -133,13 +164,49 @@ impl Children {
     }
 }
 
-/// The command as a person would type it.
+/// Copies what a child says to stderr and into its log.
+fn pass_on(mut from: impl Read, mut log: File) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    loop {
+        let count = match from.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            count => count?,
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        // Without a terminal the log still has it.
+        let _ = io::stderr().write_all(&buffer[..count]);
+        log.write_all(&buffer[..count])?;
+    }
+}
+
+/// The command as a person in this directory would type it.
 pub fn describe(args: &[OsString]) -> String {
-    let quoted = args.iter().map(|arg| {
+    let here = std::env::current_dir().unwrap_or_default();
+    let word = |arg: &OsString| {
         let arg = arg.to_string_lossy();
-        if arg.contains(' ') { format!("'{arg}'") } else { arg.into_owned() }
-    });
-    std::iter::once("orpo".to_string()).chain(quoted).collect::<Vec<_>>().join(" ")
+        let (flag, value) = match arg.split_once('=') {
+            Some((flag, value)) if flag.starts_with("--") => (format!("{flag}="), value),
+            _ => (String::new(), &*arg),
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+        let value = shown(Path::new(value), &here);
+        if value.chars().all(plain) && !value.is_empty() {
+            format!("{flag}{value}")
+        } else {
+            format!("{flag}'{}'", value.replace('\'', r"'\''"))
+        }
+    };
+    std::iter::once("orpo".to_string()).chain(args.iter().map(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// A path as seen from the directory `here`.
+pub fn shown(path: &Path, here: &Path) -> String {
+    match path.strip_prefix(here) {
+        Ok(inside) if !inside.as_os_str().is_empty() => inside.display().to_string(),
+        _ => path.display().to_string(),
+    }
 }
 
 /// A server that runs until it is dropped.
@@ -160,10 +227,6 @@ impl Drop for Running {
         if !matches!(self.0.try_wait(), Ok(None)) {
             return;
         }
-        if let Ok(pid) = i32::try_from(self.0.id()) {
-            // A child that has just ended is no error.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
         let deadline = Instant::now() + GRACE;
         while Instant::now() < deadline {
             if !matches!(self.0.try_wait(), Ok(None)) {
@@ -174,5 +237,18 @@ impl Drop for Running {
         // The same: it may have ended by now.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_can_be_typed_again() {
+        let here = std::env::current_dir().unwrap();
+        let args = ["eval", "report", here.join("runs/a").to_str().unwrap(), "--title=It's ORPO", "--data=/b", ""];
+        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        assert_eq!(describe(&args), r"orpo eval report runs/a --title='It'\''s ORPO' --data=/b ''");
     }
 }

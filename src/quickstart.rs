@@ -9,19 +9,21 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use orpo_train::optim::ScheduleKind;
-use orpo_train::recipe::{DataSection, InitSection, Interval, ModelSection, ObjectiveKind, Recipe, TrainingSection};
+use orpo_train::recipe::{DataSection, InitSection, ModelSection, ObjectiveKind, Recipe, TrainingSection};
 use serde::{Deserialize, Serialize};
 
 use crate::children::Children;
-use crate::pipeline::{self, Base, Data, Ifeval, Pipeline};
+use crate::pipeline::file::Pipeline;
+use crate::pipeline::run::announce;
+use crate::pipeline::{self, Options};
 use crate::summary::Summary;
 
 /// Tokens of the vocabulary.
 const VOCAB_SIZE: usize = 1024;
 /// Positions of the model; every text of the dataset is shorter.
 const MAX_LENGTH: usize = 256;
-/// Longest reply in tokens.
-const MAX_TOKENS: usize = 96;
+/// The pipeline, but for its seed.
+const PIPELINE: &str = include_str!("quickstart/pipeline.toml");
 
 /// What a directory was made with; a directory made with anything else is not gone on with.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -34,14 +36,18 @@ struct Made {
 ///
 /// # Errors
 /// When `out` holds something else, a stage fails, or a signal came.
-pub fn run(children: &Children, out: &Path, seed: u64) -> Result<Summary> {
+pub fn run(children: &Children, out: &Path, seed: u64, options: &Options) -> Result<Summary> {
     let started = Instant::now();
     prepare(out, seed)?;
     children.check()?;
     let out = std::path::absolute(out).with_context(|| format!("`{}`", out.display()))?;
     let base = base_recipe(&out, seed);
-    pipeline::train(children, "the base model, by plain next-token loss", &base, &out.join("base.toml"))?;
-    pipeline::run(children, &orpo_pipeline(&out, seed), started)
+    if !base.output_dir.join(orpo_train::run::MODEL_DIR).exists() {
+        announce("train: the base model, by plain next-token loss");
+        fs::create_dir_all(out.join("logs")).with_context(|| format!("cannot write to `{}`", out.display()))?;
+        pipeline::run::train(children, &base, &out.join("base.toml"), &out.join("logs/train-base.log"))?;
+    }
+    pipeline::run::run(children, &Pipeline::load(&out.join("pipeline.toml"))?, options, started)
 }
 
 /// Writes data and tokenizer unless they are there.
@@ -73,7 +79,7 @@ fn prepare(out: &Path, seed: u64) -> Result<()> {
     fs::create_dir_all(out).with_context(|| format!("cannot create `{}`", out.display()))?;
     // From here on the directory is known as ours, so that an interrupted preparation can be repeated.
     fs::write(out.join(".orpo-quickstart"), "").with_context(|| format!("cannot write to `{}`", out.display()))?;
-    pipeline::announce("data: an instruction-following preference set, from the seed");
+    announce("data: an instruction-following preference set, from the seed");
     let dataset = data::generate(seed);
     dataset.write(&out.join("data"))?;
     eprintln!(
@@ -83,9 +89,12 @@ fn prepare(out: &Path, seed: u64) -> Result<()> {
         dataset.validation.len(),
         dataset.test.len()
     );
-    pipeline::announce("tokenizer: byte-level BPE, trained on the training texts");
+    announce("tokenizer: byte-level BPE, trained on the training texts");
     let tokenizer = tokenizer::train_tokenizer(dataset.training_texts(), VOCAB_SIZE)?;
     tokenizer::write_tokenizer(&tokenizer, &out.join("tokenizer"))?;
+    let text = format!("# orpo run {} --resume\n{PIPELINE}", out.join("pipeline.toml").display());
+    let text = text.replacen("seed = 42", &format!("seed = {seed}"), 1);
+    orpo_train::checkpoint::write_file(&out.join("pipeline.toml"), text.as_bytes())?;
     orpo_train::checkpoint::write_file(&mark, &serde_json::to_vec(&made)?)?;
     Ok(())
 }
@@ -124,27 +133,19 @@ fn base_recipe(out: &Path, seed: u64) -> Recipe {
     }
 }
 
-fn orpo_pipeline(out: &Path, seed: u64) -> Pipeline {
-    Pipeline {
-        out: out.to_path_buf(),
-        seed,
-        base: Base { model: out.join("base").join(orpo_train::run::MODEL_DIR), chat_template: None },
-        data: Data {
-            train: out.join("data/train.jsonl").into(),
-            validation: Some(out.join("data/validation.jsonl").into()),
-            test: Some(out.join("data/test.jsonl")),
-            max_length: MAX_LENGTH,
-        },
-        training: TrainingSection {
-            beta: 0.5,
-            batch_size: 16,
-            max_steps: Some(300),
-            learning_rate: 2e-3,
-            lr_scheduler: ScheduleKind::Cosine,
-            warmup_steps: 20,
-            eval_steps: Interval::Steps(100),
-            ..Default::default()
-        },
-        ifeval: Some(Ifeval { data: Some(out.join("data/ifeval_prompts.jsonl")), max_tokens: MAX_TOKENS, limit: None }),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_pipeline_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipeline.toml");
+        fs::write(&path, PIPELINE).unwrap();
+        let pipeline = Pipeline::load(&path).unwrap();
+        assert_eq!(PIPELINE.matches("seed = 42").count(), 1);
+        assert_eq!(pipeline.recipes["orpo"].data.max_length, MAX_LENGTH);
+        assert_eq!(pipeline.out, dir.path());
+        assert_eq!(pipeline.compare.unwrap().pairs, [["orpo".to_owned(), "base".to_owned()]]);
     }
 }

@@ -76,14 +76,45 @@ impl ChatTemplate {
         add_generation_prompt: bool,
         special: &SpecialTokens,
     ) -> Result<String, ChatError> {
+        self.render_with_tools(messages, &[], add_generation_prompt, special)
+    }
+
+    /// As [`ChatTemplate::render`], with `tools` (JSON objects in OpenAI's layout) for the template to present; without
+    /// any, `tools` is undefined in it.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_with_tools(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        add_generation_prompt: bool,
+        special: &SpecialTokens,
+    ) -> Result<String, ChatError> {
         #[derive(Serialize)]
         struct Context<'a> {
             messages: &'a [Message],
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            tools: &'a [serde_json::Value],
             add_generation_prompt: bool,
             #[serde(flatten)]
             special: &'a SpecialTokens,
         }
-        self.render_context(&Context { messages, add_generation_prompt, special })
+        self.render_context(&Context { messages, tools, add_generation_prompt, special })
+    }
+
+    /// Whether the template presents tools: found by showing it one.
+    pub fn knows_tools(&self, special: &SpecialTokens) -> bool {
+        const NAME: &str = "tell_whether_tools_are_known";
+        let parameters = serde_json::json!({
+            "type": "object",
+            "properties": {"x": {"type": "string", "description": "a text"}},
+            "required": ["x"],
+        });
+        let function = serde_json::json!({"name": NAME, "description": "a tool", "parameters": parameters});
+        let tool = serde_json::json!({"type": "function", "function": function});
+        let rendered = self.render_with_tools(&[Message::user("x")], &[tool], true, special);
+        rendered.is_ok_and(|text| text.contains(NAME))
     }
 
     fn render_context<C: Serialize>(&self, context: &C) -> Result<String, ChatError> {
@@ -241,6 +272,20 @@ mod tests {
     fn a_template_that_does_not_compile_is_refused() {
         let error = ChatTemplate::new("{% for m in messages %}").unwrap_err();
         assert!(matches!(error, ChatError::Template(_)));
+    }
+
+    #[test]
+    fn tools_are_undefined_unless_given() {
+        let source = "{{ tools is defined }}{% for t in tools %} {{ t | tojson }}{% endfor %}";
+        let template = ChatTemplate::new(source).unwrap();
+        let tools = [serde_json::json!({"type": "function", "function": {"name": "f"}})];
+        assert_eq!(template.render(&[], true, &special()).unwrap(), "False");
+        assert_eq!(
+            template.render_with_tools(&[], &tools, true, &special()).unwrap(),
+            r#"True {"type": "function", "function": {"name": "f"}}"#
+        );
+        assert!(template.knows_tools(&special()));
+        assert!(!ChatTemplate::new("{# tools #}{{ messages[0].content }}").unwrap().knows_tools(&special()));
     }
 
     /// 53 templates rendered by the reference jinja engine, where the shared data is at hand.

@@ -122,6 +122,24 @@ impl ChatTokenizer {
         self.template()?.render(messages, add_generation_prompt, &self.special)
     }
 
+    /// Renders messages for a model that is shown `tools`; see [`ChatTemplate::render_with_tools`].
+    ///
+    /// # Errors
+    /// As [`ChatTokenizer::render`].
+    pub fn render_with_tools(
+        &self,
+        messages: &[Message],
+        tools: &[Value],
+        add_generation_prompt: bool,
+    ) -> Result<String, ChatError> {
+        self.template()?.render_with_tools(messages, tools, add_generation_prompt, &self.special)
+    }
+
+    /// Whether the chat template presents tools.
+    pub fn knows_tools(&self) -> bool {
+        self.template.as_ref().is_some_and(|template| template.knows_tools(&self.special))
+    }
+
     /// Tokenises text as it stands: special tokens written in it are recognised, none are added.
     ///
     /// # Errors

@@ -7,11 +7,12 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use crate::retry::Retry;
 use crate::retry::{Pause, retry_after};
@@ -111,12 +112,17 @@ struct ReplyMessage {
 
 #[derive(Deserialize)]
 struct ModelList {
-    data: Vec<Model>,
+    data: Vec<ModelCard>,
 }
 
-#[derive(Deserialize)]
-struct Model {
-    id: String,
+/// A model that a server lists.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ModelCard {
+    /// Its name.
+    pub id: String,
+    /// Where it comes from, if the server says so.
+    #[serde(default)]
+    pub lineage: Option<Value>,
 }
 
 /// Why a request failed, after all tries.
@@ -171,6 +177,14 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// Whether the server is away: nobody listens, or what stands before it, or it itself while it starts or ends, says
+    /// so.
+    fn is_of_absence(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Status { status: 502..=504, .. })
+    }
+}
+
 /// One failed try.
 struct Failure {
     error: ClientError,
@@ -219,21 +233,22 @@ impl Client {
         &self.base
     }
 
-    /// The names of the server's models.
+    /// The server's models.
     ///
     /// # Errors
     /// When the server cannot be reached, refuses, or sends something else.
-    pub async fn models(&self) -> Result<Vec<String>, ClientError> {
+    pub async fn models(&self) -> Result<Vec<ModelCard>, ClientError> {
         let url = format!("{}/models", self.base);
         let list: ModelList = self.send(&url, || self.http.get(&url), async || ()).await?;
-        Ok(list.data.into_iter().map(|model| model.id).collect())
+        Ok(list.data)
     }
 
-    /// The same with at most two repetitions: whether a server is there should be known soon.
+    /// The same with at most two repetitions: whether a server is there should be known soon, unless it is one that may be
+    /// away for a while.
     ///
     /// # Errors
     /// As [`Client::models`].
-    pub async fn models_soon(&self) -> Result<Vec<String>, ClientError> {
+    pub async fn models_soon(&self) -> Result<Vec<ModelCard>, ClientError> {
         let retry = Retry { retries: self.retry.retries.min(2), ..self.retry };
         Self { retry, ..self.clone() }.models().await
     }
@@ -279,17 +294,23 @@ impl Client {
         before_try: impl AsyncFn(),
     ) -> Result<T, ClientError> {
         let mut repetition = 0;
+        let mut away_since = None;
         loop {
             before_try().await;
             let failure = match self.try_once(url, request()).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
-            repetition += 1;
-            if !failure.again || repetition > self.retry.retries {
+            let away = failure.error.is_of_absence().then(|| away_since.get_or_insert_with(Instant::now).elapsed());
+            if !failure.again || !self.retry.goes_on(repetition, away) {
                 return Err(failure.error);
             }
-            match (self.retry.pause(repetition, failure.retry_after), failure.error) {
+            repetition += 1;
+            let pause = match away {
+                Some(_) if !self.retry.outage.is_zero() => self.retry.pause_while_away(repetition, failure.retry_after),
+                _ => self.retry.pause(repetition, failure.retry_after),
+            };
+            match (pause, failure.error) {
                 (Pause::Wait(pause), _) => tokio::time::sleep(pause).await,
                 (Pause::TooLong(wait), ClientError::Status { url, status, .. }) => {
                     return Err(ClientError::Later { url, status, wait_secs: wait.as_secs() });
@@ -346,7 +367,7 @@ fn is_passing(status: StatusCode) -> bool {
 
 /// The message of an OpenAI error object, else the beginning of the body.
 fn message(body: &[u8]) -> String {
-    let object: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let object: Option<Value> = serde_json::from_slice(body).ok();
     let error = object.as_ref().and_then(|object| object.get("error"));
     let text = error.and_then(|error| error.get("message").or(Some(error))).and_then(|message| message.as_str());
     match text {

@@ -18,7 +18,8 @@
 //!
 //! Around it: [`client`] asks servers, [`judge`] asks models for verdicts, [`store`] keeps what they said,
 //! [`reasoning`] leaves of it what is to be judged, [`stats`] puts intervals around numbers, [`results`] is the file
-//! that a run leaves, [`official`] fetches published data, and [`cli`] ties them to a command line.
+//! that a run leaves, [`report`] makes a page of them, [`official`] fetches published data, and [`cli`] ties them to a
+//! command line.
 
 pub mod alpaca;
 pub mod breaker;
@@ -35,6 +36,7 @@ pub mod progress;
 pub mod python_json;
 pub mod python_random;
 pub mod reasoning;
+pub mod report;
 pub mod results;
 mod retry;
 pub mod server;

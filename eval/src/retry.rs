@@ -19,7 +19,14 @@ pub struct Retry {
     pub longest: Duration,
     /// The longest pause that a server may ask for. Default: five minutes.
     pub patience: Duration,
+    /// How long a server may be away (no connection, or 502, 503, 504 of what stands before it), whatever `retries` says.
+    /// Default: no longer than the repetitions take.
+    pub outage: Duration,
 }
+
+/// The number of the repetition whose pause is the longest while a server is away: whoever waits for one to come back looks
+/// every few seconds.
+const LOOKING: u32 = 4;
 
 impl Default for Retry {
     fn default() -> Self {
@@ -28,6 +35,7 @@ impl Default for Retry {
             first: Duration::from_millis(500),
             longest: Duration::from_secs(60),
             patience: Duration::from_secs(300),
+            outage: Duration::ZERO,
         }
     }
 }
@@ -42,6 +50,16 @@ pub(crate) enum Pause {
 }
 
 impl Retry {
+    /// Whether a request is tried again that has been tried again so often, and whose server has been away for so long.
+    pub(crate) fn goes_on(&self, repetitions: u32, away: Option<Duration>) -> bool {
+        repetitions < self.retries || away.is_some_and(|away| away < self.outage)
+    }
+
+    /// The pause while a server is away, given what it asked for.
+    pub(crate) fn pause_while_away(&self, number: u32, asked: Option<Duration>) -> Pause {
+        self.pause(number.min(LOOKING), asked)
+    }
+
     /// The pause before try `number` (1 is the first repetition), given what the server asked for.
     pub(crate) fn pause(&self, number: u32, asked: Option<Duration>) -> Pause {
         match asked {
@@ -80,7 +98,7 @@ mod tests {
     #[test]
     fn pauses_double_and_are_bounded() {
         let secs = Duration::from_secs;
-        let retry = Retry { retries: 9, first: secs(1), longest: secs(10), patience: secs(30) };
+        let retry = Retry { retries: 9, first: secs(1), longest: secs(10), patience: secs(30), outage: secs(60) };
         for (number, full) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (60, 10)] {
             let Pause::Wait(pause) = retry.pause(number, None) else { panic!("no reason to give up") };
             assert!(secs(full) / 2 <= pause && pause <= secs(full), "{number}: {pause:?}");
@@ -88,6 +106,17 @@ mod tests {
         assert_eq!(retry.pause(1, Some(secs(3))), Pause::Wait(secs(3)));
         assert_eq!(retry.pause(1, Some(secs(30))), Pause::Wait(secs(30)));
         assert_eq!(retry.pause(1, Some(secs(31))), Pause::TooLong(secs(31)));
+        let Pause::Wait(pause) = retry.pause_while_away(60, None) else { panic!("no reason to give up") };
+        assert!(pause <= secs(8), "{pause:?}");
+    }
+
+    #[test]
+    fn a_server_that_is_away_is_waited_for() {
+        let secs = Duration::from_secs;
+        let retry = Retry { retries: 2, outage: secs(60), ..Retry::default() };
+        assert!(retry.goes_on(1, None) && !retry.goes_on(2, None));
+        assert!(retry.goes_on(99, Some(secs(59))) && !retry.goes_on(99, Some(secs(60))));
+        assert!(!Retry { outage: secs(0), ..retry }.goes_on(2, Some(secs(0))));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::client::{ApiKey, Client, ClientError, Retry, Sampling};
+use serde_json::Value;
+
+use crate::client::{ApiKey, Client, ClientError, ModelCard, Retry, Sampling};
 
 /// The server to ask, and how.
 #[derive(Debug, Clone)]
@@ -42,24 +44,38 @@ pub enum ServerError {
     },
 }
 
+/// A server that answers.
+#[derive(Debug)]
+pub struct Connected {
+    /// A connection to it.
+    pub client: Client,
+    /// The model to ask.
+    pub model: String,
+    /// Where the model comes from, if the server says so.
+    pub lineage: Option<Value>,
+}
+
 impl Server {
     /// Finds the server up and a model to ask. A server without a model list is fine if the model is given.
     ///
     /// # Errors
     /// When it cannot be asked at all.
-    pub async fn connect(&self) -> Result<(Client, String), ServerError> {
+    pub async fn connect(&self) -> Result<Connected, ServerError> {
         let client = Client::new(&self.endpoint, self.key.clone(), self.timeout, self.retry);
         let client = client.map_err(ServerError::Endpoint)?;
-        let model = match (client.models_soon().await, &self.model) {
-            (Ok(_), Some(model)) => model.clone(),
+        let unlisted = |model: &String| ModelCard { id: model.clone(), lineage: None };
+        let card = match (client.models_soon().await, &self.model) {
+            (Ok(models), Some(model)) => {
+                models.into_iter().find(|card| card.id == *model).unwrap_or_else(|| unlisted(model))
+            }
             (Ok(models), None) => {
                 let none = || ServerError::NoModel { url: client.base().to_owned() };
                 models.into_iter().next().ok_or_else(none)?
             }
-            (Err(ClientError::Status { status, .. }), Some(model)) if !matches!(status, 401 | 403) => model.clone(),
-            (Err(ClientError::Malformed { .. }), Some(model)) => model.clone(),
+            (Err(ClientError::Status { status, .. }), Some(model)) if !matches!(status, 401 | 403) => unlisted(model),
+            (Err(ClientError::Malformed { .. }), Some(model)) => unlisted(model),
             (Err(error), _) => return Err(ServerError::Silent(error)),
         };
-        Ok((client, model))
+        Ok(Connected { client, model: card.id, lineage: card.lineage })
     }
 }

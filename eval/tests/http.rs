@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -456,4 +456,32 @@ fn kills_at_any_moment_lose_nothing_that_has_arrived() {
     assert_eq!(keys, (0..PROMPTS as u64).collect::<Vec<_>>());
     assert!(samples.iter().all(|sample| sample["response"] == "at last"));
     println!("{kills} kills, {} prompts kept by then, {total} requests for {PROMPTS} prompts", kept.len());
+}
+
+#[test]
+fn a_server_that_comes_back_is_waited_for_and_says_where_its_model_comes_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = write_data(directory.path(), &["one", "two", "three", "four"]);
+    let out = directory.path().join("out");
+    // Nobody listens yet, but somebody will.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let endpoint = format!("http://{address}");
+    let arguments = ["--endpoint", &endpoint, "--data", &data, "--out", text(&out), "--retries", "0"];
+    let mut command = support::program("ifeval", &[&arguments[..], &["--outage-secs", "120"]].concat());
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // Its first tries have failed by then; that they do not end it is what is tested.
+    std::thread::sleep(Duration::from_millis(600));
+    let listener = TcpListener::bind(address).unwrap();
+    let card = json!({"id": "m", "lineage": {"step": 7}});
+    let router = Router::new()
+        .route("/v1/models", get(move || async move { Json(json!({"data": [card]})) }))
+        .route("/v1/chat/completions", post(chat))
+        .with_state(Server::default());
+    support::serve_on(listener, router);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let results = read_json(&out.join("results.json"));
+    assert_eq!((&results["counts"]["errors"], &results["lineage"]), (&json!(0), &json!({"step": 7})), "{results}");
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tracing_subscriber::EnvFilter;
@@ -87,14 +88,20 @@ async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Ser
     let models = tokio::task::spawn_blocking(move || load::models(&own_args, &scratch));
     let mut served = Vec::new();
     for model in models.await.context("the loading task failed")?? {
-        let engine = load_engine(args, &model).await?;
+        let (engine, kind) = load_engine(args, &model).await?;
         tracing::info!(name = %model.name, context_length = engine.context_length(), "loaded");
-        served.push(Served::of(model, engine));
+        let settings = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "engine": kind.to_string(),
+            "quantize": args.quantize.and_then(|kind| Some(kind.to_possible_value()?.get_name().to_owned())),
+            "adapter": model.parent.as_ref().map(|_| &model.name),
+        });
+        served.push(Served::of(model, engine, settings));
     }
     Ok(served)
 }
 
-async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<Arc<dyn Engine>> {
+async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(Arc<dyn Engine>, EngineChoice)> {
     let load::Model { name, weights, tokenizer, .. } = model;
     let prepared = match weights {
         Weights::Checkpoint(checkpoint) => {
@@ -121,7 +128,9 @@ async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<Ar
     if cfg!(all(target_arch = "x86_64", not(target_feature = "avx2"))) && format != Format::Safetensors(None) {
         tracing::warn!("quantised weights are slow in this build: it has no AVX2; build with -C target-cpu=x86-64-v3");
     }
-    engine::load(prepared, tokenizer, args.max_concurrent).await.with_context(|| format!("cannot load `{name}`"))
+    let kind = prepared.engine();
+    let engine = engine::load(prepared, tokenizer, args.max_concurrent).await;
+    Ok((engine.with_context(|| format!("cannot load `{name}`"))?, kind))
 }
 
 fn access(args: &ServeArgs) -> anyhow::Result<Access> {
@@ -162,7 +171,7 @@ async fn serve_while_loading(
     let listener = tokio::net::TcpListener::from_std(listener).context("cannot use the socket")?;
     let address = listener.local_addr().context("cannot tell the socket's address")?;
     let stop = stop_on_signals(args.exit_with_stdin)?;
-    let state = Arc::new(AppState::with_access(args.limits(), access));
+    let state = Arc::new(AppState::with_access(args.limits(), access).with_report(args.report.clone()));
     let drain = Duration::from_secs(args.drain_timeout_secs);
     let server = tokio::spawn(server::serve_with(listener, tls, state.clone(), stop.clone(), drain));
 

@@ -89,6 +89,10 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<Origin>,
 
+    /// HTML file to offer at /report, as `orpo-eval report` writes it; it may appear later
+    #[arg(long, env = "ORPO_SERVE_REPORT", value_name = "FILE")]
+    pub report: Option<PathBuf>,
+
     /// Certificate chain (PEM): serve HTTPS
     #[arg(long, env = "ORPO_SERVE_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,

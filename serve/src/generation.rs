@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use orpo_chat::StreamDecoder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
 
@@ -28,6 +29,8 @@ pub struct Work {
     pub stops: Vec<String>,
     /// Whether the tokens are told, not only the text.
     pub want_tokens: bool,
+    /// Whether special tokens are part of the text.
+    pub special_tokens: bool,
 }
 
 /// One prompt.
@@ -158,7 +161,7 @@ impl Driver {
                 return Err(engine_failed(EngineError::Failed("it scored other tokens than the prompt's".into())));
             }
             let first = ids.first().map(|&id| SampledToken { id, logprob: 0.0, top: Vec::new() });
-            let mut reply = ReplyText::new(&self.served.tokenizer, &[], Vec::new());
+            let mut reply = ReplyText::new(StreamDecoder::new(&[], true), Vec::new());
             for token in first.into_iter().chain(scores) {
                 tokens.extend(reply.push(&self.served.tokenizer, token).map_err(undecodable)?.tokens);
             }
@@ -178,7 +181,8 @@ impl Driver {
             return Ok(FinishReason::Length);
         }
         let stops = self.work.stops.clone();
-        let mut reply = ReplyText::new(&self.served.tokenizer, &request.prompt_ids, stops).after(characters);
+        let decoder = StreamDecoder::new(&request.prompt_ids, !self.work.special_tokens);
+        let mut reply = ReplyText::new(decoder, stops).after(characters);
         let mut generation = self.served.engine.generate(request).map_err(engine_failed)?;
         let reason = loop {
             let step = generation.next().await;

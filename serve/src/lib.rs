@@ -7,7 +7,7 @@
 //! - [`engine`]: the trait that the inference engine implements, token ids in and sampled tokens out.
 //! - [`load`]: what becomes a model: a directory or a repository of the hub, its hashes, adapters merged into it.
 //! - [`prepare`]: messages and prompts become token ids, a JSON schema becomes a constraint.
-//! - [`generation`] and [`text`]: tokens become text, stop strings end it, usage is counted.
+//! - [`generation`] and [`text`]: tokens become text, stop strings end it, usage is counted; [`tool_calls`] finds calls in it.
 //!
 //! [`routes::router`] puts them behind axum, [`layers`] stand around every request (ids, log, [`metrics`], [`keys`], CORS,
 //! limits), [`server`] runs the sockets, [`tls`] encrypts them, [`cli`] is the program.
@@ -19,8 +19,8 @@
 //! let request = ChatRequest::parse(body)?;
 //! assert_eq!(request.sampling.temperature, 0.0);
 //!
-//! let refused = ChatRequest::parse(br#"{"model": "m", "messages": [], "tools": [{}]}"#).unwrap_err();
-//! assert_eq!(refused.param(), Some("tools"));
+//! let refused = ChatRequest::parse(br#"{"model": "m", "messages": [], "functions": [{}]}"#).unwrap_err();
+//! assert_eq!(refused.param(), Some("functions"));
 //! # Ok::<(), orpo_serve::openai::ApiError>(())
 //! ```
 
@@ -43,3 +43,4 @@ pub mod state;
 pub mod text;
 pub mod tls;
 pub mod token_bytes;
+pub mod tool_calls;

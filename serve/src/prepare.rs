@@ -3,23 +3,36 @@
 use orpo_chat::{ChatError, Message};
 use serde_json::Value;
 
+use crate::engine::constraint::{Constraint, ConstraintError};
 use crate::engine::{GenerateRequest, Sampling};
 use crate::generation::{Prompt, Work};
 use crate::openai::{ApiError, ChatRequest, CompletionRequest, ErrorKind, PromptInput};
 use crate::state::Served;
+use crate::tool_calls::{self, CallReader, Style};
 
 /// What a chat request asks for.
 ///
 /// # Errors
-/// An [`ApiError`] that names the field: a template that refuses the messages, a prompt that is too long, a token that
-/// does not exist, a schema that cannot be followed.
+/// An [`ApiError`] that names the field: a template that refuses the messages or knows no tools, a prompt that is too
+/// long, a token that does not exist, a schema that cannot be followed.
 pub fn chat(served: &Served, request: &ChatRequest) -> Result<Work, ApiError> {
-    let prompt_ids =
-        conversation(served, &request.messages, request.add_generation_prompt, request.continue_final_message)?;
+    let tools = request.tools.as_ref();
+    let presented = tools
+        .map_or_else(Vec::new, |tools| tools.functions.iter().map(|function| function.presented.clone()).collect());
+    let prompt_ids = conversation(
+        served,
+        &request.messages,
+        &presented,
+        request.add_generation_prompt,
+        request.continue_final_message,
+    )?;
     let left = room(served, prompt_ids.len(), "messages", 1)?;
     let mut sampling = checked(served, &request.sampling)?;
-    if let Some(schema) = &request.schema {
-        sampling.constraint = Some(constraint(served, schema)?);
+    let style = style(served);
+    if let Some(tools) = tools.filter(|tools| tools.is_forced()) {
+        sampling.constraint = Some(constraint(served, &tool_calls::schema(tools, style), "tools")?);
+    } else if let Some(schema) = &request.schema {
+        sampling.constraint = Some(constraint(served, schema, "response_format")?);
     }
     let request_of_choice = GenerateRequest {
         prompt_ids,
@@ -33,7 +46,22 @@ pub fn chat(served: &Served, request: &ChatRequest) -> Result<Work, ApiError> {
         choices: request.choices,
         stops: request.stop.clone(),
         want_tokens: request.logprobs.is_some(),
+        special_tokens: tools.is_some() && style.marker().is_some_and(|marker| is_special(served, marker)),
     })
+}
+
+/// The reader of a reply to `request` that may have calls in it.
+pub fn call_reader(served: &Served, request: &ChatRequest) -> Option<CallReader> {
+    request.tools.as_ref().map(|tools| CallReader::new(tools, style(served)))
+}
+
+fn style(served: &Served) -> Style {
+    Style::of(served.tokenizer.template().map_or("", |template| template.source()))
+}
+
+fn is_special(served: &Served, token: &str) -> bool {
+    let added = served.tokenizer.tokenizer().get_added_tokens_decoder();
+    added.values().any(|added| added.special && added.content == token)
 }
 
 /// What a completion request asks for.
@@ -68,21 +96,39 @@ pub fn completion(served: &Served, request: &CompletionRequest) -> Result<Work, 
         };
         prompts.push(Prompt { request: request_of_choice, echo });
     }
-    Ok(Work { prompts, choices: request.choices, stops: request.stop.clone(), want_tokens: request.logprobs.is_some() })
+    Ok(Work {
+        prompts,
+        choices: request.choices,
+        stops: request.stop.clone(),
+        want_tokens: request.logprobs.is_some(),
+        special_tokens: false,
+    })
 }
 
 /// The ids of a conversation. With `continue_final_message` they end where the last message's text ends.
 ///
 /// # Errors
-/// [`ErrorKind::TemplateRefused`].
+/// [`ErrorKind::TemplateRefused`], or [`ErrorKind::Unsupported`] for tools that the template would leave out.
 pub fn conversation(
     served: &Served,
     messages: &[Message],
+    tools: &[Value],
     add_generation_prompt: bool,
     continue_final_message: bool,
 ) -> Result<Vec<u32>, ApiError> {
     let refused = |error: &ChatError| refused("messages", error);
-    let mut text = served.tokenizer.render(messages, add_generation_prompt).map_err(|error| refused(&error))?;
+    if let Some(param) = speaks_of_tools(messages, tools)
+        && !served.tokenizer.knows_tools()
+    {
+        let message = format!(
+            "`{param}`: the chat template of `{}` knows no tools; leave them out, or serve the model with a \
+             --chat-template that presents them",
+            served.name
+        );
+        return Err(ApiError::of_field(ErrorKind::Unsupported, param, message));
+    }
+    let text = served.tokenizer.render_with_tools(messages, tools, add_generation_prompt);
+    let mut text = text.map_err(|error| refused(&error))?;
     if continue_final_message {
         let last = messages.last().map_or("", |message| message.content.as_str());
         let end = end_of_last_message(&text, last).ok_or_else(|| {
@@ -92,6 +138,15 @@ pub fn conversation(
         text.truncate(end);
     }
     Ok(served.tokenizer.with_bos(served.tokenizer.encode(&text).map_err(|error| refused(&error))?))
+}
+
+/// The field in which a request speaks of tools.
+fn speaks_of_tools(messages: &[Message], tools: &[Value]) -> Option<String> {
+    if !tools.is_empty() {
+        return Some("tools".into());
+    }
+    let of_tools = |message: &Message| message.role == "tool" || message.extra.contains_key("tool_calls");
+    messages.iter().position(of_tools).map(|index| format!("messages[{index}]"))
 }
 
 /// Where the text of `last` ends in a rendered conversation, as transformers' `apply_chat_template` finds it: with the
@@ -148,13 +203,10 @@ fn checked(served: &Served, sampling: &Sampling) -> Result<Sampling, ApiError> {
     Ok(sampling.clone())
 }
 
-fn constraint(served: &Served, schema: &Value) -> Result<crate::engine::constraint::Constraint, ApiError> {
-    let grammars = served.grammars().map_err(|error| {
-        ApiError::of_field(ErrorKind::Unsupported, "response_format", format!("`response_format`: {error}"))
-    })?;
-    grammars.json_schema(schema).map_err(|error| {
-        ApiError::of_field(ErrorKind::InvalidValue, "response_format", format!("`response_format`: {error}"))
-    })
+fn constraint(served: &Served, schema: &Value, param: &str) -> Result<Constraint, ApiError> {
+    let refused = |kind| move |error: ConstraintError| ApiError::of_field(kind, param, format!("`{param}`: {error}"));
+    let grammars = served.grammars().map_err(refused(ErrorKind::Unsupported))?;
+    grammars.json_schema(schema).map_err(refused(ErrorKind::InvalidValue))
 }
 
 fn refused(param: &str, error: &ChatError) -> ApiError {

@@ -1,12 +1,14 @@
 //! What the handlers share.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use llguidance::toktrie::TokTrie;
 use orpo_chat::ChatTokenizer;
-use tokio::sync::watch;
+use serde_json::Value;
+use tokio::sync::{Semaphore, watch};
 
 use crate::admission::Admission;
 use crate::engine::constraint::{ConstraintError, Grammars};
@@ -26,6 +28,8 @@ pub struct Served {
     pub aliases: Vec<String>,
     /// The name of the model that this one is an adapter of.
     pub parent: Option<String>,
+    /// Where it comes from and how it is served, if its directory says where it comes from.
+    pub lineage: Option<Value>,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
     /// What computes the tokens.
@@ -45,14 +49,17 @@ impl Served {
         let token_bytes = TokenBytes::new(&tokenizer);
         let vocabulary = known_ids(&tokenizer);
         let (name, created) = (name.into(), unix_seconds());
-        let (aliases, parent, grammars) = (Vec::new(), None, OnceLock::new());
-        Self { name, aliases, parent, created, engine, tokenizer, token_bytes, vocabulary, grammars }
+        let (aliases, parent, lineage, grammars) = (Vec::new(), None, None, OnceLock::new());
+        Self { name, aliases, parent, lineage, created, engine, tokenizer, token_bytes, vocabulary, grammars }
     }
 
-    /// A prepared model in an engine, loaded now.
-    pub fn of(model: Model, engine: Arc<dyn Engine>) -> Self {
-        let Model { name, aliases, parent, tokenizer, .. } = model;
-        Self { aliases, parent, ..Self::new(name, engine, tokenizer) }
+    /// A prepared model in an engine, loaded now; `served` says by which engine and how.
+    pub fn of(model: Model, engine: Arc<dyn Engine>, served: Value) -> Self {
+        let Model { name, aliases, parent, mut lineage, tokenizer, .. } = model;
+        if let Some(lineage) = &mut lineage {
+            lineage["server"] = served;
+        }
+        Self { aliases, parent, lineage, ..Self::new(name, engine, tokenizer) }
     }
 
     /// Every name that clients may ask for.
@@ -113,6 +120,10 @@ pub struct AppState {
     pub access: Access,
     /// What `/metrics` shows.
     pub metrics: Arc<Metrics>,
+    /// The turn to make a grammar of a schema.
+    pub grammar_maker: Arc<Semaphore>,
+    /// The page at `/report`, if it is offered. It may appear later.
+    pub report: Option<PathBuf>,
     served: OnceLock<Vec<Arc<Served>>>,
     in_flight: Arc<watch::Sender<usize>>,
     stopping: AtomicBool,
@@ -141,10 +152,18 @@ impl AppState {
             limits,
             access,
             metrics: Arc::default(),
+            grammar_maker: Arc::new(Semaphore::new(1)),
+            report: None,
             served: OnceLock::new(),
             in_flight: Arc::new(watch::Sender::new(0)),
             stopping: AtomicBool::new(false),
         }
+    }
+
+    /// Offers the file at `/report`.
+    pub fn with_report(mut self, report: Option<PathBuf>) -> Self {
+        self.report = report;
+        self
     }
 
     /// Counts a request until the result is dropped.

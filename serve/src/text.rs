@@ -27,7 +27,7 @@ impl StopMatcher {
             self.held.truncate(start);
             return (std::mem::take(&mut self.held), true);
         }
-        let keep = self.held.len() - self.possible_start();
+        let keep = self.held.len() - possible_start(&self.held, &self.stops);
         (self.held.drain(..keep).collect(), false)
     }
 
@@ -35,16 +35,16 @@ impl StopMatcher {
     pub fn finish(self) -> String {
         self.held
     }
+}
 
-    /// The length of the longest end of `held` that begins some stop string.
-    fn possible_start(&self) -> usize {
-        let longest = self.stops.iter().map(String::len).max().unwrap_or(0).saturating_sub(1);
-        let from = self.held.len().saturating_sub(longest);
-        (from..self.held.len())
-            .filter(|&start| self.held.is_char_boundary(start))
-            .find(|&start| self.stops.iter().any(|stop| stop.starts_with(&self.held[start..])))
-            .map_or(0, |start| self.held.len() - start)
-    }
+/// The length in bytes of the longest end of `text` that begins one of `words` and is not all of it.
+pub(crate) fn possible_start<W: AsRef<str>>(text: &str, words: &[W]) -> usize {
+    let longest = words.iter().map(|word| word.as_ref().len()).max().unwrap_or(0).saturating_sub(1);
+    let from = text.len().saturating_sub(longest);
+    (from..text.len())
+        .filter(|&start| text.is_char_boundary(start))
+        .find(|&start| words.iter().any(|word| word.as_ref().starts_with(&text[start..])))
+        .map_or(0, |start| text.len() - start)
 }
 
 /// A token and where it stands.
@@ -83,10 +83,10 @@ pub struct ReplyText {
 }
 
 impl ReplyText {
-    /// A reply to `prompt_ids` that ends before the first of `stops`.
-    pub fn new(tokenizer: &ChatTokenizer, prompt_ids: &[u32], stops: Vec<String>) -> Self {
+    /// A reply that ends before the first of `stops`.
+    pub fn new(decoder: StreamDecoder, stops: Vec<String>) -> Self {
         Self {
-            decoder: tokenizer.stream_decoder(prompt_ids),
+            decoder,
             stops: StopMatcher::new(stops),
             waiting: VecDeque::new(),
             decoded: 0,

@@ -314,6 +314,42 @@ async fn the_page_runs_only_its_own_script_and_asks_nobody_else() {
 }
 
 #[tokio::test]
+async fn the_report_is_read_anew_and_needs_the_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.html");
+    let access = Access { keys: Some(keys()), ..Access::default() };
+    let (server, _) = Server::over(AppState::with_access(limits(), access).with_report(Some(path.clone()))).await;
+    assert_eq!(server.get("/report").send().await.unwrap().status(), 401);
+    let report = async || server.get("/report").bearer_auth("sk-secret-a").send().await.unwrap();
+    let absent = report().await;
+    assert_eq!(absent.status(), 404);
+    assert_eq!(absent.json::<Value>().await.unwrap()["error"]["code"], "report_not_found");
+    for text in ["<p>first", "<p>second"] {
+        std::fs::write(&path, text).unwrap();
+        let response = report().await;
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_string();
+        assert_eq!(header("content-type"), "text/html; charset=utf-8");
+        assert_eq!(
+            (header("x-content-type-options"), header("referrer-policy")),
+            ("nosniff".into(), "no-referrer".into())
+        );
+        assert_eq!(header("cache-control"), "no-store");
+        assert!(!response.headers().contains_key("content-security-policy"));
+        assert_eq!(response.text().await.unwrap(), text);
+    }
+    // What is there and cannot be read is the server's failure; its path is for the log.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let failed = report().await;
+    assert_eq!(failed.status(), 500);
+    assert!(!failed.text().await.unwrap().contains(dir.path().to_str().unwrap()));
+    let without = Server::start(Double::new(says("abc"))).await;
+    let refused = without.get("/report").send().await.unwrap();
+    assert_eq!(refused.status(), 404);
+    assert!(refused.text().await.unwrap().contains("--report"));
+}
+
+#[tokio::test]
 async fn https_with_the_certificate_of_the_files() {
     let dir = tempfile::tempdir().unwrap();
     let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));

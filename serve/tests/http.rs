@@ -64,8 +64,11 @@ async fn without_include_usage_no_chunk_has_usage() {
 
 #[tokio::test]
 async fn whitespace_and_broken_characters_survive() {
-    let server = Server::start(Double::new(says("\n  a\n\n"))).await;
-    assert_eq!(server.chat(json!({})).await.1["choices"][0]["message"]["content"], "\n  a\n\n");
+    for text in ["\n  a\n\n", " ", "\n\n\n"] {
+        let server = Server::start(Double::new(says(text))).await;
+        assert_eq!(server.chat(json!({})).await.1["choices"][0]["message"]["content"], text);
+        assert_eq!(text_of(&server.stream(json!({})).await), text);
+    }
     let server = Server::start(Double::new(says("a🦀"))).await;
     let (_, reply) = server.chat(json!({"max_tokens": 3})).await;
     assert_eq!(reply["choices"][0]["message"]["content"], "a\u{FFFD}");
@@ -190,7 +193,12 @@ async fn refusals_have_status_and_error_object() {
         (json!({"model": "other"}), 404, "model_not_found", json!("model")),
         (json!({"model": null}), 400, "missing_required_parameter", json!("model")),
         (json!({"temperature": "hot"}), 400, "invalid_value", json!("temperature")),
-        (json!({"tools": [{"type": "function"}]}), 400, "unsupported_parameter", json!("tools")),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f"}}]}),
+            400,
+            "unsupported_parameter",
+            json!("tools"),
+        ),
         (
             json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}}),
             400,

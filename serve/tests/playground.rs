@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{Behaviour, Double, MODEL, Server, limits, says, tokenizer};
 use orpo_serve::keys::ApiKeys;
-use orpo_serve::state::{Access, Served};
+use orpo_serve::state::{Access, AppState, Served};
 use serde_json::{Value, json};
 
 const ENTER: &str = "\u{E007}";
@@ -122,6 +122,24 @@ async fn by_keyboard_from_the_key_to_the_last_token() {
     let token = browser.run("return document.querySelector('#token').textContent").await;
     assert!(token.as_str().unwrap().starts_with("This token: r 100.0 % (-0.000)  Most likely: r 100.0 %"), "{token}");
     assert_eq!(browser.complaints().await, Vec::<Value>::new());
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_report_is_linked_when_it_is_there() {
+    let Some(browser) = Browser::start().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.html");
+    let state = AppState::new(limits()).with_report(Some(path.clone()));
+    let (server, state) = Server::over(state).await;
+    state.serve(Served::new(MODEL, Arc::new(Double::new(says("a"))), tokenizer()));
+    let page = json!({"url": format!("{}/", server.url)});
+    browser.post("/url", page.clone()).await;
+    assert_eq!(browser.run("return document.querySelector('#report').checkVisibility()").await, false);
+    std::fs::write(&path, "<!doctype html><title>The report</title>").unwrap();
+    browser.post("/url", page).await;
+    browser.run("document.querySelector('#report').click()").await;
+    browser.wait_for("document.title == 'The report'").await;
     browser.end().await;
 }
 

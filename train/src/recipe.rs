@@ -72,10 +72,23 @@ impl Recipe {
             for entry in overrides {
                 set(&mut table, entry).map_err(|reason| TrainError::Refused(format!("--set {entry}: {reason}")))?;
             }
-            table.try_into().map_err(|e| message::of_recipe(path, None, &e))?
+            return Self::from_table(path, table);
         };
-        recipe.check().map_err(|reason| TrainError::invalid(path, reason))?;
-        Ok(recipe.resolved(path.parent().unwrap_or(Path::new(""))))
+        recipe.checked(path)
+    }
+
+    /// Reads a recipe that is part of, or made from, the file `path`; relative paths are relative to its directory.
+    ///
+    /// # Errors
+    /// With the file and the key: an unknown or missing key, a value out of range.
+    pub fn from_table(path: &Path, table: toml::Table) -> Result<Self, TrainError> {
+        let recipe: Self = table.try_into().map_err(|e| message::of_recipe(path, None, &e))?;
+        recipe.checked(path)
+    }
+
+    fn checked(self, path: &Path) -> Result<Self, TrainError> {
+        self.check().map_err(|reason| TrainError::invalid(path, reason))?;
+        Ok(self.resolved(path.parent().unwrap_or(Path::new(""))))
     }
 
     fn resolved(mut self, dir: &Path) -> Self {

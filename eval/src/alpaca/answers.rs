@@ -10,7 +10,7 @@ use crate::judge::verdicts::VerdictStore;
 use crate::judge::{Judge, JudgeError, Outcome, Pace, Request};
 use crate::progress::Progress;
 use crate::reasoning::Reasoning;
-use crate::server::{Server, ServerError};
+use crate::server::{Connected, Server, ServerError};
 
 /// A model that answers.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Respondent {
     pub model: String,
     /// The address that it was asked at.
     pub endpoint: String,
+    /// Where it comes from, if its server says so.
+    pub lineage: Option<Value>,
 }
 
 /// Why a model could not be asked.
@@ -47,7 +49,7 @@ pub async fn ask(
     store: &mut VerdictStore,
     progress: &Progress,
 ) -> Result<(Vec<Comparison>, Respondent), AnswerError> {
-    let (client, model) = server.connect().await?;
+    let Connected { client, model, lineage } = server.connect().await?;
     let endpoint = client.base().to_owned();
     let requests: Vec<Request> =
         references.iter().map(|reference| request(&model, server, &reference.instruction)).collect();
@@ -75,7 +77,7 @@ pub async fn ask(
         }
     };
     let comparisons = references.iter().zip(outcomes).map(comparison).collect();
-    Ok((comparisons, Respondent { model, endpoint }))
+    Ok((comparisons, Respondent { model, endpoint, lineage }))
 }
 
 fn request(model: &str, server: &Server, instruction: &str) -> Request {

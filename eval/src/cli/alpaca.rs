@@ -217,6 +217,7 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
             let (comparisons, respondent) = runtime.block_on(answer(arguments, references, &mut answered))?;
             names.model = names.model.or(Some(respondent.model));
             answered.endpoint = Some(respondent.endpoint);
+            answered.lineage = respondent.lineage;
             comparisons
         }
     };
@@ -235,6 +236,7 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
     let judge = described(&annotator, &judge_model, &judge, templating, &tally);
     Ok(Evaluation::new(comparisons, names, control.map_err(Clone::clone), clock, |results| {
         results.endpoint = answered.endpoint;
+        results.lineage = answered.lineage;
         results.sampling = answered.sampling;
         results.system = answered.system;
         results.requests = answered.requests;

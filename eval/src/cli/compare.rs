@@ -143,6 +143,7 @@ pub(super) fn run(arguments: &Compare) -> anyhow::Result<u8> {
         metrics: summary.metrics.clone(),
         counts: Summary::counts(&pairs),
         judge: Some(judge),
+        lineage: (a.lineage.is_some() || b.lineage.is_some()).then(|| json!({"a": a.lineage, "b": b.lineage})),
         strip_reasoning: reasoning.formats().map(ToString::to_string).collect(),
         code_version: env!("CARGO_PKG_VERSION").into(),
         started_at: clock.started_at(),
@@ -193,7 +194,7 @@ fn answers_of(
         eprintln!("warning: {source} has not answered {missing} of {} prompts", answered.len());
     }
     let rows = answered.into_iter().map(|comparison| (comparison.instruction, comparison.response)).collect();
-    Ok(Answers::of_server(&respondent.model, &respondent.endpoint, rows))
+    Ok(Answers::of_server(respondent, rows))
 }
 
 fn decide_by_checklist(arguments: &Compare, pairs: &mut [Pair]) -> anyhow::Result<Value> {

@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use super::requests::at_least_one;
-use crate::client::{ApiKey, Client, Retry};
+use crate::client::{ApiKey, Client, ClientError, Retry};
 use crate::judge::cost::{Estimate, Prices};
 use crate::judge::verdicts::VerdictStore;
 use crate::judge::{Judge, Pace};
@@ -93,6 +93,19 @@ impl JudgeArgs {
             prices: self.price_in.zip(self.price_out).map(|(prompt, completion)| Prices { prompt, completion }),
             max_cost: self.max_cost,
         })
+    }
+
+    /// Finds out whether the judge is there and takes the key. One that has no list of models is taken to be.
+    ///
+    /// # Errors
+    /// When it is not there, or refuses.
+    pub(super) fn check(&self, runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
+        match runtime.block_on(self.judge()?.client.models_soon()) {
+            Err(error @ (ClientError::Unreachable { .. } | ClientError::Status { status: 401 | 403, .. })) => {
+                Err(error).context("the judge cannot be asked")
+            }
+            _ => Ok(()),
+        }
     }
 
     fn key(&self) -> anyhow::Result<Option<ApiKey>> {

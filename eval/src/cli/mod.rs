@@ -5,10 +5,12 @@ mod compare;
 mod ifeval;
 mod judge;
 mod mt_bench;
+mod report;
 mod requests;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::iter;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -35,6 +37,7 @@ enum Command {
     Alpaca(Box<alpaca::Alpaca>),
     Compare(Box<compare::Compare>),
     MtBench(Box<mt_bench::MtBench>),
+    Report(report::Report),
 }
 
 /// Runs a command line, the program's name included, and reports to stdout and stderr. It starts a runtime of its own,
@@ -53,11 +56,43 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Alpaca(arguments) => alpaca::run(&arguments),
         Command::MtBench(arguments) => mt_bench::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
     };
     ExitCode::from(code.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         FAILED
     }))
+}
+
+/// Whether a command line would be understood, the program's name included. Nothing is run, no file is looked at.
+///
+/// # Errors
+/// With the first thing that is wrong, in one line.
+pub fn check(args: impl IntoIterator<Item = OsString>) -> Result<(), String> {
+    match Cli::try_parse_from(args) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            Err(first.trim_start_matches("error: ").to_owned())
+        }
+    }
+}
+
+/// Whether the judge that these flags name (`--judge-endpoint` and what belongs to it) can be asked: it is there and takes
+/// the key.
+///
+/// # Errors
+/// When it cannot, with the reason.
+pub fn check_judge(flags: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+    let Flags { judge } = Flags::try_parse_from(iter::once("orpo-eval".into()).chain(flags))?;
+    judge.check(&runtime()?)
+}
+
+#[derive(Debug, Parser)]
+struct Flags {
+    #[command(flatten)]
+    judge: judge::JudgeArgs,
 }
 
 /// What requests are sent from.
@@ -83,5 +118,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_command_line_is_one_line() {
+        let check = |line: &str| check(line.split(' ').map(OsString::from));
+        assert_eq!(check("orpo-eval ifeval --endpoint http://127.0.0.1:1 --max-tokens 8"), Ok(()));
+        let error = check("orpo-eval ifeval --endpoint http://127.0.0.1:1 --max-tokens 0").unwrap_err();
+        assert!(error.starts_with("invalid value '0' for '--max-tokens <N>'") && !error.contains('\n'), "{error}");
     }
 }

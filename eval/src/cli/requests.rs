@@ -37,6 +37,10 @@ pub(super) struct Requests {
     /// Longest wait that a server may ask for (Retry-After); where it asks for more, the run ends and can be resumed
     #[arg(long, value_name = "N", default_value_t = Retry::default().patience.as_secs())]
     max_wait_secs: u64,
+    /// How long the server may be away (no connection, or 502, 503, 504) before a request fails, whatever --retries says: for
+    /// one that may be restarted meanwhile
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    outage_secs: u64,
 }
 
 impl Requests {
@@ -51,7 +55,8 @@ impl Requests {
 
     fn retry(&self) -> Retry {
         let patience = Duration::from_secs(self.max_wait_secs);
-        Retry { retries: self.retries, patience, ..Retry::default() }
+        let outage = Duration::from_secs(self.outage_secs);
+        Retry { retries: self.retries, patience, outage, ..Retry::default() }
     }
 
     /// A server to be asked so, with the key of the environment.

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::pair::Pair;
+use crate::alpaca::answers::Respondent;
 use crate::jsonl::{self, InputError};
 use crate::results::DataSource;
 
@@ -32,6 +34,8 @@ pub struct Answers {
     pub name: String,
     /// Where they come from.
     pub source: DataSource,
+    /// Where the model comes from, if its server says so.
+    pub lineage: Option<Value>,
     rows: Vec<(String, Option<String>)>,
 }
 
@@ -60,15 +64,17 @@ impl Answers {
         Ok(Self {
             name,
             source: DataSource { source: path.display().to_string(), sha256: jsonl::sha256(&bytes) },
+            lineage: None,
             rows,
         })
     }
 
     /// Answers that a server has given, in order.
-    pub fn of_server(model: &str, endpoint: &str, rows: Vec<(String, Option<String>)>) -> Self {
+    pub fn of_server(respondent: Respondent, rows: Vec<(String, Option<String>)>) -> Self {
+        let Respondent { model: name, endpoint: source, lineage } = respondent;
         let said = rows.iter().map(|(prompt, answer)| format!("{prompt}\0{}\0", answer.as_deref().unwrap_or_default()));
         let sha256 = jsonl::sha256(said.collect::<String>().as_bytes());
-        Self { name: model.to_owned(), source: DataSource { source: endpoint.to_owned(), sha256 }, rows }
+        Self { name, source: DataSource { source, sha256 }, lineage, rows }
     }
 }
 

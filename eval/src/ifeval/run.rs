@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use crate::reasoning::Reasoning;
 use crate::results::{DataSource, RequestSettings, Results};
 pub use crate::server::Server;
-use crate::server::ServerError;
+use crate::server::{Connected, ServerError};
 
 /// The name of the task in `results.json`.
 pub const TASK: &str = "ifeval";
@@ -77,7 +77,7 @@ impl Options {
 /// sample.
 pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -> Result<Evaluation, RunError> {
     let clock = Clock::start();
-    let (client, model) = server.connect().await?;
+    let Connected { client, model, lineage } = server.connect().await?;
     let settings = Settings {
         task: TASK.into(),
         data_sha256: options.dataset.sha256.clone(),
@@ -135,6 +135,7 @@ pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -
         results.model = Some(model.clone());
         results.endpoint = Some(client.base().to_owned());
         results.sampling = Some(server.sampling.clone());
+        results.lineage = lineage;
         results.system = server.system.clone();
         results.requests = Some(RequestSettings {
             concurrency: server.concurrency,

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::answer::{AnswerRow, Answers};
 use super::{Id, Question, Turn};
@@ -31,6 +32,8 @@ pub struct Respondent<'a> {
     pub client: Client,
     /// The model.
     pub model: String,
+    /// Where it comes from, if its server says so.
+    pub lineage: Option<Value>,
     /// One temperature for all questions instead of that of their category.
     pub temperature: Option<f64>,
     /// The reasoning that is taken out of answers before they are judged or become context.

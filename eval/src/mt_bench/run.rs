@@ -25,7 +25,7 @@ use crate::judge::{Judge, JudgeError, Reply, Request, Tally};
 use crate::progress::Progress;
 use crate::reasoning::Reasoning;
 use crate::results::{self, DataSource, RequestSettings};
-use crate::server::{Server, ServerError};
+use crate::server::{Connected, Server, ServerError};
 use crate::settings;
 
 const JUDGMENTS: &str = "judgments.jsonl";
@@ -213,9 +213,9 @@ impl Options {
 
 impl Source {
     async fn connect(&self) -> Result<Respondent<'_>, ServerError> {
-        let (client, model) = self.server.connect().await?;
+        let Connected { client, model, lineage } = self.server.connect().await?;
         let Self { server, temperature, reasoning } = self;
-        Ok(Respondent { server, client, model, temperature: *temperature, reasoning })
+        Ok(Respondent { server, client, model, lineage, temperature: *temperature, reasoning })
     }
 
     /// The sampling with the temperature of each category.
@@ -234,6 +234,7 @@ impl Source {
     fn note(&self, summary: &mut Summary, respondent: &Respondent<'_>, questions: &[Question]) {
         summary.model = Some(respondent.model.clone());
         summary.endpoint = Some(respondent.client.base().to_owned());
+        summary.lineage.clone_from(&respondent.lineage);
         summary.sampling = Some(self.sampling(questions));
         summary.system.clone_from(&self.server.system);
         summary.requests = Some(RequestSettings {

@@ -30,7 +30,11 @@ pub fn unpack<T: DeserializeOwned>(path: &Path) -> Vec<T> {
 
 /// Serves a router on a free port for as long as the test runs, and returns its address.
 pub fn serve(router: Router) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    serve_on(TcpListener::bind("127.0.0.1:0").unwrap(), router)
+}
+
+/// The same on a socket that is there.
+pub fn serve_on(listener: TcpListener, router: Router) -> String {
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

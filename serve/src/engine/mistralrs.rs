@@ -12,6 +12,9 @@
 //!
 //! Prompts are scored from mistralrs' raw logits. A step that mixes them with sampled tokens panics it: so scoring takes
 //! every slot.
+//!
+//! Should its thread panic all the same, every sequence in it ends with an error, and what waits for a slot goes on
+//! waiting until a new thread has answered a request of ours.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -26,8 +29,8 @@ use ::mistralrs::core::{
 };
 use candle_core::{DType, Device, Tensor};
 use orpo_chat::ChatTokenizer;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender as ReplySender, channel};
+use tokio::sync::{Semaphore, watch};
 
 use super::sampling::{self, SampledToken, Sampler, Sampling};
 use super::stage::{Format, GGUF_FILE, Staged};
@@ -40,8 +43,8 @@ use crate::config::Quantization;
 /// Replies beyond one per token: errors, and a step or two that run on while a cancelled request is noticed.
 const SPARE_REPLIES: usize = 16;
 /// How often a crashed engine is tried again, and after how long.
-const RECOVERY_ATTEMPTS: usize = 50;
-const RECOVERY_PAUSE: Duration = Duration::from_millis(200);
+const RECOVERY_ATTEMPTS: usize = 20;
+const RECOVERY_PAUSE: Duration = Duration::from_millis(500);
 /// More requests than this at a time cannot be meant, and a semaphore has a limit.
 const MAX_SLOTS: u32 = 1 << 16;
 
@@ -58,10 +61,20 @@ struct Inner {
     context_length: usize,
     /// Ids from here on are padding of the model's vocabulary that the tokenizer does not know.
     known_ids: usize,
-    ready: AtomicBool,
+    health: watch::Sender<Health>,
     next_id: AtomicUsize,
     /// The weights are mapped from here.
     _staged: Staged,
+}
+
+/// How mistralrs' thread is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Well,
+    /// It panicked, and its successor has not answered yet.
+    Recovering,
+    /// It does not come back.
+    Lost,
 }
 
 impl MistralEngine {
@@ -90,7 +103,7 @@ impl MistralEngine {
             all_slots,
             context_length: staged.context_length,
             known_ids: known_ids(tokenizer),
-            ready: AtomicBool::new(true),
+            health: watch::Sender::new(Health::Well),
             next_id: AtomicUsize::new(1),
             _staged: staged,
         };
@@ -106,7 +119,7 @@ impl Engine for MistralEngine {
     }
 
     fn is_ready(&self) -> bool {
-        self.inner.ready.load(Ordering::SeqCst)
+        *self.inner.health.borrow() == Health::Well
     }
 
     fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError> {
@@ -174,12 +187,28 @@ impl Inner {
         generation
     }
 
-    /// Waits for a slot and sees one sequence through, from handing it over until mistralrs lets go of it.
+    /// Waits for a slot and generates.
     async fn run(self: Arc<Self>, request: GenerateRequest, steps: StepSender) {
         let slot = self.slots.acquire().await.expect("the semaphore is never closed");
-        if steps.is_closed() {
-            return;
+        let well = tokio::select! {
+            biased;
+            () = steps.closed() => return,
+            well = self.is_well() => well,
+        };
+        let crashed = well && self.sequence(request, &steps).await;
+        // Before anybody hears of it, and before the slot is free for the next.
+        let recovering = crashed && self.begins_to_recover();
+        if crashed || !well {
+            let _ = steps.send(Err(EngineError::Stopped));
         }
+        drop(slot);
+        if recovering {
+            self.recover().await;
+        }
+    }
+
+    /// Sees one sequence through, from handing it over until mistralrs lets go of it. Returns whether it crashed.
+    async fn sequence(&self, request: GenerateRequest, steps: &StepSender) -> bool {
         let (replies, replies_read) = channel(request.max_tokens + SPARE_REPLIES);
         let finished = Arc::new(AtomicBool::new(false));
         let chooser = Chooser {
@@ -195,11 +224,7 @@ impl Inner {
             logits_processors: Some(vec![Arc::new(chooser)]),
             ..self.request(request.prompt_ids, request.max_tokens, replies)
         });
-        let crashed = watch(replies_read, &steps, &finished).await;
-        drop(slot);
-        if crashed {
-            self.recover().await;
-        }
+        watch_replies(replies_read, steps, &finished).await
     }
 
     /// A greedy request for a reply of so many tokens.
@@ -245,7 +270,9 @@ impl Inner {
             return;
         };
         let all = self.slots.acquire_many(self.all_slots).await.expect("the semaphore is never closed");
-        if scores.is_closed() {
+        let well = self.is_well().await;
+        if scores.is_closed() || !well {
+            // Dropped, it reads as an engine that stopped.
             return;
         }
         let (replies, mut replies_read) = channel(SPARE_REPLIES);
@@ -267,8 +294,8 @@ impl Inner {
                 outcome = Err(EngineError::Failed(first_line(&error)));
             }
         }
+        let recovering = matches!(outcome, Err(EngineError::Stopped)) && self.begins_to_recover();
         drop(all);
-        let crashed = matches!(outcome, Err(EngineError::Stopped));
         let known_ids = self.known_ids;
         let scored = move |chunks: Vec<Tensor>| {
             let ids: Vec<u32> = prompt_ids.into_iter().skip(1).chain([last]).collect();
@@ -282,37 +309,57 @@ impl Inner {
             Err(error) => Err(error),
         };
         let _ = scores.send(outcome);
-        if crashed {
+        if recovering {
             self.recover().await;
         }
     }
 
-    /// Waits until the engine answers again; not ready until then.
-    async fn recover(self: Arc<Self>) {
-        if !self.ready.swap(false, Ordering::SeqCst) {
-            return;
-        }
+    /// Waits while the engine recovers. Returns whether it can be asked.
+    async fn is_well(&self) -> bool {
+        let mut health = self.health.subscribe();
+        let decided = health.wait_for(|&health| health != Health::Recovering).await;
+        decided.is_ok_and(|health| *health == Health::Well)
+    }
+
+    /// Notes a crash. Returns whether it is news, so that [`Self::recover`] is to be called.
+    fn begins_to_recover(&self) -> bool {
+        self.health.send_if_modified(|health| {
+            let news = *health == Health::Well;
+            if news {
+                *health = Health::Recovering;
+            }
+            news
+        })
+    }
+
+    /// Waits until the engine answers again.
+    async fn recover(&self) {
         tracing::error!("the inference engine crashed; starting it again");
         for _ in 0..RECOVERY_ATTEMPTS {
             tokio::time::sleep(RECOVERY_PAUSE).await;
             if self.probe().await.is_ok() {
                 tracing::info!("the inference engine is back");
-                self.ready.store(true, Ordering::SeqCst);
+                self.health.send_replace(Health::Well);
                 return;
             }
         }
         tracing::error!("the inference engine does not come back; restart the server");
+        self.health.send_replace(Health::Lost);
     }
 
-    /// Generates one token.
-    async fn probe(self: &Arc<Self>) -> Result<(), EngineError> {
-        let mut generation = self.generate(GenerateRequest {
+    /// Generates one token, whatever the engine's health. It takes no slot: while the engine recovers, those who have one
+    /// wait.
+    async fn probe(&self) -> Result<(), EngineError> {
+        let (steps, mut generation) = Generation::channel();
+        let request = GenerateRequest {
             prompt_ids: vec![0],
             max_tokens: 1,
             eos_ids: Vec::new(),
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             top_logprobs: 0,
-        });
+        };
+        self.sequence(request, &steps).await;
+        drop(steps);
         generation.next().await.map(|_| ())
     }
 }
@@ -337,9 +384,9 @@ fn scores_of(
     logits.iter().zip(ids).map(score).collect::<Result<_, _>>().map_err(|error| failed(&error))
 }
 
-/// Reads mistralrs' replies to their end, and reports what the chooser cannot see: errors, and a crash. Returns whether
-/// it crashed.
-async fn watch(mut replies: Receiver<Response>, steps: &StepSender, finished: &AtomicBool) -> bool {
+/// Reads mistralrs' replies to their end, and reports the errors, which the chooser cannot see. Returns whether mistralrs
+/// crashed.
+async fn watch_replies(mut replies: Receiver<Response>, steps: &StepSender, finished: &AtomicBool) -> bool {
     let mut failed = false;
     while let Some(reply) = replies.recv().await {
         let error = match reply {
@@ -350,17 +397,14 @@ async fn watch(mut replies: Receiver<Response>, steps: &StepSender, finished: &A
         failed = true;
         let _ = steps.send(Err(EngineError::Failed(first_line(&error))));
     }
-    let crashed = !failed && !finished.load(Ordering::SeqCst) && !steps.is_closed();
-    if crashed {
-        let _ = steps.send(Err(EngineError::Stopped));
-    }
-    crashed
+    !failed && !finished.load(Ordering::SeqCst)
 }
 
 /// Chooses the tokens of one reply from within mistralrs' step.
 struct Chooser {
     choosing: Mutex<Choosing>,
     steps: StepSender,
+    /// The sequence has got its last token.
     finished: Arc<AtomicBool>,
     known_ids: usize,
     max_tokens: usize,
@@ -400,7 +444,10 @@ impl Chooser {
     /// Ends a sequence that nobody reads any more: by an end token, or where there is none by an error.
     fn end(&self, vocabulary: usize) -> candle_core::Result<Tensor> {
         match self.eos_ids.first() {
-            Some(&id) => only(id, vocabulary),
+            Some(&id) => {
+                self.finished.store(true, Ordering::SeqCst);
+                only(id, vocabulary)
+            }
             None => Err(candle_core::Error::msg("cancelled")),
         }
     }

@@ -140,6 +140,15 @@ pub fn stage_gguf(gguf: &Gguf, tokenizer: &ChatTokenizer) -> io::Result<Staged> 
 /// # Errors
 /// Those of the file system.
 pub fn stage(checkpoint: &Checkpoint, config: EngineConfig, eos_ids: &[u32]) -> io::Result<Staged> {
+    let key = |key: &str| checkpoint.config.get(key).and_then(Value::as_u64);
+    if let Some(positions) = key("max_position_embeddings").filter(|&all| all > config.context_length as u64) {
+        tracing::warn!(
+            context_length = config.context_length,
+            max_position_embeddings = positions,
+            sliding_window = key("sliding_window"),
+            "the engine computes this model exactly only as far as context_length; longer prompts are refused"
+        );
+    }
     let dir = tempfile::Builder::new().prefix("orpo-serve-").tempdir()?;
     let tied = config.config.get("tie_word_embeddings") == Some(&json!(true));
     let renamed = if tied { checkpoint.holder_of_lone_head()? } else { None };
@@ -339,6 +348,10 @@ mod tests {
         assert_eq!(staged.config["torch_dtype"], "float32");
         assert_eq!(staged.config["num_key_value_heads"], 8);
         assert!(!staged.config.contains_key("rope_scaling") && !staged.config.contains_key("rope_parameters"));
+
+        // With no base of the frequencies, which transformers leaves out where it is the default.
+        let staged = rewritten(json!({"rope_parameters": {"rope_type": "default"}}));
+        assert_eq!(staged.config["rope_theta"], 10_000.0);
 
         let llama3 = json!({"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});

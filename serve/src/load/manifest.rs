@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::progress::Progress;
@@ -76,6 +76,39 @@ pub fn verify(dir: &Path) -> Result<Option<usize>, ManifestError> {
     Ok(Some(files.len()))
 }
 
+/// What the manifest of `dir` says of where its weights come from, for clients: `{"manifest_sha256", "manifest", "base",
+/// "step", "weights", "verified"}`, where `weights` are the hashes of the weight files; nothing without a manifest.
+///
+/// # Errors
+/// When the manifest cannot be read or is none.
+pub fn lineage(dir: &Path, verified: bool) -> Result<Option<Value>, ManifestError> {
+    let path = dir.join(MANIFEST);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(ManifestError::Read { path, source }),
+    };
+    let manifest: Value = serde_json::from_slice(&bytes)
+        .map_err(|error| ManifestError::Invalid { path: path.clone(), reason: error.to_string() })?;
+    let files = manifest["files"].as_object().into_iter().flatten();
+    let weights: Map<String, Value> = files
+        .filter(|(name, _)| name.ends_with(".safetensors"))
+        .map(|(name, hash)| (name.clone(), hash.clone()))
+        .collect();
+    Ok(Some(json!({
+        "manifest_sha256": hex(&Sha256::digest(&bytes)),
+        "manifest": path.canonicalize().unwrap_or(path),
+        "base": manifest["base"],
+        "step": manifest["step"],
+        "weights": weights,
+        "verified": verified,
+    })))
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The lower-case hexadecimal SHA-256 of a file.
 fn sha256(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
@@ -86,7 +119,7 @@ fn sha256(path: &Path) -> io::Result<String> {
     loop {
         let count = file.read(&mut buffer)?;
         if count == 0 {
-            return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+            return Ok(hex(&hasher.finalize()));
         }
         hasher.update(&buffer[..count]);
         progress.advance(count);
@@ -118,6 +151,16 @@ mod tests {
         let refused = verify(changed.path()).unwrap_err().to_string();
         let found = "a52d159f262b2c6ddb724a61840befc36eb30c88877a4030b65cbe86298449c9";
         assert!(refused.contains(ABC) && refused.contains(found) && refused.contains("/a`"), "{refused}");
+    }
+
+    #[test]
+    fn lineage_is_that_of_the_manifest() {
+        let dir = directory(&json!({ "a": ABC, "model.safetensors": "w" }));
+        let lineage = lineage(dir.path(), true).unwrap().unwrap();
+        let expected = hex(&Sha256::digest(std::fs::read(dir.path().join(MANIFEST)).unwrap()));
+        assert_eq!((&lineage["manifest_sha256"], &lineage["step"]), (&json!(expected), &json!(3)));
+        assert_eq!(lineage["weights"], json!({ "model.safetensors": "w" }));
+        assert_eq!(super::lineage(tempfile::tempdir().unwrap().path(), true).unwrap(), None);
     }
 
     #[test]

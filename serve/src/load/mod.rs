@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use orpo_chat::ChatTokenizer;
 use orpo_hub::Hub;
+use serde_json::Value;
 
 use self::adapter::Adapter;
 use self::gguf::Gguf;
@@ -32,6 +33,8 @@ pub struct Model {
     pub aliases: Vec<String>,
     /// The model that this one is an adapter of.
     pub parent: Option<String>,
+    /// Where it comes from, if its directory says so.
+    pub lineage: Option<Value>,
     /// Weights and config.
     pub weights: Weights,
     /// Tokenizer and chat template.
@@ -79,11 +82,14 @@ pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
         let tokenizer =
             tokenizer(args, &checkpoint.dir).with_context(|| format!("adapter `{}`", named.dir.display()))?;
         let parent = Some(name.clone());
+        let lineage = manifest::lineage(&named.dir, !args.no_verify)?;
         let weights = Weights::Checkpoint(checkpoint);
-        models.push(Model { name: named.name.clone(), aliases: Vec::new(), parent, weights, tokenizer });
+        models.push(Model { name: named.name.clone(), aliases: Vec::new(), parent, lineage, weights, tokenizer });
     }
+    let lineage = manifest::lineage(&base.dir, !args.no_verify)?;
     let weights = Weights::Checkpoint(base);
-    models.insert(0, Model { name, aliases: names, parent: None, weights, tokenizer: tokenizer_of_base });
+    let tokenizer = tokenizer_of_base;
+    models.insert(0, Model { name, aliases: names, parent: None, lineage, weights, tokenizer });
     Ok(models)
 }
 
@@ -99,7 +105,7 @@ fn gguf_model(args: &ServeArgs, file: &Path, mut names: Vec<String>) -> anyhow::
     let tokenizer = tokenizer(args, args.tokenizer.as_deref().unwrap_or(beside))
         .context("a GGUF file needs --tokenizer DIR with tokenizer.json and tokenizer_config.json")?;
     let name = names.remove(0);
-    Ok(Model { name, aliases: names, parent: None, weights: Weights::Gguf(gguf), tokenizer })
+    Ok(Model { name, aliases: names, parent: None, lineage: None, weights: Weights::Gguf(gguf), tokenizer })
 }
 
 /// `model` itself, or the directory in the cache where it is no path but an id of the hub.

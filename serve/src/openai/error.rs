@@ -27,6 +27,8 @@ pub enum ErrorKind {
     TemplateRefused,
     /// No such model is served.
     ModelNotFound,
+    /// The report is not offered, or not written yet.
+    ReportNotFound,
     /// No such route.
     RouteNotFound,
     /// The route exists, but not with this method.
@@ -66,6 +68,7 @@ impl ErrorKind {
             Self::ContextLengthExceeded => (StatusCode::BAD_REQUEST, REQUEST, "context_length_exceeded", None),
             Self::TemplateRefused => (StatusCode::BAD_REQUEST, REQUEST, "chat_template_error", None),
             Self::ModelNotFound => (StatusCode::NOT_FOUND, REQUEST, "model_not_found", None),
+            Self::ReportNotFound => (StatusCode::NOT_FOUND, REQUEST, "report_not_found", None),
             Self::RouteNotFound => (StatusCode::NOT_FOUND, REQUEST, "unknown_url", None),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, "method_not_allowed", None),
             Self::InvalidApiKey => (StatusCode::UNAUTHORIZED, REQUEST, "invalid_api_key", None),
@@ -80,6 +83,31 @@ impl ErrorKind {
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error", None),
         }
     }
+
+    /// All kinds.
+    #[cfg(test)]
+    pub(super) const ALL: [Self; Self::Internal as usize + 1] = [
+        Self::InvalidJson,
+        Self::MissingField,
+        Self::InvalidValue,
+        Self::Unsupported,
+        Self::ContextLengthExceeded,
+        Self::TemplateRefused,
+        Self::ModelNotFound,
+        Self::ReportNotFound,
+        Self::RouteNotFound,
+        Self::MethodNotAllowed,
+        Self::InvalidApiKey,
+        Self::BodyUnreadable,
+        Self::BodyTimedOut,
+        Self::BodyTooLarge,
+        Self::QueueFull,
+        Self::NotReady,
+        Self::Stopping,
+        Self::TimedOut,
+        Self::EngineFailed,
+        Self::Internal,
+    ];
 
     /// The stable `code` of the error object.
     pub fn code(self) -> &'static str {

@@ -37,6 +37,8 @@ impl Fields {
 
     /// Takes a field out.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        #[cfg(test)]
+        tests::note(self.path(name));
         self.fields.remove(name).filter(|value| !value.is_null())
     }
 
@@ -46,6 +48,14 @@ impl Fields {
             let path = self.path(name);
             ApiError::of_field(ErrorKind::MissingField, &path, format!("`{path}` is required"))
         })
+    }
+
+    /// A string that must be there.
+    pub(super) fn text(&mut self, name: &str) -> Result<String, ApiError> {
+        match self.require(name)? {
+            Value::String(text) => Ok(text),
+            other => Err(wrong_type(&self.path(name), "a string", &other)),
+        }
     }
 
     /// A number in `low..=high`.
@@ -84,6 +94,8 @@ impl Fields {
     /// Refuses what is left: fields in `harmless` may have any value, fields in `neutral` one that asks for nothing,
     /// all others are refused by name.
     pub(super) fn refuse_rest(self, harmless: &[&str], neutral: &[Neutral]) -> Result<(), ApiError> {
+        #[cfg(test)]
+        harmless.iter().chain(neutral.iter().map(|(name, _)| name)).for_each(|name| tests::note(self.path(name)));
         for (name, value) in &self.fields {
             let asks_for_nothing =
                 neutral.iter().find(|(other, _)| other == name).map(|(_, asks_for_nothing)| asks_for_nothing(value));
@@ -114,5 +126,26 @@ fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
+    }
+}
+
+/// Which fields the parsers know, noted as they ask for them: for the comparison with the published document.
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    thread_local! {
+        static KNOWN: RefCell<BTreeSet<String>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    /// Notes the path of a field.
+    pub(super) fn note(path: String) {
+        KNOWN.with_borrow_mut(|known| known.insert(path));
+    }
+
+    /// The paths that were noted in this thread since the last time.
+    pub fn known() -> BTreeSet<String> {
+        KNOWN.take()
     }
 }

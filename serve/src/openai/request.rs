@@ -5,27 +5,23 @@ use serde_json::{Map, Value};
 
 use super::fields::{Fields, Neutral, wrong_type};
 use super::shared::{self, HARMLESS};
-use super::{ApiError, ErrorKind};
+use super::{ApiError, ErrorKind, Tools, tools};
 use crate::engine::Sampling;
 
 /// How many alternatives per token a request may ask for.
 pub const MAX_TOP_LOGPROBS: usize = 20;
 
 /// Fields that clients send with a value that asks for nothing; any other value is refused.
-const NEUTRAL: [Neutral; 8] = [
-    ("tools", is_empty),
+const NEUTRAL: [Neutral; 5] = [
     ("functions", is_empty),
-    ("tool_choice", |value| value == "none" || value == "auto"),
     ("function_call", |value| value == "none" || value == "auto"),
-    ("parallel_tool_calls", Value::is_boolean),
     ("modalities", |value| value == &serde_json::json!(["text"])),
     ("echo", |value| value == false),
     ("store", |value| value == false),
 ];
 
 /// Keys of a message that clients echo back from a reply.
-const NEUTRAL_IN_MESSAGE: [Neutral; 3] =
-    [("tool_calls", is_empty), ("annotations", is_empty), ("refusal", |value| value == "")];
+const NEUTRAL_IN_MESSAGE: [Neutral; 2] = [("annotations", is_empty), ("refusal", |value| value == "")];
 
 fn is_empty(value: &Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty)
@@ -46,6 +42,8 @@ pub struct ChatRequest {
     pub choices: usize,
     /// The JSON schema that replies must follow.
     pub schema: Option<Value>,
+    /// The functions that replies may call.
+    pub tools: Option<Tools>,
     /// `max_completion_tokens` or `max_tokens`; at least 1.
     pub max_tokens: Option<usize>,
     /// How tokens are chosen.
@@ -73,6 +71,7 @@ impl ChatRequest {
         let (add_generation_prompt, continue_final_message) = turn(&mut fields, &messages)?;
         let choices = shared::choices(&mut fields)?;
         let schema = schema(&mut fields)?;
+        let tools = Tools::parse(&mut fields)?;
         let sampling = shared::sampling(&mut fields)?;
         let stop = shared::stop(&mut fields)?;
         let logprobs = logprobs(&mut fields)?;
@@ -81,6 +80,11 @@ impl ChatRequest {
         if messages.is_empty() {
             return Err(ApiError::of_field(ErrorKind::InvalidValue, "messages", "`messages` must not be empty"));
         }
+        if schema.is_some() && tools.as_ref().is_some_and(|tools| !tools.is_forced()) {
+            let message = "`response_format` and a free choice of tools are not supported together by this server; set \
+                           `tool_choice` to `none` or `required`";
+            return Err(ApiError::of_field(ErrorKind::Unsupported, "response_format", message));
+        }
         Ok(Self {
             model,
             messages,
@@ -88,6 +92,7 @@ impl ChatRequest {
             continue_final_message,
             choices,
             schema,
+            tools,
             max_tokens,
             sampling,
             stop,
@@ -96,31 +101,50 @@ impl ChatRequest {
             include_usage,
         })
     }
+
+    /// Whether replies are bound to a grammar.
+    pub fn wants_grammar(&self) -> bool {
+        self.schema.is_some() || self.tools.as_ref().is_some_and(Tools::is_forced)
+    }
 }
 
 pub(super) fn messages(value: Value) -> Result<Vec<Message>, ApiError> {
     let Value::Array(messages) = value else { return Err(wrong_type("messages", "a list of messages", &value)) };
-    messages.into_iter().enumerate().map(|(index, value)| message(value, &format!("messages[{index}]."))).collect()
+    let messages = messages.into_iter().enumerate();
+    let mut messages: Vec<Message> =
+        messages.map(|(index, value)| message(value, &format!("messages[{index}]."))).collect::<Result<_, _>>()?;
+    tools::name_results(&mut messages);
+    Ok(messages)
 }
 
 fn message(value: Value, prefix: &str) -> Result<Message, ApiError> {
     let mut fields = Fields::new(value, prefix)?;
-    let role = match fields.require("role")? {
-        Value::String(role) => role,
-        other => return Err(wrong_type(&fields.path("role"), "a string", &other)),
-    };
+    let role = fields.text("role")?;
     let role = match role.as_str() {
-        "system" | "user" | "assistant" => role,
+        "system" | "user" | "assistant" | "tool" => role,
         // OpenAI's later name of the same thing; templates know only the first.
         "developer" => "system".to_string(),
-        "tool" | "function" => {
-            let message = format!("`{}` is `{role}`, but this server does not support tools", fields.path("role"));
-            return Err(ApiError::of_field(ErrorKind::Unsupported, fields.path("role"), message));
+        _ => {
+            let what = format!("must be `system`, `user`, `assistant` or `tool`, not `{role}`");
+            return Err(fields.invalid("role", &what));
         }
-        _ => return Err(fields.invalid("role", &format!("must be `system`, `user` or `assistant`, not `{role}`"))),
     };
-    let content = content(fields.require("content")?, &fields.path("content"))?;
+    let calls = if role == "assistant" { tools::calls(&mut fields)? } else { Vec::new() };
+    let path = fields.path("content");
+    let content = match fields.take("content") {
+        // Templates that show calls want a text all the same.
+        None if !calls.is_empty() => String::new(),
+        None => return Err(ApiError::of_field(ErrorKind::MissingField, &path, format!("`{path}` is required"))),
+        Some(value) => content(value, &path)?,
+    };
     let mut message = Message::new(role, content);
+    if !calls.is_empty() {
+        message.extra.insert("tool_calls".into(), Value::Array(calls));
+    }
+    if message.role == "tool" {
+        let id = fields.text("tool_call_id")?;
+        message.extra.insert("tool_call_id".into(), Value::String(id));
+    }
     if let Some(name) = fields.take("name") {
         if !name.is_string() {
             return Err(wrong_type(&fields.path("name"), "a string", &name));
@@ -147,10 +171,7 @@ fn content(value: Value, path: &str) -> Result<String, ApiError> {
             let message = format!("`{path}` must be `text`: other content is not supported by this server");
             return Err(ApiError::of_field(ErrorKind::Unsupported, path, message));
         }
-        match fields.require("text")? {
-            Value::String(text) => texts.push(text),
-            other => return Err(wrong_type(&fields.path("text"), "a string", &other)),
-        }
+        texts.push(fields.text("text")?);
         fields.refuse_rest(&[], &[])?;
     }
     Ok(texts.join("\n"))
@@ -299,12 +320,18 @@ mod tests {
             (json!({"best_of": 2}), "best_of"),
             (json!({"store": true}), "store"),
             (json!({"guided_json": {}}), "guided_json"),
-            (json!({"tools": [{"type": "function"}]}), "tools"),
-            (json!({"tool_choice": "required"}), "tool_choice"),
+            (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+            (json!({"functions": [{"name": "f"}]}), "functions"),
+            (json!({"function_call": {"name": "f"}}), "function_call"),
+            (
+                json!({"response_format": {"type": "json_object"},
+                       "tools": [{"type": "function", "function": {"name": "f"}}]}),
+                "response_format",
+            ),
             (json!({"response_format": {"type": "grammar"}}), "response_format.type"),
             (json!({"response_format": {"type": "text", "x": 1}}), "response_format.x"),
             (json!({"temprature": 0.1}), "temprature"),
-            (json!({"messages": [{"role": "tool", "content": "x"}]}), "messages[0].role"),
+            (json!({"messages": [{"role": "user", "content": "x", "tool_calls": [{}]}]}), "messages[0].tool_calls"),
             (
                 json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
                 "messages[0].content[0].type",
@@ -314,6 +341,30 @@ mod tests {
         ] {
             assert_eq!(refused(extra), (ErrorKind::Unsupported, param.to_string()));
         }
+    }
+
+    fn call_with(arguments: &str) -> Value {
+        let call = json!({"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}});
+        json!({"messages": [{"role": "assistant", "content": null, "tool_calls": [call]}]})
+    }
+
+    #[test]
+    fn calls_and_results_reach_the_template_with_objects_and_names() {
+        let mut body = call_with("{\"b\": 1, \"a\": []}");
+        body["messages"].as_array_mut().unwrap().extend([
+            json!({"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "3"}]}),
+            json!({"role": "tool", "tool_call_id": "c1", "content": "4", "name": "other"}),
+            json!({"role": "tool", "tool_call_id": "c2", "content": "5"}),
+        ]);
+        let messages = serde_json::to_string(&parse(body).unwrap().messages).unwrap();
+        let expected = concat!(
+            r#"[{"role":"assistant","content":"","tool_calls":[{"id":"c1","type":"function","function":"#,
+            r#"{"name":"f","arguments":{"b":1,"a":[]}}}]},"#,
+            r#"{"role":"tool","content":"3","tool_call_id":"c1","name":"f"},"#,
+            r#"{"role":"tool","content":"4","tool_call_id":"c1","name":"other"},"#,
+            r#"{"role":"tool","content":"5","tool_call_id":"c2"}]"#
+        );
+        assert_eq!(messages, expected);
     }
 
     #[test]
@@ -354,6 +405,10 @@ mod tests {
             (json!({"messages": ["hi"]}), "messages[0]"),
             (json!({"messages": [{"role": "king", "content": "x"}]}), "messages[0].role"),
             (json!({"messages": [{"role": "user", "content": 1}]}), "messages[0].content"),
+            (json!({"messages": [{"role": "function", "name": "f", "content": "x"}]}), "messages[0].role"),
+            (json!({"messages": [{"role": "assistant", "tool_calls": "x"}]}), "messages[0].tool_calls"),
+            (call_with("[1]"), "messages[0].tool_calls[0].function.arguments"),
+            (call_with("{"), "messages[0].tool_calls[0].function.arguments"),
         ] {
             assert_eq!(refused(extra), (ErrorKind::InvalidValue, param.to_string()));
         }
@@ -365,8 +420,14 @@ mod tests {
         assert_eq!(refused(json!({"messages": null})), (ErrorKind::MissingField, "messages".into()));
         let extra = json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}});
         assert_eq!(refused(extra), (ErrorKind::MissingField, "response_format.json_schema.schema".into()));
-        let extra = json!({"messages": [{"role": "user"}]});
-        assert_eq!(refused(extra), (ErrorKind::MissingField, "messages[0].content".into()));
+        for (message, param) in [
+            (json!({"role": "user"}), "messages[0].content"),
+            (json!({"role": "assistant", "content": null, "tool_calls": []}), "messages[0].content"),
+            (json!({"role": "tool", "content": "x"}), "messages[0].tool_call_id"),
+            (json!({"role": "assistant", "tool_calls": [{"type": "function"}]}), "messages[0].tool_calls[0].id"),
+        ] {
+            assert_eq!(refused(json!({"messages": [message]})), (ErrorKind::MissingField, param.into()));
+        }
     }
 
     #[test]

@@ -4,12 +4,14 @@ use serde::{Serialize, Serializer};
 
 /// Why a reply ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// An end token or a stop string.
     Stop,
     /// The token limit or the end of the context.
     Length,
+    /// The reply calls functions.
+    ToolCalls,
 }
 
 /// Token counts. The completion's include every token the model generated, also an end token and those of a stop
@@ -66,10 +68,59 @@ pub struct Logprobs {
 pub struct ReplyMessage {
     /// `assistant`.
     pub role: &'static str,
-    /// The text.
-    pub content: String,
+    /// The text; null beside calls alone.
+    pub content: Option<String>,
     /// Always null.
     pub refusal: Option<()>,
+    /// The calls, if there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+}
+
+/// A call of a function.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ToolCall {
+    /// What its result refers to.
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The call.
+    pub function: FunctionCall,
+}
+
+/// A function and what it is called with.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FunctionCall {
+    /// The function's name.
+    pub name: String,
+    /// JSON text of an object.
+    pub arguments: String,
+}
+
+/// What a chunk adds to a call: its beginning, or more of its arguments.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ToolCallDelta {
+    /// The call's number, from 0 on.
+    pub index: usize,
+    /// At its beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, at its beginning.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
+    /// What is added.
+    pub function: FunctionDelta,
+}
+
+/// What a chunk adds to the function of a call.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FunctionDelta {
+    /// The function's name, at the beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Text to append to the arguments.
+    pub arguments: String,
 }
 
 /// One choice of a reply.
@@ -111,6 +162,9 @@ pub struct ChunkDelta {
     /// Text to append.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// Calls that begin or go on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
 }
 
 /// What a chunk adds to one choice.
@@ -253,6 +307,9 @@ pub struct ModelCard {
     pub parent: Option<String>,
     /// How many tokens prompt and reply may have together.
     pub max_model_len: usize,
+    /// Where the model comes from (what its `orpo_manifest.json` says, with that file's SHA-256) and how it is served; null
+    /// without a manifest.
+    pub lineage: Option<serde_json::Value>,
 }
 
 /// All served models.

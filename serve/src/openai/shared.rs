@@ -24,10 +24,7 @@ pub(super) fn body(body: &[u8]) -> Result<Fields, ApiError> {
 
 /// The model asked for.
 pub(super) fn model(fields: &mut Fields) -> Result<String, ApiError> {
-    match fields.require("model")? {
-        Value::String(model) => Ok(model),
-        other => Err(wrong_type("model", "a string", &other)),
-    }
+    fields.text("model")
 }
 
 /// `n`, and `best_of`, which may only be the same.

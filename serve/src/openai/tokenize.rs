@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::completion::token_ids;
 use super::fields::{Fields, wrong_type};
-use super::{ApiError, request, shared};
+use super::{ApiError, request, shared, tools};
 
 /// What is to be turned into tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +21,8 @@ pub enum TokenizeInput {
     Chat {
         /// The messages.
         messages: Vec<Message>,
+        /// The tools that the template presents.
+        tools: Vec<Value>,
         /// Whether the assistant's turn is opened after them.
         add_generation_prompt: bool,
         /// The last message is left open.
@@ -52,7 +54,8 @@ impl TokenizeRequest {
             Some(messages) => {
                 let messages = request::messages(messages)?;
                 let (add_generation_prompt, continue_final_message) = request::turn(&mut fields, &messages)?;
-                TokenizeInput::Chat { messages, add_generation_prompt, continue_final_message }
+                let tools = tools::functions(&mut fields)?.into_iter().map(|function| function.presented).collect();
+                TokenizeInput::Chat { messages, tools, add_generation_prompt, continue_final_message }
             }
             None => match fields.require("prompt")? {
                 Value::String(text) => {

@@ -24,6 +24,20 @@ pub(super) fn bytes(state: &AppState, body: Body) -> Result<Bytes, ApiError> {
     body.map_err(|rejection| ApiError::from_body_rejection(&rejection, state.limits.max_body_bytes))
 }
 
+/// Does what computes, beside the threads that answer. What computes cannot be stopped: at the deadline only the waiting
+/// for it ends.
+pub(super) async fn aside<T: Send + 'static>(
+    deadline: Instant,
+    compute: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match timeout_at(deadline, tokio::task::spawn_blocking(compute)).await {
+        Err(_) => Err(generation::timed_out()),
+        Ok(Ok(done)) => done,
+        // It is this request's panic, wherever it happened.
+        Ok(Err(failed)) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
 /// Waits for a slot and starts to generate.
 pub(super) async fn begin(
     state: &AppState,
@@ -77,40 +91,42 @@ pub(super) async fn collect(mut outputs: Outputs) -> Result<(Vec<Choice>, Usage)
     }
 }
 
-/// How an API writes the parts of a streamed answer, as JSON.
+/// How an API writes the parts of a streamed answer: each as no, one or several chunks of JSON.
 pub(super) trait Chunks: Send + 'static {
     /// What comes before everything.
     fn opening(&self) -> Vec<String>;
     /// More of a choice.
-    fn delta(&self, choice: usize, text: String, tokens: Vec<Token>) -> String;
+    fn delta(&mut self, choice: usize, text: String, tokens: Vec<Token>) -> Vec<String>;
     /// The end of a choice.
-    fn finished(&self, choice: usize, reason: FinishReason) -> String;
+    fn finished(&mut self, choice: usize, reason: FinishReason) -> Vec<String>;
     /// The token counts, if they were asked for.
     fn usage(&self, usage: Usage) -> Option<String>;
 }
 
-/// One event per output; after the end the usage, if asked for, and `[DONE]`; after an error nothing.
+/// The outputs as events; after the end the usage, if asked for, and `[DONE]`; after an error nothing.
 pub(super) fn stream(outputs: Outputs, chunks: impl Chunks) -> Response {
     let opening: Vec<Event> = chunks.opening().into_iter().map(event).collect();
     let events = stream::iter(opening).chain(events(outputs, chunks)).map(Ok::<_, Infallible>);
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
 
-fn events(outputs: Outputs, chunks: impl Chunks) -> impl Stream<Item = Event> {
+fn events(outputs: Outputs, mut chunks: impl Chunks) -> impl Stream<Item = Event> {
     // The `None` at the end stands for a task that vanished; after a proper end it is not reached.
     let outputs = UnboundedReceiverStream::new(outputs).map(Some).chain(stream::iter([None]));
     outputs
         .scan(false, move |ended, output| {
-            let events = if *ended { None } else { Some(events_of(&chunks, output, ended)) };
+            let events = if *ended { None } else { Some(events_of(&mut chunks, output, ended)) };
             std::future::ready(events)
         })
         .flat_map(stream::iter)
 }
 
-fn events_of(chunks: &impl Chunks, output: Option<Result<Output, ApiError>>, ended: &mut bool) -> Vec<Event> {
+fn events_of(chunks: &mut impl Chunks, output: Option<Result<Output, ApiError>>, ended: &mut bool) -> Vec<Event> {
     match output.unwrap_or_else(|| Err(vanished())) {
-        Ok(Output::Delta { choice, text, tokens }) => vec![event(chunks.delta(choice, text, tokens))],
-        Ok(Output::Finished { choice, reason }) => vec![event(chunks.finished(choice, reason))],
+        Ok(Output::Delta { choice, text, tokens }) => {
+            chunks.delta(choice, text, tokens).into_iter().map(event).collect()
+        }
+        Ok(Output::Finished { choice, reason }) => chunks.finished(choice, reason).into_iter().map(event).collect(),
         Ok(Output::Done { usage }) => {
             *ended = true;
             let usage = chunks.usage(usage);

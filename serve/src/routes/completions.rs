@@ -22,7 +22,9 @@ pub(super) async fn completions(State(state): State<Arc<AppState>>, body: Body) 
     let deadline = Instant::now() + state.limits.request_timeout;
     let request = CompletionRequest::parse(&answer::bytes(&state, body)?)?;
     let served = state.model(&request.model)?;
-    let work = prepare::completion(served, &request)?;
+    let preparing = served.clone();
+    let prepared = move || prepare::completion(&preparing, &request).map(|work| (request, work));
+    let (request, work) = answer::aside(deadline, prepared).await?;
     let outputs = answer::begin(&state, served, work, deadline).await?;
 
     let chunks = CompletionChunks { head: Head::new("cmpl", served, request.include_usage) };
@@ -101,14 +103,14 @@ impl Chunks for CompletionChunks {
         Vec::new()
     }
 
-    fn delta(&self, index: usize, text: String, tokens: Vec<Token>) -> String {
+    fn delta(&mut self, index: usize, text: String, tokens: Vec<Token>) -> Vec<String> {
         let logprobs = (!tokens.is_empty()).then(|| logprobs(tokens));
-        self.chunk(vec![CompletionChoice { index, text, logprobs, finish_reason: None }], None)
+        vec![self.chunk(vec![CompletionChoice { index, text, logprobs, finish_reason: None }], None)]
     }
 
-    fn finished(&self, index: usize, reason: FinishReason) -> String {
+    fn finished(&mut self, index: usize, reason: FinishReason) -> Vec<String> {
         let (text, finish_reason) = (String::new(), Some(reason));
-        self.chunk(vec![CompletionChoice { index, text, logprobs: None, finish_reason }], None)
+        vec![self.chunk(vec![CompletionChoice { index, text, logprobs: None, finish_reason }], None)]
     }
 
     fn usage(&self, usage: Usage) -> Option<String> {

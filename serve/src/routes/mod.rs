@@ -6,8 +6,10 @@ mod completions;
 mod health;
 mod metrics;
 mod models;
+mod openapi;
 mod playground;
 mod ready;
+mod report;
 mod tokenize;
 
 use std::sync::Arc;
@@ -33,6 +35,8 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/health", get(health::health))
         .route("/ready", get(ready::ready))
         .route("/metrics", get(metrics::metrics))
+        .route("/openapi.json", get(openapi::openapi))
+        .route("/report", get(report::report))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(state.clone());

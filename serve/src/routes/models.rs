@@ -19,6 +19,7 @@ pub(super) async fn models(State(state): State<Arc<AppState>>) -> Result<Json<Mo
             root: served.parent.as_ref().unwrap_or(&served.name).clone(),
             parent: served.parent.clone(),
             max_model_len: served.engine.context_length(),
+            lineage: served.lineage.clone(),
         })
     });
     Ok(Json(ModelList { object: "list", data: cards.collect() }))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use tokio::time::Instant;
 
 use super::answer::{self, Body};
 use crate::openai::{
@@ -14,19 +15,22 @@ use crate::state::{AppState, Served};
 
 /// A text or conversation to ids.
 pub(super) async fn tokenize(State(state): State<Arc<AppState>>, body: Body) -> Result<Json<Tokenized>, ApiError> {
-    let request = TokenizeRequest::parse(&answer::bytes(&state, body)?)?;
-    let served = served(&state, request.model.as_deref())?;
-    let tokens = match &request.input {
-        TokenizeInput::Text { text, add_special_tokens } => prepare::text_ids(served, text, *add_special_tokens)?,
-        TokenizeInput::Chat { messages, add_generation_prompt, continue_final_message } => {
-            prepare::conversation(served, messages, *add_generation_prompt, *continue_final_message)?
+    let deadline = Instant::now() + state.limits.request_timeout;
+    let TokenizeRequest { model, input, return_token_strs } = TokenizeRequest::parse(&answer::bytes(&state, body)?)?;
+    let served = served(&state, model.as_deref())?;
+    let tokenizing = served.clone();
+    let tokenize = move || match input {
+        TokenizeInput::Text { text, add_special_tokens } => prepare::text_ids(&tokenizing, &text, add_special_tokens),
+        TokenizeInput::Chat { messages, tools, add_generation_prompt, continue_final_message } => {
+            prepare::conversation(&tokenizing, &messages, &tools, add_generation_prompt, continue_final_message)
         }
     };
+    let tokens = answer::aside(deadline, tokenize).await?;
     let entry = |&id: &u32| served.tokenizer.tokenizer().id_to_token(id).unwrap_or_default();
     Ok(Json(Tokenized {
         count: tokens.len(),
         max_model_len: served.engine.context_length(),
-        token_strs: request.return_token_strs.then(|| tokens.iter().map(entry).collect()),
+        token_strs: return_token_strs.then(|| tokens.iter().map(entry).collect()),
         tokens,
     }))
 }

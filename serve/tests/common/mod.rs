@@ -1,6 +1,7 @@
 //! A server over a test double of the engine: real sockets, no model.
 #![allow(dead_code, reason = "every test binary uses a part of this")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,14 +21,20 @@ pub const MODEL: &str = "double";
 /// "user: hi\nbot:" and BOS.
 pub const PROMPT_TOKENS: usize = 14;
 
-const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'king' %}{{ raise_exception('no kings') }}{% endif %}\
+pub const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'king' %}{{ raise_exception('no kings') }}{% endif %}\
     {{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}bot:{% endif %}";
+
+/// Presents tools as Hermes and Qwen do, and shows calls and their results.
+pub const TOOL_TEMPLATE: &str = "{% if tools %}tools:{% for t in tools %} {{ t | tojson }}{% endfor %} call by \
+    <tool_call>{...}</tool_call>{{ '\\n' }}{% endif %}{% for m in messages %}{{ m.role }}{% if m.name %} {{ m.name }}\
+    {% endif %}: {{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>\
+    {% endfor %}{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}bot:{% endif %}";
 
 /// What the double answers.
 #[derive(Clone)]
 pub enum Behaviour {
-    /// This text, one token per byte, then the end token.
-    Says(Vec<u8>),
+    /// These tokens, of which a byte is one, then the end token.
+    Says(Vec<u32>),
     /// Pseudo-random logits of the context, without end.
     Noise,
     /// So many tokens, then an error.
@@ -37,7 +44,7 @@ pub enum Behaviour {
 }
 
 pub fn says(text: &str) -> Behaviour {
-    Behaviour::Says(text.as_bytes().to_vec())
+    Behaviour::Says(text.bytes().map(u32::from).collect())
 }
 
 /// A deterministic engine.
@@ -85,7 +92,7 @@ impl Engine for Double {
             for index in 0..request.max_tokens {
                 tokio::time::sleep(pace).await;
                 let logits = match &behaviour {
-                    Behaviour::Says(text) => peak(text.get(index).map_or(EOS, |&byte| u32::from(byte))),
+                    Behaviour::Says(ids) => peak(ids.get(index).copied().unwrap_or(EOS)),
                     Behaviour::Noise => noise(&context),
                     Behaviour::FailsAfter(count) if index == *count => {
                         let _ = steps.send(Err(EngineError::Failed("secret words".into())));
@@ -94,7 +101,13 @@ impl Engine for Double {
                     Behaviour::VanishesAfter(count) if index == *count => break,
                     Behaviour::FailsAfter(_) | Behaviour::VanishesAfter(_) => peak(u32::from(b'x')),
                 };
-                let token = sampler.sample(&logits, VOCABULARY, request.top_logprobs).unwrap();
+                let token = match sampler.sample(&logits, VOCABULARY, request.top_logprobs) {
+                    Ok(token) => token,
+                    Err(error) => {
+                        let _ = steps.send(Err(EngineError::Failed(error.to_string())));
+                        break;
+                    }
+                };
                 context.push(token.id);
                 let finish = if request.eos_ids.contains(&token.id) {
                     Some(Finish::Eos)
@@ -136,9 +149,9 @@ fn peak(id: u32) -> Vec<f32> {
     logits
 }
 
-/// Logits in 0..4 from a hash of the context; letters only, so that every sample is text.
+/// Logits in 0..4 from a hash of the context; letters only, so that every sample is text, unless a grammar wants others.
 fn noise(context: &[u32]) -> Vec<f32> {
-    let mut logits = vec![f32::NEG_INFINITY; VOCABULARY];
+    let mut logits = vec![-300.0; VOCABULARY];
     let seed = context.iter().fold(17_u64, |hash, &id| hash.wrapping_mul(31).wrapping_add(u64::from(id)));
     for id in b'a'..=b'z' {
         let hash = (seed ^ u64::from(id)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
@@ -149,7 +162,18 @@ fn noise(context: &[u32]) -> Vec<f32> {
 
 /// A byte-level tokenizer without merges: the id of a token is its byte, then BOS and EOS.
 pub fn tokenizer() -> ChatTokenizer {
+    tokenizer_with(TEMPLATE, "<s>")
+}
+
+/// The same with another chat template, and another text for the special token [`BOS`].
+pub fn tokenizer_with(template: &str, bos: &str) -> ChatTokenizer {
     let dir = tempfile::tempdir().unwrap();
+    write_tokenizer(dir.path(), template, bos);
+    ChatTokenizer::from_dir(dir.path()).unwrap()
+}
+
+/// The files of [`tokenizer_with`].
+pub fn write_tokenizer(dir: &Path, template: &str, bos: &str) {
     let mut moved = 0x100;
     let mut vocab = serde_json::Map::new();
     for byte in 0..=u8::MAX {
@@ -169,14 +193,13 @@ pub fn tokenizer() -> ChatTokenizer {
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
-        "added_tokens": [special(BOS, "<s>"), special(EOS, "</s>")],
+        "added_tokens": [special(BOS, bos), special(EOS, "</s>")],
         "pre_tokenizer": byte_level, "decoder": byte_level,
         "model": {"type": "BPE", "vocab": vocab, "merges": []}
     });
-    let config = json!({"bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE});
-    std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    ChatTokenizer::from_dir(dir.path()).unwrap()
+    let config = json!({"bos_token": bos, "eos_token": "</s>", "chat_template": template});
+    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    std::fs::write(dir.join("tokenizer_config.json"), config.to_string()).unwrap();
 }
 
 pub fn limits() -> Limits {
@@ -201,6 +224,14 @@ impl Server {
         server.0
     }
 
+    /// A server whose chat template is `template`.
+    pub async fn with_template(engine: Double, template: &str) -> Self {
+        let server = Self::empty(limits()).await;
+        let engine = Double { context_length: 4096, ..engine };
+        server.1.serve(Served::new(MODEL, Arc::new(engine), tokenizer_with(template, "<s>")));
+        server.0
+    }
+
     /// A server that is still loading, and its state.
     pub async fn empty(limits: Limits) -> (Self, Arc<AppState>) {
         Self::guarded(limits, Access::default()).await
@@ -208,9 +239,14 @@ impl Server {
 
     /// A server that is still loading, with keys, origins or the like.
     pub async fn guarded(limits: Limits, access: Access) -> (Self, Arc<AppState>) {
+        Self::over(AppState::with_access(limits, access)).await
+    }
+
+    /// A server over `state`.
+    pub async fn over(state: AppState) -> (Self, Arc<AppState>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let state = Arc::new(AppState::with_access(limits, access));
+        let state = Arc::new(state);
         let (stop, stopped) = watch::channel(false);
         tokio::spawn(server::serve(listener, state.clone(), stopped, Duration::from_secs(5)));
         let client = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build().unwrap();

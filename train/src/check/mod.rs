@@ -19,7 +19,7 @@ pub use lengths::{Cuts, Lengths, Percentiles};
 pub use memory::{Load, MemoryEstimate, estimate};
 pub use pace::{Counter, Pace, Work};
 pub use preview::{ShownExample, ShownToken, preview};
-pub use report::{Parameters, Report, Steps, TimeEstimate};
+pub use report::{Parameters, Report, Steps, TimeEstimate, duration, size_of};
 pub use workload::Workload;
 
 /// Looks at everything that `recipe` names, as a run would before its first step, and shows the first `shown` examples.

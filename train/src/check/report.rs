@@ -139,7 +139,7 @@ impl Report {
 }
 
 /// Bytes in words.
-fn size_of(bytes: u64) -> String {
+pub fn size_of(bytes: u64) -> String {
     match bytes {
         0..10_000_000_000 => format!("{} MB", bytes.div_ceil(1_000_000)),
         _ => format!("{:.1} GB", bytes as f64 / 1e9),
@@ -147,7 +147,7 @@ fn size_of(bytes: u64) -> String {
 }
 
 /// Seconds in words.
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     match seconds {
         ..120.0 => format!("{seconds:.0} seconds"),
         ..7200.0 => format!("{:.0} minutes", seconds / 60.0),

@@ -22,10 +22,37 @@ pub struct CandleConfig {
 /// The architecture of a [`CandleConfig`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum CandleModel {
-    /// Phi and Phi-2: the config with every key that candle-transformers requires.
-    Phi(Map<String, Value>),
+    /// Phi-1, 1.5 and 2.
+    Phi(PhiConfig),
     /// OPT.
     Opt(OptConfig),
+}
+
+/// The sizes of a Phi model, in the names of its `config.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PhiConfig {
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Decoder layers.
+    pub num_hidden_layers: usize,
+    /// Attention heads.
+    pub num_attention_heads: usize,
+    /// Heads of keys and values, which neighbouring attention heads share.
+    pub num_key_value_heads: usize,
+    /// Positions there are.
+    pub max_position_embeddings: usize,
+    /// Added to a variance.
+    pub layer_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Columns of a head that are rotated: `partial_rotary_factor` of them.
+    pub rotary_columns: usize,
+    /// Whether the head's matrix is the embedding.
+    pub tie_word_embeddings: bool,
 }
 
 /// The sizes of an OPT model, in the names of its `config.json`.
@@ -115,41 +142,47 @@ impl Reader<'_> {
 }
 
 /// Fills in the defaults of `PhiConfig`.
-fn phi(reader: &Reader<'_>) -> Result<Map<String, Value>, UnsupportedModel> {
-    // candle applies these norms before it splits the heads, has no head that is the embedding, and no scaled rotation.
+fn phi(reader: &Reader<'_>) -> Result<PhiConfig, UnsupportedModel> {
     reader.require("qk_layernorm", &[], json!(false))?;
-    reader.require("tie_word_embeddings", &[], json!(false))?;
     reader.require("hidden_act", &[json!("gelu_pytorch_tanh")], json!("gelu_new"))?;
     reader.require("rope_scaling", &[json!({})], Value::Null)?;
-    for key in ["vocab_size", "intermediate_size", "num_hidden_layers"] {
-        reader.count(key)?;
-    }
     let heads = reader.heads()?;
-    if !reader.get("num_key_value_heads").is_null() && !heads.is_multiple_of(reader.count("num_key_value_heads")?) {
-        return Err(reader.refuse("num_key_value_heads", reader.get("num_key_value_heads")));
+    let shared = reader.get("num_key_value_heads");
+    let num_key_value_heads = if shared.is_null() { heads } else { reader.count("num_key_value_heads")? };
+    if !heads.is_multiple_of(num_key_value_heads) {
+        return Err(reader.refuse("num_key_value_heads", shared));
     }
+    // transformers 5 keeps what concerns the rotation here.
     let rope = reader.get("rope_parameters");
     if !matches!(rope["rope_type"].as_str(), None | Some("default")) {
         return Err(reader.refuse("rope_parameters", rope));
     }
-    let mut config = reader.config.clone();
-    // transformers 5 keeps these two in `rope_parameters`.
-    for (key, default) in [("rope_theta", 10_000.0), ("partial_rotary_factor", 0.5)] {
+    let rotation = |key, default| {
         let value = if rope[key].is_null() { reader.get(key) } else { &rope[key] };
-        let value = if value.is_null() { default } else { value.as_f64().ok_or(UnsupportedModel::Key { key })? };
-        config.insert(key.to_string(), json!(value));
+        if value.is_null() { Ok(default) } else { value.as_f64().ok_or(UnsupportedModel::Key { key }) }
+    };
+    let hidden_size = reader.count("hidden_size")?;
+    let head_dim = hidden_size / heads;
+    let factor = rotation("partial_rotary_factor", 0.5)?;
+    let rotary_columns = (factor * head_dim as f64) as usize;
+    if rotary_columns == 0 || rotary_columns > head_dim || !rotary_columns.is_multiple_of(2) {
+        return Err(reader.refuse("partial_rotary_factor", &json!(factor)));
     }
-    for (key, default) in [
-        ("layer_norm_eps", json!(1e-5)),
-        ("hidden_act", json!("gelu_new")),
-        ("qk_layernorm", json!(false)),
-        ("tie_word_embeddings", json!(false)),
-    ] {
-        if reader.get(key).is_null() {
-            config.insert(key.to_string(), default);
-        }
-    }
-    Ok(config)
+    let eps = reader.get("layer_norm_eps");
+    let layer_norm_eps = if eps.is_null() { Some(1e-5) } else { eps.as_f64() };
+    Ok(PhiConfig {
+        vocab_size: reader.count("vocab_size")?,
+        hidden_size,
+        intermediate_size: reader.count("intermediate_size")?,
+        num_hidden_layers: reader.count("num_hidden_layers")?,
+        num_attention_heads: heads,
+        num_key_value_heads,
+        max_position_embeddings: reader.count("max_position_embeddings")?,
+        layer_norm_eps: layer_norm_eps.ok_or(UnsupportedModel::Key { key: "layer_norm_eps" })?,
+        rope_theta: rotation("rope_theta", 10_000.0)?,
+        rotary_columns,
+        tie_word_embeddings: reader.flag("tie_word_embeddings", false)?,
+    })
 }
 
 fn opt(reader: &Reader<'_>) -> Result<OptConfig, UnsupportedModel> {
@@ -194,11 +227,12 @@ mod tests {
         let new = json!({"rope_parameters": {"rope_type": "default", "rope_theta": 5e3, "partial_rotary_factor": 0.4}});
         for spelling in [old, new] {
             let CandleModel::Phi(phi) = config(PHI, spelling).unwrap().model else { panic!() };
-            assert_eq!((&phi["rope_theta"], &phi["partial_rotary_factor"]), (&json!(5e3), &json!(0.4)));
+            // As `int(16 * 0.4)` in Python.
+            assert_eq!((phi.rope_theta, phi.rotary_columns), (5e3, 6));
         }
         let CandleModel::Phi(phi) = config(PHI, json!({})).unwrap().model else { panic!() };
-        assert_eq!(phi["partial_rotary_factor"], 0.5);
-        assert_eq!(phi["hidden_act"], "gelu_new");
+        assert_eq!((phi.rope_theta, phi.rotary_columns), (10_000.0, 8));
+        assert_eq!((phi.num_key_value_heads, phi.layer_norm_eps, phi.tie_word_embeddings), (4, 1e-5, false));
     }
 
     #[test]
@@ -219,12 +253,14 @@ mod tests {
         for (architecture, extra, words) in [
             ("LlamaForCausalLM", json!({}), "LlamaForCausalLM"),
             (PHI, json!({"qk_layernorm": true}), "qk_layernorm"),
-            (PHI, json!({"tie_word_embeddings": true}), "tie_word_embeddings"),
             (PHI, json!({"hidden_act": "gelu"}), "hidden_act"),
             (PHI, json!({"rope_scaling": {"type": "linear", "factor": 2.0}}), "rope_scaling"),
             (PHI, json!({"rope_parameters": {"rope_type": "linear", "factor": 2.0}}), "rope_parameters"),
             (PHI, json!({"num_attention_heads": 5}), "num_attention_heads"),
             (PHI, json!({"num_key_value_heads": 3}), "num_key_value_heads"),
+            (PHI, json!({"partial_rotary_factor": 0.3125}), "partial_rotary_factor"),
+            (PHI, json!({"partial_rotary_factor": 0.0}), "partial_rotary_factor"),
+            (PHI, json!({"layer_norm_eps": "small"}), "layer_norm_eps"),
             (PHI, json!({"quantization_config": {"bits": 4}}), "quantization_config"),
             (OPT, json!({"activation_function": "gelu"}), "activation_function"),
             (OPT, json!({"enable_bias": false}), "enable_bias"),

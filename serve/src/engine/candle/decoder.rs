@@ -8,28 +8,44 @@ use super::opt::Opt;
 use super::phi::Phi;
 use crate::checkpoint::Checkpoint;
 
+/// Ids of one pass: enough to keep the matrix kernels busy, few enough to notice a cancelled job soon.
+pub const PASS: usize = 128;
+
 /// A causal language model with a key-value cache: what it is fed continues what it was fed before.
 pub trait Decoder {
     /// Empties the cache: the next id is the first of a text.
     fn clear(&mut self);
 
-    /// How many ids of a prompt one pass takes. Between passes a job can be cancelled.
-    fn prompt_pass(&self) -> usize;
+    /// The last layer's output for each of `ids`, `(ids, hidden)`. A pass is not interrupted; longer texts are fed in
+    /// passes of [`PASS`].
+    ///
+    /// # Errors
+    /// candle's, for an id beyond the vocabulary or a text beyond the positions.
+    fn hidden(&mut self, ids: &[u32]) -> Result<Tensor>;
 
-    /// How many ids one pass of [`Decoder::logits_of_each`] takes.
-    fn scoring_pass(&self) -> usize;
+    /// What follows from the last layer's output: the logits, `(ids, vocab)`.
+    ///
+    /// # Errors
+    /// candle's.
+    fn head(&self, hidden: &Tensor) -> Result<Tensor>;
 
     /// The logits after the last of `ids`, `(vocab,)`.
     ///
     /// # Errors
-    /// candle's, for an id beyond the vocabulary or a text beyond the positions.
-    fn logits(&mut self, ids: &[u32]) -> Result<Tensor>;
+    /// As [`Decoder::hidden`].
+    fn logits(&mut self, ids: &[u32]) -> Result<Tensor> {
+        let last = self.hidden(ids)?.narrow(0, ids.len() - 1, 1)?.contiguous()?;
+        self.head(&last)?.squeeze(0)
+    }
 
     /// The logits after each of `ids`, `(ids, vocab)`.
     ///
     /// # Errors
-    /// As [`Decoder::logits`].
-    fn logits_of_each(&mut self, ids: &[u32]) -> Result<Tensor>;
+    /// As [`Decoder::hidden`].
+    fn logits_of_each(&mut self, ids: &[u32]) -> Result<Tensor> {
+        let hidden = self.hidden(ids)?;
+        self.head(&hidden)
+    }
 }
 
 /// Reads the weights of a checkpoint, widened to f32.
@@ -41,7 +57,7 @@ pub fn load(checkpoint: &Checkpoint, config: &CandleConfig) -> Result<Box<dyn De
     // below; the checkpoint's check found them whole.
     let weights = unsafe { VarBuilder::from_mmaped_safetensors(&checkpoint.weights, DType::F32, &Device::Cpu)? };
     Ok(match &config.model {
-        CandleModel::Phi(config) => Box::new(Phi::load(config, weights)?),
+        CandleModel::Phi(config) => Box::new(Phi::load(config, &weights)?),
         CandleModel::Opt(config) => Box::new(Opt::load(config, &weights)?),
     })
 }

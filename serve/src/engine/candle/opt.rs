@@ -2,10 +2,9 @@
 //! part, ReLU, biases throughout, and in the 350M model an embedding narrower than the residual stream.
 
 use candle_core::{Device, Module, Result, Tensor};
-use candle_nn::kv_cache::KvCache;
-use candle_nn::ops::softmax_last_dim;
 use candle_nn::{LayerNorm, Linear, VarBuilder, layer_norm, linear, linear_no_bias};
 
+use super::attention::{Attention, Projections, causal_mask};
 use super::config::OptConfig;
 use super::decoder::Decoder;
 
@@ -13,8 +12,6 @@ use super::decoder::Decoder;
 const POSITION_OFFSET: usize = 2;
 /// torch's default, which OPT uses.
 const LAYER_NORM_EPS: f64 = 1e-5;
-/// Ids of one pass: enough to keep the matrix kernels busy, few enough to notice a cancelled job soon.
-const PASS: usize = 128;
 
 /// An OPT model with its key-value cache.
 pub struct Opt {
@@ -63,11 +60,19 @@ impl Opt {
             seen: 0,
         })
     }
+}
 
-    /// The last layer's output for each of `ids`, `(ids, hidden)`.
+impl Decoder for Opt {
+    fn clear(&mut self) {
+        self.seen = 0;
+        for layer in &mut self.layers {
+            layer.attention.clear();
+        }
+    }
+
     fn hidden(&mut self, ids: &[u32]) -> Result<Tensor> {
         let tokens = self.embed_tokens.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
-        let tokens = apply(self.project_in.as_ref(), tokens)?;
+        let tokens = apply(self.project_in.as_ref(), &tokens)?;
         let positions = self.embed_positions.narrow(0, self.seen + POSITION_OFFSET, ids.len())?;
         let mut hidden = (tokens + positions)?;
         let mask = causal_mask(ids.len(), self.seen)?;
@@ -78,96 +83,50 @@ impl Opt {
         Ok(hidden)
     }
 
-    fn head(&self, hidden: Tensor) -> Result<Tensor> {
+    fn head(&self, hidden: &Tensor) -> Result<Tensor> {
         let hidden = apply(self.final_layer_norm.as_ref(), hidden)?;
-        self.head.forward(&apply(self.project_out.as_ref(), hidden)?)
-    }
-}
-
-impl Decoder for Opt {
-    fn clear(&mut self) {
-        self.seen = 0;
-        for layer in &mut self.layers {
-            layer.cache = empty_cache();
-        }
-    }
-
-    fn prompt_pass(&self) -> usize {
-        PASS
-    }
-
-    fn scoring_pass(&self) -> usize {
-        PASS
-    }
-
-    fn logits(&mut self, ids: &[u32]) -> Result<Tensor> {
-        let last = self.hidden(ids)?.narrow(0, ids.len() - 1, 1)?.contiguous()?;
-        self.head(last)?.squeeze(0)
-    }
-
-    fn logits_of_each(&mut self, ids: &[u32]) -> Result<Tensor> {
-        let hidden = self.hidden(ids)?;
-        self.head(hidden)
+        self.head.forward(&apply(self.project_out.as_ref(), &hidden)?)
     }
 }
 
 struct Layer {
     norm_before: bool,
     self_attn_layer_norm: LayerNorm,
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
+    attention: Attention,
     final_layer_norm: LayerNorm,
     fc1: Linear,
     fc2: Linear,
-    heads: usize,
-    cache: KvCache,
 }
 
 impl Layer {
     fn load(config: &OptConfig, weights: &VarBuilder<'_>) -> Result<Self> {
         let hidden = config.hidden_size;
         let attention = |name| linear(hidden, hidden, weights.pp("self_attn").pp(name));
+        let projections = Projections {
+            query: attention("q_proj")?,
+            key: attention("k_proj")?,
+            value: attention("v_proj")?,
+            output: attention("out_proj")?,
+        };
         Ok(Self {
             norm_before: config.do_layer_norm_before,
             self_attn_layer_norm: norm(hidden, weights, "self_attn_layer_norm")?,
-            q_proj: attention("q_proj")?,
-            k_proj: attention("k_proj")?,
-            v_proj: attention("v_proj")?,
-            out_proj: attention("out_proj")?,
+            attention: Attention::new(projections, config.num_attention_heads, config.num_attention_heads),
             final_layer_norm: norm(hidden, weights, "final_layer_norm")?,
             fc1: linear(hidden, config.ffn_dim, weights.pp("fc1"))?,
             fc2: linear(config.ffn_dim, hidden, weights.pp("fc2"))?,
-            heads: config.num_attention_heads,
-            cache: empty_cache(),
         })
     }
 
     fn forward(&mut self, hidden: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
         if self.norm_before {
-            let hidden = (hidden + self.attend(&self.self_attn_layer_norm.forward(hidden)?, mask)?)?;
+            let hidden = (hidden + self.attention.forward(&self.self_attn_layer_norm.forward(hidden)?, None, mask)?)?;
             return &hidden + self.feed_forward(&self.final_layer_norm.forward(&hidden)?)?;
         }
-        let hidden = (hidden + self.attend(hidden, mask)?)?;
+        let hidden = (hidden + self.attention.forward(hidden, None, mask)?)?;
         let hidden = self.self_attn_layer_norm.forward(&hidden)?;
         let hidden = (&hidden + self.feed_forward(&hidden)?)?;
         self.final_layer_norm.forward(&hidden)
-    }
-
-    fn attend(&mut self, input: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-        let (ids, width) = input.dims2()?;
-        let (heads, head_dim) = (self.heads, width / self.heads);
-        let split = |rows: Tensor| rows.reshape((ids, heads, head_dim))?.transpose(0, 1)?.contiguous();
-        let queries = split((self.q_proj.forward(input)? * (head_dim as f64).powf(-0.5))?)?;
-        let (keys, values) =
-            self.cache.append(&split(self.k_proj.forward(input)?)?, &split(self.v_proj.forward(input)?)?)?;
-        let mut scores = queries.matmul(&keys.t()?)?;
-        if let Some(mask) = mask {
-            scores = scores.broadcast_add(mask)?;
-        }
-        let mixed = softmax_last_dim(&scores)?.matmul(&values)?;
-        self.out_proj.forward(&mixed.transpose(0, 1)?.reshape((ids, width))?)
     }
 
     fn feed_forward(&self, input: &Tensor) -> Result<Tensor> {
@@ -175,29 +134,10 @@ impl Layer {
     }
 }
 
-/// What is added to the scores of `ids` queries that follow `seen` keys, `(ids, seen + ids)`; none for one query, which
-/// sees every key.
-fn causal_mask(ids: usize, seen: usize) -> Result<Option<Tensor>> {
-    if ids == 1 {
-        return Ok(None);
-    }
-    let sees = |query: usize, key: usize| if key <= seen + query { 0.0 } else { f32::NEG_INFINITY };
-    let mask: Vec<f32> = (0..ids).flat_map(|query| (0..seen + ids).map(move |key| sees(query, key))).collect();
-    Tensor::from_vec(mask, (ids, seen + ids), &Device::Cpu).map(Some)
-}
-
 fn norm(width: usize, weights: &VarBuilder<'_>, name: &str) -> Result<LayerNorm> {
     layer_norm(width, LAYER_NORM_EPS, weights.pp(name))
 }
 
-fn apply(module: Option<&impl Module>, input: Tensor) -> Result<Tensor> {
-    match module {
-        Some(module) => module.forward(&input),
-        None => Ok(input),
-    }
-}
-
-/// `(heads, ids, head_dim)`, with room for a pass to begin with.
-fn empty_cache() -> KvCache {
-    KvCache::new(1, PASS)
+fn apply(module: Option<&impl Module>, input: &Tensor) -> Result<Tensor> {
+    module.map_or_else(|| Ok(input.clone()), |module| module.forward(input))
 }

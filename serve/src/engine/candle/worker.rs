@@ -7,7 +7,7 @@ use orpo_chat::ChatTokenizer;
 use tokio::sync::oneshot;
 
 use super::config::CandleConfig;
-use super::decoder::{self, Decoder};
+use super::decoder::{self, Decoder, PASS};
 use crate::checkpoint::Checkpoint;
 use crate::engine::sampling::{self, SampledToken, Sampler};
 use crate::engine::{
@@ -138,7 +138,7 @@ impl Worker {
     fn generate(&mut self, request: GenerateRequest, steps: &StepSender) -> candle_core::Result<()> {
         let mut sampler = Sampler::new(request.sampling);
         let mut logits = Vec::new();
-        for pass in request.prompt_ids.chunks(self.decoder.prompt_pass()) {
+        for pass in request.prompt_ids.chunks(PASS) {
             if steps.is_closed() {
                 return Ok(());
             }
@@ -173,7 +173,7 @@ impl Worker {
         // Nothing follows the last token.
         let context = &prompt_ids[..prompt_ids.len().saturating_sub(1)];
         let mut next = prompt_ids.iter().skip(1);
-        for pass in context.chunks(self.decoder.scoring_pass()) {
+        for pass in context.chunks(PASS) {
             if scores.is_closed() {
                 return Ok(None);
             }
@@ -216,19 +216,8 @@ mod tests {
             self.fed.clear();
         }
 
-        fn prompt_pass(&self) -> usize {
-            2
-        }
-
-        fn scoring_pass(&self) -> usize {
-            2
-        }
-
-        fn logits(&mut self, ids: &[u32]) -> candle_core::Result<Tensor> {
-            self.logits_of_each(ids)?.get(ids.len() - 1)
-        }
-
-        fn logits_of_each(&mut self, ids: &[u32]) -> candle_core::Result<Tensor> {
+        /// Logits at once.
+        fn hidden(&mut self, ids: &[u32]) -> candle_core::Result<Tensor> {
             if let Some(gate) = &self.gate {
                 let _ = gate.recv();
             }
@@ -244,6 +233,10 @@ mod tests {
                 row[id as usize + 1] = 10.0 + self.fed.len() as f32;
             }
             Tensor::from_vec(logits, (ids.len(), 1000), &Device::Cpu)
+        }
+
+        fn head(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+            Ok(hidden.clone())
         }
     }
 
@@ -303,13 +296,38 @@ mod tests {
         let mut generation = engine.generate(greedy(&[10], 900, &[])).unwrap();
         permit.send(()).unwrap();
         generation.next().await.unwrap();
-        // It is in its second pass; these two wait behind it.
+        // It is in its second pass; these wait behind it.
         drop(generation);
         drop(engine.generate(greedy(&[10], 900, &[])).unwrap());
         drop(engine.score((10..900).collect(), 0).unwrap());
         drop(permit);
         ids(&engine, greedy(&[10], 1, &[])).await.unwrap();
         assert_eq!(passes.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn a_long_prompt_is_left_between_two_passes() {
+        let ids: Vec<u32> = (10..10 + 4 * PASS as u32).collect();
+        for scored in [false, true] {
+            let passes = Arc::new(AtomicUsize::new(0));
+            let (permit, gate) = channel();
+            let engine = started(Counting { passes: passes.clone(), gate: Some(gate), ..Counting::default() }).await;
+            let waiting: Box<dyn std::any::Any> = if scored {
+                Box::new(engine.score(ids.clone(), 0).unwrap())
+            } else {
+                Box::new(engine.generate(greedy(&ids, 1, &[])).unwrap())
+            };
+            permit.send(()).unwrap();
+            while passes.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            // It is in its second pass, or about to begin it.
+            drop(waiting);
+            drop(permit);
+            let next = engine.generate(greedy(&[10], 1, &[])).unwrap().next().await.unwrap();
+            assert_eq!(next.token.id, 11);
+            assert!(passes.load(Ordering::SeqCst) <= 3);
+        }
     }
 
     #[tokio::test]
@@ -320,6 +338,11 @@ mod tests {
         assert_eq!(scores.iter().map(|score| score.top[0].0).collect::<Vec<_>>(), [11, 12, 51]);
         assert_eq!(scores[0].top[0].1, scores[0].logprob);
         assert!(scores[1].logprob < -10.0 && scores[2].logprob > -1.0);
+        // Over several passes.
+        let long: Vec<u32> = (10..10 + 2 * PASS as u32 + 5).collect();
+        let scores = engine.score(long.clone(), 0).unwrap().finish().await.unwrap();
+        assert_eq!(scores.iter().map(|score| score.id).collect::<Vec<_>>(), long[1..]);
+        assert!(scores.iter().all(|score| score.logprob > -1.0));
         for nothing in [vec![], vec![3]] {
             assert!(engine.score(nothing, 2).unwrap().finish().await.unwrap().is_empty());
         }

@@ -1,0 +1,77 @@
+//! One page about everything that was trained and measured: a single HTML file that asks for nothing else.
+//!
+//! [`write`] searches directories for what the other commands leave in them: `results.json` with `samples.jsonl`,
+//! `metrics.jsonl` and `orpo_manifest.json` of training runs, and a pipeline's `summary.json`, `orpo_manifest.json` and
+//! `stages/*.json`. The same files make the same page.
+//!
+//! Files become data in `collect`; `sections` are functions from that data to blocks of the page (`view`), with charts drawn in
+//! `charts`; the template turns blocks into HTML. Whatever came from a file is text: the template escapes it, and the
+//! script puts samples into the page as text only. The page's own policy (CSP) runs its one script and nothing else.
+
+mod charts;
+mod collect;
+mod evaluation;
+mod find;
+mod published;
+mod render;
+mod samples;
+mod sections;
+mod training;
+mod view;
+
+use std::path::{Path, PathBuf};
+
+use crate::jsonl::{self, InputError};
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// A file or directory.
+    #[error(transparent)]
+    File(#[from] InputError),
+    /// There is nothing to report.
+    #[error(
+        "no results.json and no metrics.jsonl in {searched}, nor below it; give directories that `orpo-eval --out` or \
+             `orpo-train run` have written"
+    )]
+    Nothing {
+        /// The directories.
+        searched: String,
+    },
+}
+
+/// What a report is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The number of evaluations.
+    pub evaluations: usize,
+    /// The number of training runs.
+    pub runs: usize,
+    /// The number of prompts that can be browsed.
+    pub samples: usize,
+    /// What was not used, and why.
+    pub left_out: Vec<String>,
+}
+
+/// Writes a report on what is in these directories. The page appears under its name only when it is whole.
+///
+/// # Errors
+/// When there is nothing to report, or a file cannot be read or written.
+pub fn write(directories: &[PathBuf], out: &Path, title: &str) -> Result<Report, ReportError> {
+    let collected = collect::collect(directories)?;
+    if collected.evaluations.is_empty() && collected.runs.is_empty() {
+        let searched: Vec<String> = directories.iter().map(|path| format!("`{}`", path.display())).collect();
+        return Err(ReportError::Nothing { searched: searched.join(", ") });
+    }
+    let samples = samples::Samples::read(&collected)?;
+    let page = render::page(title, &collected, &samples);
+    jsonl::write_atomically(out, page.as_bytes())
+        .map_err(|error| InputError::File { path: out.to_owned(), problem: error.to_string() })?;
+    let left_out = collected.left_out.iter().chain(&samples.left_out).cloned().collect();
+    Ok(Report {
+        evaluations: collected.evaluations.len(),
+        runs: collected.runs.len(),
+        samples: samples.rows.len(),
+        left_out,
+    })
+}
