@@ -4,22 +4,12 @@
 //! the cache holds needs no network.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError};
-use hf_hub::{Cache, Repo, RepoType};
+pub use orpo_hub::{Hub, Kind};
+use orpo_hub::{HubError, RepoId, discard};
 
 use crate::jsonl;
-
-/// What kind of repository holds a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A data set.
-    Dataset,
-    /// A space, which is where some benchmarks keep their data.
-    Space,
-}
 
 /// A file of a repository on the hub, pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,13 +31,13 @@ pub struct OfficialFile {
 /// Why there is no official file.
 #[derive(Debug, thiserror::Error)]
 pub enum OfficialError {
-    /// It could not be fetched.
+    /// Neither hub nor cache gives it.
     #[error("cannot fetch {name}: {problem}; {option} FILE reads a local copy")]
     Fetch {
         /// The file, with its repository and revision.
         name: String,
         /// What went wrong.
-        problem: String,
+        problem: HubError,
         /// The option that reads a local copy.
         option: &'static str,
     },
@@ -70,14 +60,6 @@ pub enum OfficialError {
         /// The option that reads a local copy.
         option: &'static str,
     },
-    /// The cache cannot be read.
-    #[error("cannot use `{}`: {error}", path.display())]
-    Cache {
-        /// The local file.
-        path: PathBuf,
-        /// What went wrong.
-        error: io::Error,
-    },
 }
 
 impl OfficialFile {
@@ -85,93 +67,40 @@ impl OfficialFile {
     pub fn name(&self) -> String {
         format!("hub:{}@{}:{}", self.repository, self.revision, self.file)
     }
-}
 
-/// A hub and the cache of its files.
-#[derive(Debug, Clone)]
-pub struct Hub {
-    endpoint: String,
-    cache: Cache,
-    token: Option<String>,
-}
-
-impl Hub {
-    /// The hub that `HF_ENDPOINT` names, its cache under `HF_HOME`, and the token of `HF_TOKEN` or of the cache.
-    pub fn from_env() -> Self {
-        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let cache = Cache::from_env();
-        let token = variable("HF_TOKEN").or_else(|| cache.token());
-        let endpoint = variable("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".into());
-        Self::new(&endpoint, cache.path(), token)
-    }
-
-    /// The hub at `endpoint` with its cache in `cache`.
-    pub fn new(endpoint: &str, cache: &Path, token: Option<String>) -> Self {
-        Self { endpoint: endpoint.trim_end_matches('/').into(), cache: Cache::new(cache.to_path_buf()), token }
-    }
-
-    /// The bytes of a file, from the cache or else from the hub.
+    /// Its bytes, from the cache or else from the hub.
     ///
     /// # Errors
     /// When it is in neither, or its content is not the pinned one. A download with wrong content does not stay in the
     /// cache.
-    pub fn read(&self, official: &OfficialFile) -> Result<Vec<u8>, OfficialError> {
-        let kind = match official.kind {
-            Kind::Dataset => RepoType::Dataset,
-            Kind::Space => RepoType::Space,
-        };
-        let repo = Repo::with_revision(official.repository.into(), kind, official.revision.into());
-        let snapshots = self.cache.path().join(repo.folder_name()).join("snapshots");
-        let cached = snapshots.join(official.revision).join(official.file);
-        if cached.exists() {
-            return verified(&cached, official, "remove it to fetch it anew");
+    pub fn read(&self, hub: &Hub) -> Result<Vec<u8>, OfficialError> {
+        let id = RepoId { kind: self.kind, name: self.repository, revision: self.revision };
+        if let Some(cached) = hub.cached(&id, self.file) {
+            return self.verified(&cached, "remove it to fetch it anew");
         }
-        let fetched = self.fetch(repo, official).map_err(|error| OfficialError::Fetch {
-            name: official.name(),
-            problem: explained(error, &self.endpoint),
-            option: official.option,
-        })?;
-        let read = verified(&fetched, official, "run again to fetch it anew, and check HF_ENDPOINT");
+        let fetched = hub.fetch(&id, self.file).map_err(|problem| self.failed(problem))?;
+        let read = self.verified(&fetched, "run again to fetch it anew, and check HF_ENDPOINT");
         if matches!(read, Err(OfficialError::Checksum { .. })) {
-            // What the name points to goes as well, or the hub's client would take it for complete.
-            for path in [fs::canonicalize(&fetched).unwrap_or_else(|_| fetched.clone()), fetched] {
-                fs::remove_file(&path).map_err(|error| OfficialError::Cache { path, error })?;
-            }
+            discard(&fetched).map_err(|problem| self.failed(problem))?;
         }
         read
     }
 
-    fn fetch(&self, repo: Repo, official: &OfficialFile) -> Result<PathBuf, ApiError> {
-        let builder = ApiBuilder::from_cache(self.cache.clone())
-            .with_endpoint(self.endpoint.clone())
-            .with_token(self.token.clone())
-            .with_progress(false)
-            .with_user_agent("orpo-eval", env!("CARGO_PKG_VERSION"));
-        builder.build()?.repo(repo).download(official.file)
+    fn failed(&self, problem: HubError) -> OfficialError {
+        OfficialError::Fetch { name: self.name(), problem, option: self.option }
     }
-}
 
-fn verified(path: &Path, official: &OfficialFile, advice: &'static str) -> Result<Vec<u8>, OfficialError> {
-    let bytes = fs::read(path).map_err(|error| OfficialError::Cache { path: path.to_owned(), error })?;
-    let found = jsonl::sha256(&bytes);
-    if found == official.sha256 {
-        return Ok(bytes);
-    }
-    let (path, expected) = (path.to_owned(), official.sha256);
-    Err(OfficialError::Checksum { path, name: official.name(), found, expected, advice, option: official.option })
-}
-
-/// What an error of the hub means for the user.
-fn explained(error: ApiError, endpoint: &str) -> String {
-    let message = error.to_string();
-    let status = match error {
-        ApiError::RequestError(error) => error.into_response().map(|response| response.status()),
-        _ => None,
-    };
-    match status {
-        Some(status @ (401 | 403)) => format!("{endpoint} refuses access ({status}); HF_TOKEN may hold a token"),
-        Some(404) => format!("{endpoint} has no such file (404); check HF_ENDPOINT"),
-        Some(status) => format!("{endpoint} answers {status}; try again later"),
-        None => format!("{message}; run again to go on, and check the network and HF_ENDPOINT ({endpoint})"),
+    fn verified(&self, path: &Path, advice: &'static str) -> Result<Vec<u8>, OfficialError> {
+        let path = path.to_path_buf();
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(self.failed(HubError::Cache { path, error })),
+        };
+        let found = jsonl::sha256(&bytes);
+        if found == self.sha256 {
+            return Ok(bytes);
+        }
+        let (name, expected, option) = (self.name(), self.sha256, self.option);
+        Err(OfficialError::Checksum { path, name, found, expected, advice, option })
     }
 }

@@ -1,11 +1,13 @@
 //! The hub, played by a server of this test: download, cache, and everything that can go wrong.
 
+#[path = "../../hub/tests/stand_in/mod.rs"]
 mod stand_in;
 
 use std::path::Path;
 use std::process::Command;
 
-use orpo_serve::load::hub::Hub;
+use orpo_hub::Hub;
+use orpo_serve::load::hub;
 use serde_json::json;
 use stand_in::{COMMIT, Fault, StandIn};
 
@@ -18,10 +20,6 @@ const WHOLE: [(&str, &[u8]); 6] = [
     ("onnx/model.onnx", b"no"),
 ];
 
-fn hub(server: &StandIn, cache: &Path) -> Hub {
-    Hub::new(&server.url(), cache, None)
-}
-
 fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -33,23 +31,23 @@ fn names(dir: &Path) -> Vec<String> {
 fn what_serving_needs_is_fetched_once_and_then_needs_no_server() {
     let cache = tempfile::tempdir().unwrap();
     let server = StandIn::start("acme/tiny", &WHOLE);
-    let hub = hub(&server, cache.path());
-    let dir = hub.model("acme/tiny").unwrap();
+    let hub = server.hub(cache.path());
+    let dir = hub::model(&hub, "acme/tiny").unwrap();
     assert_eq!(names(&dir), ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
     assert_eq!(std::fs::read(dir.join("model.safetensors")).unwrap(), b"12345678");
     let requests = server.requests();
     for id in ["acme/tiny".to_string(), "acme/tiny@main".into(), format!("hub:acme/tiny@{COMMIT}")] {
-        assert_eq!(hub.model(&id).unwrap(), dir, "{id}");
+        assert_eq!(hub::model(&hub, &id).unwrap(), dir, "{id}");
     }
     assert_eq!(server.requests(), requests);
     drop(server);
-    assert_eq!(hub.model("acme/tiny").unwrap(), dir);
-    let error = hub.model("acme/other").unwrap_err().to_string();
+    assert_eq!(hub::model(&hub, "acme/tiny").unwrap(), dir);
+    let error = hub::model(&hub, "acme/other").unwrap_err().to_string();
     assert!(error.contains("`acme/other`") && error.contains("HF_ENDPOINT"), "{error}");
 
     // A cache that another program filled has no listing.
     std::fs::remove_dir_all(cache.path().join("models--acme--tiny/orpo-listings")).unwrap();
-    assert_eq!(hub.model("acme/tiny").unwrap(), dir);
+    assert_eq!(hub::model(&hub, "acme/tiny").unwrap(), dir);
 }
 
 #[test]
@@ -65,10 +63,10 @@ fn shards_are_those_of_the_index() {
     ];
     let cache = tempfile::tempdir().unwrap();
     let server = StandIn::start("acme/sharded", &files);
-    let names = names(&hub(&server, cache.path()).model("acme/sharded").unwrap());
+    let names = names(&hub::model(&server.hub(cache.path()), "acme/sharded").unwrap());
     assert!(names.contains(&"model-2.safetensors".into()) && !names.contains(&"model-3.safetensors".into()));
     let server = StandIn::start("acme/broken", &files[..5]);
-    let error = hub(&server, cache.path()).model("acme/broken").unwrap_err().to_string();
+    let error = hub::model(&server.hub(cache.path()), "acme/broken").unwrap_err().to_string();
     assert!(error.contains("`model-2.safetensors`") && error.contains("no such file"), "{error}");
 }
 
@@ -76,15 +74,15 @@ fn shards_are_those_of_the_index() {
 fn what_the_hub_refuses_is_said_with_the_id_and_what_to_do() {
     let cache = tempfile::tempdir().unwrap();
     let server = StandIn::start("acme/tiny", &WHOLE);
-    let error = hub(&server, cache.path()).model("acme/nothing").unwrap_err().to_string();
+    let error = hub::model(&server.hub(cache.path()), "acme/nothing").unwrap_err().to_string();
     assert!(error.contains("`acme/nothing`") && error.contains("404"), "{error}");
     server.set(Fault::Token("secret"));
-    let error = hub(&server, cache.path()).model("acme/tiny").unwrap_err().to_string();
+    let error = hub::model(&server.hub(cache.path()), "acme/tiny").unwrap_err().to_string();
     assert!(error.contains("401") && error.contains("HF_TOKEN"), "{error}");
-    assert!(Hub::new(&server.url(), cache.path(), Some("secret".into())).model("acme/tiny").is_ok());
+    assert!(hub::model(&Hub::new(&server.url(), cache.path(), Some("secret".into())), "acme/tiny").is_ok());
 
     let server = StandIn::start("acme/old", &[WHOLE[0], WHOLE[1], WHOLE[4]]);
-    let error = hub(&server, cache.path()).model("acme/old").unwrap_err().to_string();
+    let error = hub::model(&server.hub(cache.path()), "acme/old").unwrap_err().to_string();
     assert!(error.contains("no safetensors"), "{error}");
 }
 
@@ -93,12 +91,12 @@ fn a_download_that_breaks_off_is_no_file_and_the_next_run_goes_on() {
     for fault in [Fault::BreakOff, Fault::TooShort] {
         let cache = tempfile::tempdir().unwrap();
         let server = StandIn::start("acme/tiny", &WHOLE);
-        let hub = hub(&server, cache.path());
+        let hub = server.hub(cache.path());
         server.set(fault);
-        let error = hub.model("acme/tiny").unwrap_err().to_string();
+        let error = hub::model(&hub, "acme/tiny").unwrap_err().to_string();
         assert!(error.contains("`config.json`") && error.contains("run again"), "{error}");
         server.set(Fault::None);
-        let dir = hub.model("acme/tiny").unwrap();
+        let dir = hub::model(&hub, "acme/tiny").unwrap();
         assert_eq!(std::fs::read(dir.join("model.safetensors")).unwrap(), b"12345678");
     }
 }

@@ -1,11 +1,13 @@
 //! The hub, played by a server of this test: download, cache, and everything that can go wrong.
 
+#[path = "../../hub/tests/stand_in/mod.rs"]
 mod stand_in;
 
 use std::path::Path;
 use std::process::Command;
 
-use orpo_train::hub::Hub;
+use orpo_hub::Hub;
+use orpo_train::hub;
 use serde_json::json;
 use stand_in::{Fault, StandIn};
 
@@ -22,29 +24,25 @@ fn dataset() -> StandIn {
     )
 }
 
-fn hub(server: &StandIn, cache: &Path) -> Hub {
-    Hub::new(&server.url(), cache, None)
-}
-
 #[test]
 fn a_dataset_is_fetched_once_and_then_needs_no_server() {
     let cache = tempfile::tempdir().unwrap();
     let server = dataset();
-    let hub = hub(&server, cache.path());
+    let hub = server.hub(cache.path());
     for id in ["acme/pairs", "acme/pairs:data/*.jsonl", "acme/pairs@main:data/train-00000-of-00002.jsonl"] {
-        let files = hub.dataset(id).unwrap();
+        let files = hub::dataset(&hub, id).unwrap();
         assert_eq!(files.len(), if id.ends_with("of-00002.jsonl") { 1 } else { 2 }, "{id}");
         assert_eq!(std::fs::read_to_string(&files[0]).unwrap(), PAIR);
     }
     // A listing, and for each file its size and its bytes.
     assert_eq!(server.requests(), 1 + 2 * 2);
     drop(server);
-    assert_eq!(hub.dataset("acme/pairs:data/*").unwrap().len(), 2);
-    assert_eq!(hub.dataset(&format!("acme/pairs@{}", stand_in::COMMIT)).unwrap().len(), 2);
+    assert_eq!(hub::dataset(&hub, "acme/pairs:data/*").unwrap().len(), 2);
+    assert_eq!(hub::dataset(&hub, &format!("acme/pairs@{}", stand_in::COMMIT)).unwrap().len(), 2);
     // What was never fetched is not there.
-    let error = hub.dataset("acme/pairs:README.md").unwrap_err().to_string();
+    let error = hub::dataset(&hub, "acme/pairs:README.md").unwrap_err().to_string();
     assert!(error.contains("hub:acme/pairs:README.md") && error.contains("HF_ENDPOINT"), "{error}");
-    let error = hub.dataset("acme/other").unwrap_err().to_string();
+    let error = hub::dataset(&hub, "acme/other").unwrap_err().to_string();
     assert!(error.contains("hub:acme/other") && error.contains("HF_ENDPOINT"), "{error}");
 }
 
@@ -52,30 +50,30 @@ fn a_dataset_is_fetched_once_and_then_needs_no_server() {
 fn a_cache_that_another_program_filled_is_enough() {
     let cache = tempfile::tempdir().unwrap();
     let server = dataset();
-    let hub = hub(&server, cache.path());
-    hub.dataset("acme/pairs").unwrap();
+    let hub = server.hub(cache.path());
+    hub::dataset(&hub, "acme/pairs").unwrap();
     drop(server);
     std::fs::remove_dir_all(cache.path().join("datasets--acme--pairs/orpo-listings")).unwrap();
-    assert_eq!(hub.dataset("acme/pairs:data/train-00001-of-00002.jsonl").unwrap().len(), 1);
-    assert_eq!(hub.dataset("acme/pairs").unwrap().len(), 2);
+    assert_eq!(hub::dataset(&hub, "acme/pairs:data/train-00001-of-00002.jsonl").unwrap().len(), 1);
+    assert_eq!(hub::dataset(&hub, "acme/pairs").unwrap().len(), 2);
 }
 
 #[test]
 fn what_the_hub_refuses_is_said_with_the_id_and_what_to_do() {
     let cache = tempfile::tempdir().unwrap();
     let server = dataset();
-    let hub = hub(&server, cache.path());
-    let error = hub.dataset("acme/nothing").unwrap_err().to_string();
+    let hub = server.hub(cache.path());
+    let error = hub::dataset(&hub, "acme/nothing").unwrap_err().to_string();
     assert!(error.contains("`hub:acme/nothing`") && error.contains("404"), "{error}");
-    let error = hub.dataset("acme/pairs:missing.jsonl").unwrap_err().to_string();
+    let error = hub::dataset(&hub, "acme/pairs:missing.jsonl").unwrap_err().to_string();
     assert!(error.contains("no such file") && error.contains("data/train-00000-of-00002.jsonl"), "{error}");
 
     server.set(Fault::Token("secret"));
-    let closed = Hub::new(&server.url(), &cache.path().join("other"), None);
-    let error = closed.dataset("acme/pairs").unwrap_err().to_string();
+    let closed = server.hub(&cache.path().join("other"));
+    let error = hub::dataset(&closed, "acme/pairs").unwrap_err().to_string();
     assert!(error.contains("`hub:acme/pairs`") && error.contains("401") && error.contains("HF_TOKEN"), "{error}");
     let open = Hub::new(&server.url(), &cache.path().join("other"), Some("secret".into()));
-    assert_eq!(open.dataset("acme/pairs").unwrap().len(), 2);
+    assert_eq!(hub::dataset(&open, "acme/pairs").unwrap().len(), 2);
 }
 
 #[test]
@@ -83,12 +81,12 @@ fn a_download_that_breaks_off_is_no_file_and_the_next_run_goes_on() {
     for fault in [Fault::BreakOff, Fault::TooShort] {
         let cache = tempfile::tempdir().unwrap();
         let server = dataset();
-        let hub = hub(&server, cache.path());
+        let hub = server.hub(cache.path());
         server.set(fault);
-        let error = hub.dataset("acme/pairs").unwrap_err().to_string();
+        let error = hub::dataset(&hub, "acme/pairs").unwrap_err().to_string();
         assert!(error.contains("train-00000") && error.contains("run again"), "{error}");
         server.set(Fault::None);
-        for file in hub.dataset("acme/pairs").unwrap() {
+        for file in hub::dataset(&hub, "acme/pairs").unwrap() {
             assert_eq!(std::fs::read_to_string(file).unwrap(), PAIR);
         }
     }
@@ -110,21 +108,21 @@ fn a_model_is_its_configuration_tokenizer_and_safetensors() {
         ("onnx/model.onnx", b"no"),
     ];
     let server = StandIn::start("acme/sharded", sharded);
-    let dir = hub(&server, cache.path()).model("acme/sharded").unwrap();
+    let dir = hub::model(&server.hub(cache.path()), "acme/sharded").unwrap();
     let mut names: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     let expected =
         ["config.json", "model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json", "tokenizer.json"];
     assert_eq!(names, expected);
-    let hub = hub(&server, cache.path());
+    let hub = server.hub(cache.path());
     drop(server);
-    assert_eq!(hub.model("acme/sharded").unwrap(), dir);
+    assert_eq!(hub::model(&hub, "acme/sharded").unwrap(), dir);
 
     let server = StandIn::start("acme/old", &[("config.json", b"{}"), ("pytorch_model.bin", b"no")]);
-    let error = Hub::new(&server.url(), cache.path(), None).model("acme/old").unwrap_err().to_string();
+    let error = hub::model(&server.hub(cache.path()), "acme/old").unwrap_err().to_string();
     assert!(error.contains("`hub:acme/old`") && error.contains("no safetensors"), "{error}");
     let missing = StandIn::start("acme/broken", &sharded[..4]);
-    let error = Hub::new(&missing.url(), cache.path(), None).model("acme/broken").unwrap_err().to_string();
+    let error = hub::model(&missing.hub(cache.path()), "acme/broken").unwrap_err().to_string();
     assert!(error.contains("`model-2.safetensors`") && error.contains("no such file"), "{error}");
 }
 

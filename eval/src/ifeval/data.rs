@@ -67,7 +67,7 @@ impl Dataset {
     /// # Errors
     /// When they are in neither, or have other content than the pinned one.
     pub fn official(hub: &Hub) -> Result<Self, DataError> {
-        let bytes = hub.read(&OFFICIAL)?;
+        let bytes = OFFICIAL.read(hub)?;
         Ok(Self::parse(Path::new(&OFFICIAL.name()), &bytes)?)
     }
 

@@ -100,7 +100,7 @@ impl Questions {
     /// # Errors
     /// When they are in neither, or have other content than the pinned one.
     pub fn official(hub: &Hub) -> Result<Self, QuestionsError> {
-        let bytes = hub.read(&OFFICIAL)?;
+        let bytes = OFFICIAL.read(hub)?;
         Ok(Self::parse(Path::new(&OFFICIAL.name()), &bytes)?)
     }
 

@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use orpo_chat::ChatTokenizer;
+use orpo_hub::Hub;
 use serde_json::Value;
 
 use self::adapter::Adapter;
 use self::gguf::Gguf;
-use self::hub::Hub;
 pub use self::merge::merge;
 use crate::checkpoint::Checkpoint;
 use crate::config::ServeArgs;
@@ -112,7 +112,7 @@ fn gguf_model(args: &ServeArgs, file: &Path, mut names: Vec<String>) -> anyhow::
 fn model_dir(model: &Path) -> anyhow::Result<PathBuf> {
     match model.to_str() {
         Some(id) if !model.exists() && hub::is_id(model) => {
-            Hub::from_env().model(id).with_context(|| format!("there is no directory `{id}`"))
+            hub::model(&Hub::from_env(), id).with_context(|| format!("there is no directory `{id}`"))
         }
         _ => Ok(model.to_path_buf()),
     }

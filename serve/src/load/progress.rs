@@ -1,6 +1,5 @@
 //! A bar for what takes long while loading: on stderr, and only where that is a terminal.
 
-use hf_hub::api;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar that counts bytes, and vanishes when dropped.
@@ -25,16 +24,4 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
-}
-
-impl api::Progress for Progress {
-    fn init(&mut self, size: usize, _file: &str) {
-        self.0.set_length(size as u64);
-    }
-
-    fn update(&mut self, size: usize) {
-        self.advance(size);
-    }
-
-    fn finish(&mut self) {}
 }

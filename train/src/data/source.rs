@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use orpo_hub::Hub;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Layout;
 use crate::error::TrainError;
-use crate::hub::{self, Hub};
+use crate::hub;
 
 /// One source of rows. In a recipe a table, or its `source` alone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,7 +45,7 @@ impl Source {
     /// When there are none, or the hub does not give them.
     pub fn files(&self) -> Result<Vec<PathBuf>, TrainError> {
         if let Some(id) = hub::id(&self.source) {
-            return Hub::from_env().dataset(id);
+            return hub::dataset(&Hub::from_env(), id);
         }
         let path = Path::new(&self.source);
         if path.exists() || !is_glob(&self.source) {

@@ -1,15 +1,19 @@
-//! A small HTTP server on 127.0.0.1 that answers as the hub does what a client of the hub asks.
+//! A small HTTP server on 127.0.0.1 that answers as the hub does what a client of the hub asks. The tests of all crates that
+//! use the hub include it by its path.
+#![allow(dead_code, reason = "every test takes the part that it needs")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use orpo_hub::Hub;
 use serde_json::json;
 
-/// The commit of every repository.
+/// The commit of every repository for which no other is given.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// What goes wrong on purpose.
@@ -22,11 +26,19 @@ pub enum Fault {
     BreakOff,
     /// A file's bytes end early, and no length is announced.
     TooShort,
+    /// Every answer is 503.
+    Down,
+}
+
+struct Repository {
+    /// What `main` stands for.
+    commit: String,
+    files: BTreeMap<String, Vec<u8>>,
 }
 
 struct State {
-    /// `[datasets/]owner/name` to files.
-    repositories: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    /// By `[datasets/|spaces/]owner/name`.
+    repositories: BTreeMap<String, Repository>,
     fault: Fault,
     requests: usize,
     stopped: bool,
@@ -60,9 +72,20 @@ impl StandIn {
         server
     }
 
+    /// Adds a repository, in the place of one of the same name.
     pub fn add(&self, repository: &str, files: &[(&str, &[u8])]) {
+        self.add_at(repository, COMMIT, files);
+    }
+
+    pub fn add_at(&self, repository: &str, commit: &str, files: &[(&str, &[u8])]) {
         let files = files.iter().map(|(name, content)| (name.to_string(), content.to_vec())).collect();
-        self.state.lock().unwrap().repositories.insert(repository.into(), files);
+        let added = Repository { commit: commit.into(), files };
+        self.state.lock().unwrap().repositories.insert(repository.into(), added);
+    }
+
+    /// Its client, without a token.
+    pub fn hub(&self, cache: &Path) -> Hub {
+        Hub::new(&self.url(), cache, None)
     }
 
     pub fn url(&self) -> String {
@@ -105,39 +128,38 @@ fn answer(mut stream: TcpStream, state: &mut State) -> std::io::Result<()> {
     };
     let path = head.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
     let path = path.split('?').next().unwrap_or_default();
-    if let Fault::Token(token) = state.fault
-        && header("authorization") != Some(&format!("Bearer {token}"))
-    {
-        return respond(&mut stream, "401 Unauthorized", "", b"");
+    match state.fault {
+        Fault::Token(token) if header("authorization") != Some(&format!("Bearer {token}")) => {
+            return respond(&mut stream, "401 Unauthorized", "", b"");
+        }
+        Fault::Down => return respond(&mut stream, "503 Service Unavailable", "", b""),
+        _ => {}
     }
-    for (repository, files) in &state.repositories {
-        let kind = if repository.starts_with("datasets/") { "/api/" } else { "/api/models/" };
-        for revision in ["main", COMMIT] {
+    for (repository, Repository { commit, files }) in &state.repositories {
+        let is_model = !repository.starts_with("datasets/") && !repository.starts_with("spaces/");
+        let kind = if is_model { "/api/models/" } else { "/api/" };
+        for revision in ["main", commit.as_str()] {
             if path == format!("{kind}{repository}/revision/{revision}") {
                 let files = files.iter().map(|(name, content)| json!({"rfilename": name, "size": content.len()}));
-                let listing = json!({"sha": COMMIT, "siblings": files.collect::<Vec<_>>()}).to_string();
+                let listing = json!({"sha": commit, "siblings": files.collect::<Vec<_>>()}).to_string();
                 return respond(&mut stream, "200 OK", "", listing.as_bytes());
             }
             let Some(name) = path.strip_prefix(&format!("/{repository}/resolve/{revision}/")) else { continue };
             let Some(content) = files.get(name) else { continue };
-            return send_file(&mut stream, name, content, header("range").unwrap_or("bytes=0-"), state.fault);
+            let headers = format!("etag: \"{commit}-{}\"\r\nx-repo-commit: {commit}\r\n", name.replace('/', "-"));
+            return send_file(&mut stream, &headers, content, header("range").unwrap_or("bytes=0-"), state.fault);
         }
     }
     respond(&mut stream, "404 Not Found", "", b"")
 }
 
-fn send_file(stream: &mut TcpStream, name: &str, content: &[u8], range: &str, fault: Fault) -> std::io::Result<()> {
+fn send_file(stream: &mut TcpStream, headers: &str, content: &[u8], range: &str, fault: Fault) -> std::io::Result<()> {
     let (first, last) = range.trim_start_matches("bytes=").split_once('-').unwrap();
     let first: usize = first.parse().unwrap();
     let is_probe = last == "0";
     let end = if is_probe { 1 } else { content.len() };
     let part = &content[first.min(end)..end];
-    let etag = name.replace('/', "-");
-    let headers = format!(
-        "etag: \"{etag}\"\r\nx-repo-commit: {COMMIT}\r\ncontent-range: bytes {first}-{}/{}\r\n",
-        end.saturating_sub(1),
-        content.len()
-    );
+    let headers = format!("{headers}content-range: bytes {first}-{}/{}\r\n", end.saturating_sub(1), content.len());
     let half = &part[..part.len() / 2];
     match fault {
         Fault::BreakOff if !is_probe => {
