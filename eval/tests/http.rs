@@ -13,6 +13,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use support::{orpo_eval, read_json, read_lines, stderr, text, write_data};
@@ -208,6 +210,15 @@ fn what_fails_is_counted_and_asked_again_while_the_rest_is_not() {
 
 #[test]
 fn a_killed_run_goes_on_where_it_was() {
+    a_run_goes_on_after(Signal::SIGKILL, None);
+}
+
+#[test]
+fn a_stopped_run_says_so_and_goes_on_where_it_was() {
+    a_run_goes_on_after(Signal::SIGTERM, Some(130));
+}
+
+fn a_run_goes_on_after(signal: Signal, code: Option<i32>) {
     let (server, endpoint) = Server::start(&[("slow", &[Behaviour::Slow(60_000), Behaviour::Say("fine")])]);
     let directory = tempfile::tempdir().unwrap();
     let data = write_data(directory.path(), &["a", "b", "slow", "c"]);
@@ -223,8 +234,8 @@ fn a_killed_run_goes_on_where_it_was() {
     while server.asked().len() < 3 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+    assert_eq!(child.wait().unwrap().code(), code);
     assert!(!out.join("samples.jsonl").exists() && !out.join("results.json").exists());
     let partial = out.join("samples.partial.jsonl");
     assert_eq!(read_lines(&partial).len(), 2);

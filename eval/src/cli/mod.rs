@@ -22,6 +22,8 @@ const DONE: u8 = 0;
 const INCOMPLETE: u8 = 1;
 /// Usage, input or environment.
 const FAILED: u8 = 2;
+/// Stopped by a signal.
+const INTERRUPTED: u8 = 130;
 
 /// Measures a chat model behind any OpenAI-compatible endpoint.
 #[derive(Debug, Parser)]
@@ -51,6 +53,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { FAILED } else { DONE });
         }
     };
+    stop_on_signals();
     let code = match command {
         Command::Ifeval(arguments) => ifeval::run(*arguments),
         Command::Alpaca(arguments) => alpaca::run(&arguments),
@@ -62,6 +65,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         eprintln!("error: {error:#}");
         FAILED
     }))
+}
+
+/// Ends the program on SIGINT, SIGTERM and SIGHUP, also where it is process 1, for which signals do nothing of themselves.
+/// Whatever has arrived is on disk already.
+fn stop_on_signals() {
+    // A program that embeds this one may have a handler of its own.
+    let _ = ctrlc::set_handler(|| {
+        eprintln!("stopped; the same command goes on from here");
+        std::process::exit(INTERRUPTED.into());
+    });
 }
 
 /// Whether a command line would be understood, the program's name included. Nothing is run, no file is looked at.
