@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
+use crate::engine::schema_limits;
 use crate::openai::{Function, Tools};
 use crate::text::possible_start;
 
@@ -53,7 +54,9 @@ pub fn schema(tools: &Tools, style: Style) -> Value {
     let mut definitions = Map::new();
     let mut call = |function: &Function| {
         let place = format!("#/$defs/{}", function.name);
-        definitions.insert(function.name.clone(), moved_to(&place, &function.parameters));
+        let parameters = &function.parameters;
+        let parameters = if schema_limits::joins(parameters) { parameters.clone() } else { closed(parameters) };
+        definitions.insert(function.name.clone(), moved_to(&place, &parameters));
         json!({
             "type": "object",
             "properties": {"name": {"const": function.name}, key: {"$ref": place}},
@@ -64,6 +67,30 @@ pub fn schema(tools: &Tools, style: Style) -> Value {
     let calls: Vec<Value> = tools.callable().map(&mut call).collect();
     let items = json!({ "anyOf": calls });
     json!({"type": "array", "minItems": 1, "maxItems": tools.max_calls(), "items": items, "$defs": definitions})
+}
+
+/// A schema whose objects have the properties that they list, and others only if they speak of them: arguments that a
+/// function does not know are of no use, and a small model would go on inventing them. Where schemas are joined, one of
+/// them lists only a part of the properties; such schemas are not for this function.
+fn closed(schema: &Value) -> Value {
+    const OPEN: [&str; 3] = ["additionalProperties", "unevaluatedProperties", "patternProperties"];
+    let Value::Object(fields) = schema else { return schema.clone() };
+    let close = |(key, value): (&String, &Value)| {
+        let value = match (key.as_str(), value) {
+            ("properties" | "patternProperties" | "$defs" | "definitions", Value::Object(schemas)) => {
+                Value::Object(schemas.iter().map(|(name, schema)| (name.clone(), closed(schema))).collect())
+            }
+            ("anyOf" | "oneOf" | "prefixItems", Value::Array(schemas)) => schemas.iter().map(closed).collect(),
+            ("items" | "additionalProperties", schema) => closed(schema),
+            _ => value.clone(),
+        };
+        (key.clone(), value)
+    };
+    let mut fields: Map<String, Value> = fields.iter().map(close).collect();
+    if fields.contains_key("properties") && !OPEN.iter().any(|key| fields.contains_key(*key)) {
+        fields.insert("additionalProperties".into(), json!(false));
+    }
+    Value::Object(fields)
 }
 
 /// A schema that is to stand at `place` of another: what it says of itself is said of that place.
@@ -571,6 +598,27 @@ mod tests {
         assert_eq!(Style::of("... <tool_call>\\n{...}\\n</tool_call>"), Style::Hermes);
         assert_eq!(Style::of("{{- '[TOOL_CALLS] [' }}"), Style::Mistral);
         assert_eq!(Style::of("Respond in the format {\"name\": ..., \"parameters\": ...}"), Style::Bare);
+    }
+
+    #[test]
+    fn objects_have_no_arguments_but_those_they_list() {
+        let mut tools = tools(ToolChoice::Required, true);
+        let parameters = json!({"type": "object", "properties": {
+            "properties": {"type": "array", "items": {"properties": {"a": {"const": {"properties": 1}}}}},
+            "open": {"properties": {}, "additionalProperties": {"properties": {}}},
+            "any": {"anyOf": [{"properties": {}}, {"type": "null"}]},
+        }});
+        let closed = json!({"type": "object", "properties": {
+            "properties": {"type": "array", "items": {
+                "properties": {"a": {"const": {"properties": 1}}}, "additionalProperties": false}},
+            "open": {"properties": {}, "additionalProperties": {"properties": {}, "additionalProperties": false}},
+            "any": {"anyOf": [{"properties": {}, "additionalProperties": false}, {"type": "null"}]},
+        }, "additionalProperties": false});
+        tools.functions[0].parameters = parameters;
+        let joined = json!({"properties": {"a": {}}, "allOf": [{"properties": {"b": {}}}]});
+        tools.functions[1].parameters = joined.clone();
+        let schema = schema(&tools, Style::Hermes);
+        assert_eq!((&schema["$defs"]["f"], &schema["$defs"]["g"]), (&closed, &joined));
     }
 
     #[test]

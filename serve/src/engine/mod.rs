@@ -6,7 +6,7 @@ pub mod constraint;
 #[cfg(feature = "mistralrs")]
 pub mod mistralrs;
 pub mod sampling;
-mod schema_limits;
+pub(crate) mod schema_limits;
 pub mod stage;
 
 use std::num::NonZeroUsize;

@@ -47,6 +47,13 @@ pub fn check(schema: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether several parts of a schema can have to hold for one value.
+pub fn joins(schema: &Value) -> bool {
+    let mut found = Found::default();
+    found.look_at(schema);
+    found.joins
+}
+
 /// What a schema holds anywhere. References are not followed: what they point to is in the schema, too.
 #[derive(Default)]
 struct Found<'a> {

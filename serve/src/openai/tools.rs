@@ -158,18 +158,12 @@ fn function(tool: Value, prefix: &str) -> Result<Function, ApiError> {
     Ok(Function { name, parameters, presented: json!({"type": "function", "function": presented}) })
 }
 
-/// The schema of an object. One that lists its properties and says nothing of others has no others: arguments that a
-/// function does not know are of no use, and a small model would go on inventing them.
+/// The schema of an object, which says so.
 fn arguments_object(mut schema: Map<String, Value>, function: &Fields) -> Result<Value, ApiError> {
-    const OPEN: [&str; 7] =
-        ["additionalProperties", "unevaluatedProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"];
     if schema.get("type").is_some_and(|kind| kind != "object") {
         return Err(function.invalid("parameters", "must be the schema of an object: its `type` must be `object`"));
     }
     schema.insert("type".into(), json!("object"));
-    if schema.contains_key("properties") && !OPEN.iter().any(|key| schema.contains_key(*key)) {
-        schema.insert("additionalProperties".into(), json!(false));
-    }
     Ok(Value::Object(schema))
 }
 
@@ -275,15 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_objects_of_the_named_properties() {
+    fn arguments_are_objects() {
         let parameters = |parameters: Value| {
             let tools = json!([{"type": "function", "function": {"name": "f", "parameters": parameters}}]);
             parse(json!({ "tools": tools })).map(|tools| tools.unwrap().functions[0].parameters.clone())
         };
-        let closed = json!({"properties": {"x": {}}, "type": "object", "additionalProperties": false});
-        assert_eq!(parameters(json!({"properties": {"x": {}}})).unwrap(), closed);
-        let open = json!({"type": "object", "properties": {}, "additionalProperties": true});
-        assert_eq!(parameters(open.clone()).unwrap(), open);
+        let object = json!({"properties": {"x": {}}, "type": "object"});
+        assert_eq!(parameters(json!({"properties": {"x": {}}})).unwrap(), object);
         let none = json!({"type": "object", "properties": {}, "additionalProperties": false});
         assert_eq!(parameters(Value::Null).unwrap(), none);
         assert_eq!(parameters(json!({"type": "array"})).unwrap_err().param(), Some("tools[0].function.parameters"));
