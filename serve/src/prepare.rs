@@ -117,6 +117,13 @@ pub fn conversation(
     continue_final_message: bool,
 ) -> Result<Vec<u32>, ApiError> {
     let refused = |error: &ChatError| refused("messages", error);
+    if served.tokenizer.template().is_err() {
+        let message = format!(
+            "`{}` has no chat template; ask /v1/completions, or serve the model with --chat-template FILE",
+            served.name
+        );
+        return Err(ApiError::of_field(ErrorKind::TemplateRefused, "messages", message));
+    }
     if let Some(param) = speaks_of_tools(messages, tools)
         && !served.tokenizer.knows_tools()
     {

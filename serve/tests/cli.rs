@@ -59,9 +59,6 @@ fn a_directory_that_cannot_be_served_is_refused_with_one_line() {
     std::fs::write(model.join("model.safetensors"), &weights[..weights.len() - 1]).unwrap();
     expect("corrupt or incomplete");
     write_model(model);
-    std::fs::write(model.join("tokenizer_config.json"), "{}").unwrap();
-    expect("--chat-template FILE");
-    write_model(model);
     std::fs::write(model.join("config.json"), r#"{"architectures": ["GPT2LMHeadModel"]}"#).unwrap();
     expect("`GPT2LMHeadModel` is not supported");
     write_model(model);

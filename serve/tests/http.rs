@@ -273,6 +273,8 @@ async fn models_health_and_ready() {
     assert_eq!(models["object"], "list");
     assert_eq!(models["data"][0]["id"], MODEL);
     assert_eq!(models["data"][0]["max_model_len"], 512);
+    let model: Value = serde_json::from_str(&get(&format!("/v1/models/{MODEL}")).await.2).unwrap();
+    assert_eq!(model, models["data"][0]);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ mod random_model;
 use std::io::{BufRead, BufReader, Read};
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -301,41 +301,78 @@ async fn bias_and_top_k_reach_the_choice() {
     }
 }
 
-/// The program: a window bounds what is served, and log, `/v1/models` and refusal say so.
+/// The program itself.
+struct Program {
+    child: Child,
+    url: String,
+    client: reqwest::Client,
+}
+
+impl Program {
+    /// Serves what is in `dir`.
+    fn start(dir: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_orpo-serve"))
+            .env_remove("RUST_LOG")
+            .args(["--port", "0", "--exit-with-stdin", "--served-model-name", MODEL, "--model"])
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.trim_end().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned();
+        Self { child, url, client: reqwest::Client::builder().no_proxy().build().unwrap() }
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let response = self.client.post(format!("{}{path}", self.url)).json(body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// Ends it, and returns the line of its log that has `words`.
+    fn logged(mut self, words: &str) -> String {
+        drop(self.child.stdin.take());
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        assert!(self.child.wait().unwrap().success());
+        log.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{log}")).to_owned()
+    }
+}
+
+/// A window bounds what is served, and log, `/v1/models` and refusal say so.
 #[tokio::test]
 async fn a_model_with_a_window_is_served_only_as_far_as_the_window() {
     let dir = tempfile::tempdir().unwrap();
     let window = json!({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 32});
     random_model::write(dir.path(), DType::F32, window);
-    let mut program = Command::new(env!("CARGO_BIN_EXE_orpo-serve"))
-        .env_remove("RUST_LOG")
-        .args(["--port", "0", "--exit-with-stdin", "--served-model-name", MODEL, "--model"])
-        .arg(dir.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(program.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let url = line.trim_end().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}"));
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let models: Value = client.get(format!("{url}/v1/models")).send().await.unwrap().json().await.unwrap();
+    let program = Program::start(dir.path());
+    let models = program.client.get(format!("{}/v1/models", program.url)).send().await.unwrap();
+    let models: Value = models.json().await.unwrap();
     assert_eq!(models["data"][0]["max_model_len"], 32);
-    let asked = async |letters: usize| -> (u16, Value) {
-        let body = completion(&"a".repeat(letters), 1, json!({}));
-        let response = client.post(format!("{url}/v1/completions")).json(&body).send().await.unwrap();
-        (response.status().as_u16(), response.json().await.unwrap())
-    };
+    let asked =
+        async |letters: usize| program.post("/v1/completions", &completion(&"a".repeat(letters), 1, json!({}))).await;
     assert_eq!(asked(31).await.0, 200);
     let (status, answer) = asked(40).await;
     assert_eq!((status, &answer["error"]["code"]), (400, &json!("context_length_exceeded")), "{answer}");
     let message = answer["error"]["message"].as_str().unwrap();
     assert!(message.contains("32 tokens") && message.contains("40 tokens"), "{message}");
-    drop(program.stdin.take());
-    let mut log = String::new();
-    program.stderr.take().unwrap().read_to_string(&mut log).unwrap();
-    assert!(program.wait().unwrap().success());
-    let warned = log.lines().find(|line| line.contains("sliding_window=32")).unwrap_or_else(|| panic!("{log}"));
+    let warned = program.logged("sliding_window=32");
     assert!(warned.contains("context_length=32") && warned.contains("max_position_embeddings=512"), "{warned}");
+}
+
+#[tokio::test]
+async fn a_base_model_without_a_chat_template_completes_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    random_model::write(dir.path(), DType::F32, json!({}));
+    let config = json!({"bos_token": "<s>", "eos_token": "</s>"});
+    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let program = Program::start(dir.path());
+    assert_eq!(program.post("/v1/completions", &completion("abc", 1, json!({}))).await.0, 200);
+    let chat = json!({"model": MODEL, "messages": [{"role": "user", "content": "abc"}]});
+    let (status, answer) = program.post("/v1/chat/completions", &chat).await;
+    assert_eq!((status, &answer["error"]["code"]), (400, &json!("chat_template_error")), "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("--chat-template FILE"), "{answer}");
+    assert!(program.logged("no chat template").contains("WARN"));
 }

@@ -166,6 +166,10 @@ async fn pages_and_lists_are_documented() {
         assert_eq!(get(&server, path).await.0, 200, "{path}");
     }
     assert_eq!(get(&server, "/report").await.0, 404);
+    for (name, status) in [(MODEL, 200), ("owner/name", 404)] {
+        let response = server.client.get(format!("{}/v1/models/{name}", server.url)).send().await.unwrap();
+        assert_eq!(documented("/v1/models/{model}", response).await.0, status, "{name}");
+    }
 }
 
 #[tokio::test]

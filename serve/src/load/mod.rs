@@ -147,6 +147,8 @@ fn tokenizer(args: &ServeArgs, dir: &Path) -> anyhow::Result<ChatTokenizer> {
             .with_context(|| format!("cannot read --chat-template `{}`", path.display()))?;
         tokenizer = tokenizer.with_template(source).with_context(|| format!("--chat-template `{}`", path.display()))?;
     }
-    tokenizer.template().context("pass --chat-template FILE")?;
+    if tokenizer.template().is_err() {
+        tracing::warn!(dir = %dir.display(), "no chat template: only /v1/completions is answered; --chat-template FILE gives one");
+    }
     Ok(tokenizer)
 }
