@@ -18,8 +18,13 @@ pub(crate) struct Observation {
 
 /// Newton steps converge quadratically: this many are never needed.
 const MOST_STEPS: usize = 100;
-/// Sweeps over the coordinates of one quadratic model.
-const MOST_SWEEPS: usize = 1_000;
+/// A step from where all predictions are saturated is up to 1 / [`TRACE`] too long.
+const MOST_HALVINGS: i32 = 60;
+/// The curvature that a coordinate has at least, relative to the most that the loss can have in all of them together. It keeps
+/// steps finite where predictions are saturated or a feature is zero throughout, and moves no minimum.
+const TRACE: f64 = 1e-14;
+/// Sweeps over the coordinates of one quadratic model. A dozen are usual; data that can nearly be separated need thousands.
+const MOST_SWEEPS: usize = 100_000;
 /// A decrease that rounding hides, relative to the objective.
 const ROUNDING: f64 = 1e-13;
 /// The subgradient that counts as zero, relative to `strength` times the sum of the weights.
@@ -28,13 +33,16 @@ const TOLERANCE: f64 = 1e-12;
 /// Minimises `|w|_1 + strength * sum of weight * log_loss(target, sigmoid(w . x))`, beginning at `start`.
 pub(crate) fn fit(observations: &[Observation], strength: f64, start: [f64; D]) -> [f64; D] {
     let scale = 1.0_f64.max(strength * observations.iter().map(|observation| observation.weight).sum::<f64>());
+    let steepest =
+        |observation: &Observation| observation.weight * dot(&observation.features, &observation.features) / 4.0;
+    let ridge = TRACE * strength * observations.iter().map(steepest).sum::<f64>() + f64::MIN_POSITIVE;
     let mut w = start;
     for _ in 0..MOST_STEPS {
         let (gradient, hessian) = derivatives(observations, strength, &w);
         if violation(&w, &gradient) <= TOLERANCE * scale {
             break;
         }
-        let step = newton_step(&w, &gradient, &hessian);
+        let step = newton_step(&w, &gradient, &hessian, ridge);
         let expected = dot(&gradient, &step) + norm(&added(&w, &step, 1.0)) - norm(&w);
         let before = objective(observations, strength, &w);
         if expected.abs() <= ROUNDING * before.abs() {
@@ -43,7 +51,9 @@ pub(crate) fn fit(observations: &[Observation], strength: f64, start: [f64; D]) 
         }
         let decreases =
             |size: f64| objective(observations, strength, &added(&w, &step, size)) <= before + 1e-4 * size * expected;
-        let Some(size) = (0..30).map(|halvings| 0.5_f64.powi(halvings)).find(|&size| decreases(size)) else { break };
+        let Some(size) = (0..MOST_HALVINGS).map(|halvings| 0.5_f64.powi(halvings)).find(|&size| decreases(size)) else {
+            break;
+        };
         w = added(&w, &step, size);
     }
     w
@@ -89,9 +99,11 @@ fn objective(observations: &[Observation], strength: f64, w: &[f64; D]) -> f64 {
 fn derivatives(observations: &[Observation], strength: f64, w: &[f64; D]) -> ([f64; D], [[f64; D]; D]) {
     let (mut gradient, mut hessian) = ([0.0; D], [[0.0; D]; D]);
     for Observation { features, target, weight } in observations {
-        let p = sigmoid(dot(w, features));
-        let slope = strength * weight * (p - target);
-        let curvature = strength * weight * p * (1.0 - p);
+        let z = dot(w, features);
+        let slope = strength * weight * (sigmoid(z) - target);
+        // p * (1 - p), also where p is rounded to 1.
+        let e = (-z.abs()).exp();
+        let curvature = strength * weight * e / (1.0 + e).powi(2);
         for j in 0..D {
             gradient[j] += slope * features[j];
             for k in 0..D {
@@ -108,10 +120,8 @@ fn violation(w: &[f64; D], gradient: &[f64; D]) -> f64 {
     w.iter().zip(gradient).map(of).fold(0.0, f64::max)
 }
 
-/// The step that minimises `gradient . d + d' hessian d / 2 + |w + d|_1`.
-fn newton_step(w: &[f64; D], gradient: &[f64; D], hessian: &[[f64; D]; D]) -> [f64; D] {
-    // A feature that is zero throughout has no curvature; a trace of it keeps the model bounded.
-    let ridge = 1e-14 * (0..D).map(|j| hessian[j][j]).sum::<f64>() + f64::MIN_POSITIVE;
+/// The step that minimises `gradient . d + d' hessian d / 2 + |w + d|_1`, with `ridge` on the diagonal of the Hessian.
+fn newton_step(w: &[f64; D], gradient: &[f64; D], hessian: &[[f64; D]; D], ridge: f64) -> [f64; D] {
     let mut d = [0.0; D];
     for _ in 0..MOST_SWEEPS {
         let mut moved = 0.0_f64;
@@ -145,6 +155,16 @@ mod tests {
         assert!((sigmoid(w) - 0.7).abs() < 1e-14, "{w}");
         assert_eq!(fit(&observations, 0.3, [0.0; D]), [0.0; D], "the penalty outweighs 0.3 * 10 * 0.3");
         assert!(fit(&observations, 0.34, [0.0; D])[2] > 0.0);
+    }
+
+    #[test]
+    fn a_step_into_saturation_is_come_back_from() {
+        // The first step overshoots to where sigmoid(w . x) is 1 in all digits.
+        let row = Observation { features: [0.0, 0.0, 2.91], target: 0.933, weight: 0.41 };
+        let [_, _, w] = fit(&[row], 4674.0, [0.0, 0.0, -1.35]);
+        // C * weight * x * (sigmoid(w x) - y) + 1 = 0.
+        let expected = 0.933 - 1.0 / (4674.0 * 0.41 * 2.91);
+        assert!((sigmoid(2.91 * w) - expected).abs() < 1e-12, "{w}");
     }
 
     fn observations() -> impl Strategy<Value = Vec<Observation>> {
