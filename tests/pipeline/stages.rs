@@ -70,7 +70,8 @@ fn two_variants_run_once_and_then_only_what_has_changed() {
     let before = fs::read(setting.path("run/orpo/model/model.safetensors")).unwrap();
     setting.write("pipeline.toml", &Setting::two_variants().replace("beta = 0.5", "beta = 0.1"));
     let stages = setting.stages_of(&run(&urls, &["--resume"]));
-    let again = ["train:orpo", "score:orpo", "ifeval:orpo", "compare:orpo-base", "compare:orpo-sft", "report"];
+    // The stand-in says the same again, so that there is nothing to compare anew.
+    let again = ["train:orpo", "score:orpo", "ifeval:orpo", "report"];
     let ran = names(&stages, false);
     assert_eq!(ran, again.map(String::from).to_vec(), "{stages:?}");
     let why = |name: &str| stages.iter().find(|(stage, _)| stage == name).unwrap().1.clone();
