@@ -23,7 +23,7 @@ const MOST_HALVINGS: i32 = 60;
 /// The curvature that a coordinate has at least, relative to the most that the loss can have in all of them together. It keeps
 /// steps finite where predictions are saturated or a feature is zero throughout, and moves no minimum.
 const TRACE: f64 = 1e-14;
-/// Sweeps over the coordinates of one quadratic model. A dozen are usual; data that can nearly be separated need thousands.
+/// Sweeps over the coordinates of one quadratic model. Data that can nearly be separated need thousands.
 const MOST_SWEEPS: usize = 100_000;
 /// A decrease that rounding hides, relative to the objective.
 const ROUNDING: f64 = 1e-13;
