@@ -3,11 +3,15 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::jsonl::{self, InputError};
+
+/// How long a run that has just been stopped may take to let go of its log.
+const LETTING_GO: Duration = Duration::from_secs(2);
 
 /// A JSONL file that rows are appended to. A row is written at once; a kill in the middle of it leaves half a line, which
 /// the next opening cuts off. Only one process at a time has it open.
@@ -25,10 +29,14 @@ impl AppendLog {
     pub fn open<T: DeserializeOwned>(path: &Path) -> Result<(Self, Vec<T>), InputError> {
         let failed = |error: io::Error| InputError::File { path: path.to_owned(), problem: error.to_string() };
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+        let deadline = Instant::now() + LETTING_GO;
         // Where the file system knows no locks, there is none.
-        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-            let problem = "another run is writing to it; wait for its end or choose another place".into();
-            return Err(InputError::File { path: path.to_owned(), problem });
+        while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            if Instant::now() > deadline {
+                let problem = "another run is writing to it; wait for its end or choose another place".into();
+                return Err(InputError::File { path: path.to_owned(), problem });
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         let mut bytes = jsonl::read(path)?;
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);

@@ -23,7 +23,7 @@ class TestOrpoServe(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self):
-        return {"model": MODEL, "base_url": f"{ENDPOINT}/v1", "api_key": "none", "temperature": 0, "max_tokens": 64,
+        return {"model": MODEL, "base_url": f"{ENDPOINT}/v1", "api_key": "none", "temperature": 0, "max_tokens": 300,
                 "stream_usage": True, "logit_bias": closing_bias()}
 
     @property

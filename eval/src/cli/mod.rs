@@ -72,7 +72,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn stop_on_signals() {
     // A program that embeds this one may have a handler of its own.
     let _ = ctrlc::set_handler(|| {
-        eprintln!("stopped; the same command goes on from here");
+        // Whoever started this program may be gone, and stderr with it.
+        let _ = writeln!(io::stderr(), "stopped; the same command goes on from here");
         std::process::exit(INTERRUPTED.into());
     });
 }

@@ -174,14 +174,15 @@ fn every_error_is_documented_with_its_status() {
 fn every_route_is_documented() {
     let source = include_str!("../routes/mod.rs");
     let route = Regex::new(r#"\.route\("([^"]+)", (get|post)\("#).unwrap();
-    let routes: BTreeMap<&str, &str> = route
+    // OpenAPI has no mark for a parameter with slashes.
+    let routes: BTreeMap<String, &str> = route
         .captures_iter(source)
-        .map(|found| (found.get(1).unwrap().as_str(), found.get(2).unwrap().as_str()))
+        .map(|found| (found[1].replace("{*", "{"), found.get(2).unwrap().as_str()))
         .collect();
     assert_eq!(routes.len(), source.matches(".route(").count());
     let paths = DOCUMENT["paths"].as_object().unwrap();
-    let documented: BTreeMap<&str, &str> =
-        paths.iter().map(|(path, methods)| (path.as_str(), only_key(methods))).collect();
+    let documented: BTreeMap<String, &str> =
+        paths.iter().map(|(path, methods)| (path.clone(), only_key(methods))).collect();
     assert_eq!(routes, documented);
     assert_eq!(DOCUMENT["info"]["version"], env!("CARGO_PKG_VERSION"));
 }
