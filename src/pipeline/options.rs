@@ -22,72 +22,67 @@ pub enum Role {
 
 use Role::{File, How, HowFile, What};
 
-/// A section: its name, and each of its keys with the flag that it stands for.
+/// A key, the flag that it stands for, and what it means.
+type Key = (&'static str, &'static str, Role);
+
+/// A section: its name, and its keys.
 #[derive(Debug)]
 pub struct Section {
     /// As in the file.
     pub name: &'static str,
-    keys: &'static [(&'static str, &'static str, Role)],
+    keys: &'static [&'static [Key]],
 }
 
 /// Published data that a program fetches by itself.
 const OFFICIAL: &str = "official";
 
+/// How a model's answers are got, in every task that asks for some.
+const ANSWERS: [Key; 10] = [
+    ("max_tokens", "--max-tokens", What),
+    ("temperature", "--temperature", What),
+    ("top_p", "--top-p", What),
+    ("seed", "--seed", What),
+    ("system", "--system", What),
+    ("strip_reasoning", "--strip-reasoning", What),
+    ("concurrency", "--concurrency", How),
+    ("timeout_secs", "--timeout-secs", How),
+    ("retries", "--retries", How),
+    ("max_wait_secs", "--max-wait-secs", How),
+];
+
 /// `[serve]`: flags of `orpo serve`.
 pub const SERVE: Section = Section {
     name: "serve",
-    keys: &[
+    keys: &[&[
         ("quantize", "--quantize", What),
         ("engine", "--engine", What),
         ("max_concurrent", "--max-concurrent", What),
         ("max_queue", "--max-queue", How),
         ("request_timeout_secs", "--request-timeout-secs", How),
         ("max_body_bytes", "--max-body-bytes", How),
-    ],
+    ]],
 };
 
 /// `[ifeval]`: flags of `orpo eval ifeval`.
-pub const IFEVAL: Section = Section {
-    name: "ifeval",
-    keys: &[
-        ("data", "--data", File),
-        ("limit", "--limit", What),
-        ("max_tokens", "--max-tokens", What),
-        ("temperature", "--temperature", What),
-        ("top_p", "--top-p", What),
-        ("seed", "--seed", What),
-        ("system", "--system", What),
-        ("strip_reasoning", "--strip-reasoning", What),
-        ("concurrency", "--concurrency", How),
-        ("timeout_secs", "--timeout-secs", How),
-        ("retries", "--retries", How),
-        ("max_wait_secs", "--max-wait-secs", How),
-    ],
-};
+pub const IFEVAL: Section =
+    Section { name: "ifeval", keys: &[&[("data", "--data", File), ("limit", "--limit", What)], &ANSWERS] };
 
 /// `[alpaca]`: flags of `orpo eval alpaca`.
 pub const ALPACA: Section = Section {
     name: "alpaca",
     keys: &[
-        ("reference", "--reference", File),
-        ("annotator_config", "--annotator-config", File),
-        ("gamed", "--gamed", File),
-        ("instruction_difficulty", "--instruction-difficulty", File),
-        ("leaderboard", "--leaderboard", File),
-        ("official_templating", "--official-templating", What),
-        ("fold_layout", "--fold-layout", What),
-        ("limit", "--limit", What),
-        ("max_unscored", "--max-unscored", What),
-        ("max_tokens", "--max-tokens", What),
-        ("temperature", "--temperature", What),
-        ("top_p", "--top-p", What),
-        ("seed", "--seed", What),
-        ("system", "--system", What),
-        ("strip_reasoning", "--strip-reasoning", What),
-        ("concurrency", "--concurrency", How),
-        ("timeout_secs", "--timeout-secs", How),
-        ("retries", "--retries", How),
-        ("max_wait_secs", "--max-wait-secs", How),
+        &[
+            ("reference", "--reference", File),
+            ("annotator_config", "--annotator-config", File),
+            ("gamed", "--gamed", File),
+            ("instruction_difficulty", "--instruction-difficulty", File),
+            ("leaderboard", "--leaderboard", File),
+            ("official_templating", "--official-templating", What),
+            ("fold_layout", "--fold-layout", What),
+            ("limit", "--limit", What),
+            ("max_unscored", "--max-unscored", What),
+        ],
+        &ANSWERS,
     ],
 };
 
@@ -95,32 +90,25 @@ pub const ALPACA: Section = Section {
 pub const MT_BENCH: Section = Section {
     name: "mt_bench",
     keys: &[
-        ("questions", "--questions", File),
-        ("reference_answers", "--reference-answers", File),
-        ("judge_prompts", "--judge-prompts", File),
-        ("answers", "--answers", File),
-        ("mode", "--mode", What),
-        ("baseline", "--baseline", What),
-        ("official", "--official", What),
-        ("limit", "--limit", What),
-        ("max_unscored", "--max-unscored", What),
-        ("max_tokens", "--max-tokens", What),
-        ("temperature", "--temperature", What),
-        ("top_p", "--top-p", What),
-        ("seed", "--seed", What),
-        ("system", "--system", What),
-        ("strip_reasoning", "--strip-reasoning", What),
-        ("concurrency", "--concurrency", How),
-        ("timeout_secs", "--timeout-secs", How),
-        ("retries", "--retries", How),
-        ("max_wait_secs", "--max-wait-secs", How),
+        &[
+            ("questions", "--questions", File),
+            ("reference_answers", "--reference-answers", File),
+            ("judge_prompts", "--judge-prompts", File),
+            ("answers", "--answers", File),
+            ("mode", "--mode", What),
+            ("baseline", "--baseline", What),
+            ("official", "--official", What),
+            ("limit", "--limit", What),
+            ("max_unscored", "--max-unscored", What),
+        ],
+        &ANSWERS,
     ],
 };
 
 /// `[judge]`: the judge's flags of every task that has one.
 pub const JUDGE: Section = Section {
     name: "judge",
-    keys: &[
+    keys: &[&[
         ("endpoint", "--judge-endpoint", How),
         ("model", "--judge-model", What),
         ("api_key_env", "--judge-api-key-env", How),
@@ -133,13 +121,13 @@ pub const JUDGE: Section = Section {
         ("price_in", "--price-in", How),
         ("price_out", "--price-out", How),
         ("max_cost", "--max-cost", How),
-    ],
+    ]],
 };
 
 /// `[compare]` without `judge` and `pairs`: flags of `orpo eval compare`.
 pub const COMPARE: Section = Section {
     name: "compare",
-    keys: &[
+    keys: &[&[
         ("data", "--data", File),
         ("annotator_config", "--annotator-config", File),
         ("judge_prompts", "--judge-prompts", File),
@@ -148,18 +136,22 @@ pub const COMPARE: Section = Section {
         ("limit", "--limit", What),
         ("max_unscored", "--max-unscored", What),
         ("strip_reasoning", "--strip-reasoning", What),
-    ],
+    ]],
 };
 
 impl Section {
+    fn keys(&self) -> impl Iterator<Item = &'static Key> + use<> {
+        self.keys.iter().copied().flatten()
+    }
+
     /// Checks that every key is known and every value can be a flag's, and makes the paths relative to `dir`.
     ///
     /// # Errors
     /// With the key.
     pub fn resolve(&self, table: &mut Table, dir: &Path) -> Result<()> {
         for (key, value) in table.iter_mut() {
-            let Some((_, _, role)) = self.keys.iter().find(|(name, _, _)| name == key) else {
-                let known: Vec<&str> = self.keys.iter().map(|(name, _, _)| *name).collect();
+            let Some((_, _, role)) = self.keys().find(|(name, _, _)| name == key) else {
+                let known: Vec<&str> = self.keys().map(|(name, _, _)| *name).collect();
                 bail!("[{}] has no key `{key}`; its keys are {}", self.name, known.join(", "));
             };
             ensure!(
@@ -181,7 +173,7 @@ impl Section {
     /// The flags that the table stands for, in the order of the section's keys.
     pub fn flags(&self, table: &Table) -> Vec<OsString> {
         let mut flags = Vec::new();
-        for (key, flag, _) in self.keys {
+        for (key, flag, _) in self.keys() {
             match table.get(*key) {
                 None | Some(toml::Value::Boolean(false)) => {}
                 Some(toml::Value::Boolean(true)) => flags.push((*flag).into()),
@@ -199,7 +191,7 @@ impl Section {
     /// What of the table decides on the result, but for the content of files.
     pub fn settings(&self, table: &Table) -> Map<String, Value> {
         let decides = |key: &str, value: &toml::Value| {
-            let (_, _, role) = self.keys.iter().find(|(name, _, _)| *name == key)?;
+            let (_, _, role) = self.keys().find(|(name, _, _)| *name == key)?;
             let is_setting = *role == What || (*role == File && value.as_str() == Some(OFFICIAL));
             is_setting.then(|| serde_json::to_value(value).expect("numbers and texts are JSON"))
         };
@@ -209,7 +201,7 @@ impl Section {
     /// The files and directories that the table names and whose content decides, by `section.key`.
     pub fn files(&self, table: &Table) -> Vec<(String, PathBuf)> {
         let mut files = Vec::new();
-        for (key, _, role) in self.keys {
+        for (key, _, role) in self.keys() {
             let words = table.get(*key).filter(|_| *role == File).and_then(words).unwrap_or_default();
             let paths = words.into_iter().filter(|word| word != OFFICIAL);
             files.extend(paths.map(|path| (format!("{}.{key}", self.name), PathBuf::from(path))));
