@@ -3,14 +3,13 @@
 #
 #   sudo docker/base-images.sh            orpo-build-base and orpo-runtime-base, with this host's Rust toolchain
 #
-# MIRROR names another Debian mirror, SUITE another release. Afterwards:
+# MIRROR names another Debian mirror than debootstrap's own, SUITE another release. Afterwards:
 #
 #   docker build -f docker/Dockerfile -t orpo \
 #     --build-arg BUILD_IMAGE=orpo-build-base --build-arg RUNTIME_IMAGE=orpo-runtime-base .
 set -euo pipefail
 
 suite=${SUITE:-bookworm}
-mirror=${MIRROR:-http://deb.debian.org/debian}
 for tool in debootstrap docker rustc; do
     command -v "$tool" >/dev/null || { echo "error: \`$tool\` is not installed; install it and start again" >&2; exit 2; }
 done
@@ -36,7 +35,7 @@ import() {
     echo "$name: $(docker image inspect --format '{{.Size}}' "$name" | numfmt --to=si)B"
 }
 
-debootstrap --variant=minbase "$suite" "$root" "$mirror" >&2
+debootstrap --variant=minbase "$suite" "$root" ${MIRROR:+"$MIRROR"} >&2
 import orpo-runtime-base
 
 # The compiler for crates with C and C++ in them, and the toolchain that `cargo` is on this host.
