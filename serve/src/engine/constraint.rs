@@ -19,6 +19,9 @@ const WHITESPACE: &str = r"[ \n]{0,32}";
 /// Of the thread that makes a grammar; only what is used of it takes memory.
 const STACK_BYTES: usize = 64 << 20;
 
+/// What llguidance says where no token can come next: the schema only refers to itself, or the vocabulary lacks a character.
+const NO_TOKEN: &str = "NoExtensionBias";
+
 /// Why no constraint could be made or followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConstraintError {
@@ -94,6 +97,9 @@ impl Grammars {
             thread.join().map_err(|_| ConstraintError::Failed("it panicked".into()))
         })?;
         match matcher.get_error() {
+            Some(error) if error.starts_with(NO_TOKEN) => {
+                Err(ConstraintError::Schema("no token of the model can begin what it describes".into()))
+            }
             Some(error) => Err(ConstraintError::Schema(error.lines().next().unwrap_or_default().to_string())),
             None => Ok(Constraint { schema: Arc::new(schema.clone()), matcher: Box::new(matcher) }),
         }
@@ -217,6 +223,9 @@ mod tests {
             assert!(matches!(bytes().json_schema(&schema), Err(ConstraintError::Schema(_))), "{schema}");
         }
         assert_eq!(Grammars::new(&[vec![b'a']], &[]).unwrap_err(), ConstraintError::NoEndToken);
+        let letters = Grammars::new(&[vec![b'a'], b"\xff</s>".to_vec()], &[1]).unwrap();
+        let refused = letters.json_schema(&json!({"type": "object"})).unwrap_err().to_string();
+        assert_eq!(refused, "the JSON schema cannot be used: no token of the model can begin what it describes");
     }
 
     /// A schema of a chain of definitions, each made from a reference to the next.
