@@ -23,6 +23,6 @@ mod tokenizer;
 
 pub use decode::StreamDecoder;
 pub use error::ChatError;
-pub use message::Message;
+pub use message::{ContentError, Message, content_text};
 pub use template::{ChatTemplate, SpecialTokens};
 pub use tokenizer::{ChatTokenizer, TOKENIZER_FILES};

@@ -5,6 +5,7 @@ use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 use serde::Serialize;
 
+use crate::message::normalised;
 use crate::{ChatError, Message};
 
 /// The special tokens a template can name. An absent token is undefined in the template and renders as nothing.
@@ -66,7 +67,8 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Renders `messages`; with `add_generation_prompt` the header of the assistant's turn follows.
+    /// Renders `messages`; with `add_generation_prompt` the header of the assistant's turn follows. Before that the role
+    /// `developer` becomes `system`, arguments of calls become objects, and results of calls get their function's name.
     ///
     /// # Errors
     /// [`ChatError::Template`] when the template refuses the messages (`raise_exception`) or is wrong.
@@ -100,6 +102,7 @@ impl ChatTemplate {
             #[serde(flatten)]
             special: &'a SpecialTokens,
         }
+        let messages = &normalised(messages);
         self.render_context(&Context { messages, tools, add_generation_prompt, special })
     }
 
