@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::requests::at_least_one;
 use crate::client::{ApiKey, Client, ClientError, Retry};
+use crate::jsonl;
 use crate::judge::cost::{Estimate, Prices};
 use crate::judge::verdicts::VerdictStore;
 use crate::judge::{Judge, Pace};
@@ -110,7 +111,7 @@ impl JudgeArgs {
 
     fn key(&self) -> anyhow::Result<Option<ApiKey>> {
         if let Some(path) = &self.judge_api_key_file {
-            let key = std::fs::read_to_string(path).with_context(|| format!("cannot use `{}`", path.display()))?;
+            let key = jsonl::read_text(path)?;
             ensure!(!key.trim().is_empty(), "cannot use `{}`: it holds no key", path.display());
             return Ok(Some(ApiKey::new(key.trim())));
         }

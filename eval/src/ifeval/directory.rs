@@ -65,7 +65,7 @@ impl Directory {
         if settings.model.is_some() {
             let samples = path.join(SAMPLES);
             if samples.exists() {
-                for (_, sample) in jsonl::parse::<Sample>(&samples, &jsonl::read(&samples)?)? {
+                for (_, sample) in jsonl::rows::<Sample>(&samples, &jsonl::read(&samples)?)? {
                     if let Some(response) = sample.raw() {
                         let answer =
                             Answer { response: response.to_owned(), finish_reason: sample.finish_reason.clone() };
