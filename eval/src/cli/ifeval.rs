@@ -16,7 +16,7 @@ use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
 use crate::results::Results;
-use crate::table::{self, count};
+use crate::table;
 use crate::threshold::Threshold;
 
 /// Checks whether responses follow instructions that a program can verify (IFEval).
@@ -90,8 +90,8 @@ pub(super) fn run(arguments: Ifeval) -> anyhow::Result<u8> {
     let evaluation = match responses {
         Some(responses) => {
             if responses.were_stripped() > 0 && options.reasoning.formats().next().is_none() {
-                let rows = count(responses.were_stripped(), "response");
-                eprintln!("note: scoring {rows} with the reasoning in; --strip-reasoning takes it out");
+                let rows = responses.were_stripped();
+                eprintln!("note: {rows} responses are scored with their reasoning; --strip-reasoning takes it out");
             }
             run::score_responses(&options, &responses)?
         }

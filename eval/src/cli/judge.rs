@@ -13,6 +13,7 @@ use crate::jsonl;
 use crate::judge::cost::{Estimate, Prices};
 use crate::judge::verdicts::VerdictStore;
 use crate::judge::{Judge, Pace};
+use crate::table::count;
 
 /// The file in an output directory that keeps what a judge said.
 const VERDICTS: &str = "verdicts.jsonl";
@@ -163,7 +164,7 @@ impl JudgeArgs {
 
 fn describe(estimate: &Estimate, cached: usize, cap: Option<f64>) -> String {
     let Estimate { requests, prompt_tokens, reply_tokens, dollars } = estimate;
-    let mut text = format!("judge: {requests} requests to ask, {cached} answered before");
+    let mut text = format!("judge: {} to ask, {cached} answered before", count(*requests, "request"));
     if *requests > 0 {
         text += &format!("; about {prompt_tokens} tokens to send, at most {reply_tokens} to get");
         if let Some(dollars) = dollars {

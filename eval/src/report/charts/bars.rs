@@ -46,14 +46,14 @@ const BAR: i32 = 12;
 const BETWEEN: i32 = 9;
 const AXIS: i32 = 24;
 /// The widest character of a label, roughly.
-const LETTER: i32 = 7;
+const LETTER: i32 = 8;
 const LABEL: usize = 28;
 
 /// The chart as an SVG element.
 pub fn svg(chart: &Chart) -> String {
     let labels: Vec<String> = chart.groups.iter().map(|group| shorten(&group.label, LABEL)).collect();
     let longest = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
-    let left = (LETTER * longest as i32 + 12).clamp(40, 196);
+    let left = (LETTER * longest as i32 + 12).clamp(40, 204);
     let right = WIDTH - 40;
     let heights: Vec<i32> = chart.groups.iter().map(|group| BAR * group.bars.len().max(1) as i32 + BETWEEN).collect();
     let bottom = heights.iter().sum::<i32>() + 4;

@@ -11,9 +11,6 @@ use crate::table::count;
 
 use super::summary::{COLUMNS, Column, Numbers};
 
-/// How many metrics the sentence names.
-const METRICS: usize = 3;
-
 /// The blocks.
 pub fn blocks(collected: &Collected, numbers: &Numbers<'_>) -> Vec<Block> {
     let mut blocks: Vec<Block> =
@@ -35,15 +32,20 @@ fn sentence(names: &[String], numbers: &Numbers<'_>) -> Option<String> {
         Some((metric.value?, metric.ci95?, *metric))
     };
     let percent = |column: &Column| if column.name.ends_with('%') { " %" } else { "" };
-    let name = |column: &Column| column.name.trim_end_matches(", %").to_owned();
+    let name = |column: &Column| column.name.split(", ").next().unwrap_or_default();
     let show =
         |column: &Column, value: f64| format!("{}{}", fixed(column.factor * value, column.decimals), percent(column));
-    let measured = |name: &String| COLUMNS.iter().any(|column| of(name, column).is_some());
+    let task = |column: &Column| column.key.split('/').next();
+    // The first column of each task stands for it.
+    let columns = || {
+        (0..COLUMNS.len()).filter(|&at| at == 0 || task(&COLUMNS[at]) != task(&COLUMNS[at - 1])).map(|at| &COLUMNS[at])
+    };
+    let measured = |name: &String| columns().any(|column| of(name, column).is_some());
     let names: Vec<&String> = names.iter().filter(|name| measured(name)).collect();
     let tuned = names.iter().find(|name| **name == "orpo").or(names.last())?;
     let base = *names.first()?;
     let mut parts = Vec::new();
-    for column in COLUMNS.iter().filter(|_| base != *tuned) {
+    for column in columns().filter(|_| base != *tuned) {
         let (Some((before, [low, high], _)), Some((after, [least, most], _))) = (of(base, column), of(tuned, column))
         else {
             continue;
@@ -52,7 +54,6 @@ fn sentence(names: &[String], numbers: &Numbers<'_>) -> Option<String> {
         parts.push(format!("{} from {} to {}{doubt}", name(column), show(column, before), show(column, after)));
     }
     if !parts.is_empty() {
-        parts.truncate(METRICS);
         return Some(format!("Compared with {base}, {tuned} changes {}.", listed(&parts)));
     }
     let own = |column: &Column| {
@@ -60,7 +61,7 @@ fn sentence(names: &[String], numbers: &Numbers<'_>) -> Option<String> {
         let interval = [low, high].map(|end| fixed(column.factor * end, column.decimals)).join(" to ");
         Some(format!("{} of {} (95 % interval {interval}, n = {n})", show(column, value), name(column)))
     };
-    let parts: Vec<String> = COLUMNS.iter().filter_map(own).take(METRICS).collect();
+    let parts: Vec<String> = columns().filter_map(own).collect();
     (!parts.is_empty()).then(|| format!("{tuned} reaches {}.", listed(&parts)))
 }
 
@@ -157,7 +158,7 @@ mod tests {
         assert_eq!(
             said(&[two, after].concat()).unwrap(),
             "Compared with base, orpo changes IFEval prompt strict from 25.0 % to 50.0 % (the 95 % intervals overlap) and \
-             MT-Bench, 1 to 10 from 5.00 to 6.12 (the 95 % intervals overlap)."
+             MT-Bench from 5.00 to 6.12 (the 95 % intervals overlap)."
         );
         assert_eq!(
             said(&[base]).unwrap(),
