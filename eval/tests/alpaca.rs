@@ -370,6 +370,15 @@ fn files_that_do_not_match_are_reported() {
     let results: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&results["counts"]["total"], &results["counts"]["errors"]), (&json!(2), &json!(0)));
     assert_eq!(results["responses"]["source"], text(&outputs));
+    // What --limit leaves out is in --reference all the same.
+    let message = stderr(&alpaca(&[&arguments[..], &["--limit", "1"]].concat()));
+    let source = text(&outputs);
+    for note in [
+        format!("note: 1 answer in `{source}` to instructions that are not in --reference"),
+        format!("note: 1 answer in `{source}` left out by --limit"),
+    ] {
+        assert!(message.lines().any(|line| line == note), "{message}");
+    }
     std::fs::write(&outputs, row("x", "unused")).unwrap();
     let output = alpaca(&arguments);
     assert_eq!(output.status.code(), Some(2));

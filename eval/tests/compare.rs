@@ -118,6 +118,28 @@ fn a_judge_decides_in_both_orders() {
 }
 
 #[test]
+fn where_nothing_is_decided_there_is_no_rate_whatever_is_allowed() {
+    let (_, endpoint) = Server::start(Duration::ZERO);
+    let directory = tempfile::tempdir().unwrap();
+    let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+    write_answers(&a, &[("mute", "x"), ("mute, too", "y")]);
+    write_answers(&b, &[("mute", "z"), ("mute, too", "w")]);
+    let arguments =
+        [text(&a), text(&b), "--judge-endpoint", &endpoint, "--judge-model", "judge", "--max-unscored", "1"];
+    let output = compare(&[&arguments[..], &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let nothing = json!({"value": null, "stderr": null, "ci95": null, "n": 0, "reason": "nothing was scored"});
+    for name in ["win_rate", "win_rate_adjusted", "length_controlled_win_rate"] {
+        assert_eq!(results["metrics"][name], nothing, "{name}");
+    }
+    assert_eq!((&results["sign_test_p"], &results["avg_length"]), (&Value::Null, &Value::Null));
+    let table = compare(&arguments);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains("sign test p = -") && !table.contains("0.00"), "{table}");
+}
+
+#[test]
 fn servers_answer_first() {
     let (server, endpoint) = Server::start(Duration::ZERO);
     let directory = tempfile::tempdir().unwrap();

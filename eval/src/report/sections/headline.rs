@@ -59,7 +59,7 @@ fn sentence(names: &[String], numbers: &Numbers<'_>) -> Option<String> {
     let own = |column: &Column| {
         let (value, [low, high], Metric { n, .. }) = of(tuned, column)?;
         let interval = [low, high].map(|end| fixed(column.factor * end, column.decimals)).join(" to ");
-        Some(format!("{} of {} (95 % interval {interval}, n = {n})", show(column, value), name(column)))
+        Some(format!("{} in {} (95 % interval {interval}, n = {n})", show(column, value), name(column)))
     };
     let parts: Vec<String> = columns().filter_map(own).collect();
     (!parts.is_empty()).then(|| format!("{tuned} reaches {}.", listed(&parts)))
@@ -162,7 +162,7 @@ mod tests {
         );
         assert_eq!(
             said(&[base]).unwrap(),
-            "base reaches 25.0 % of IFEval prompt strict (95 % interval 12.5 to 37.5, n = 30)."
+            "base reaches 25.0 % in IFEval prompt strict (95 % interval 12.5 to 37.5, n = 30)."
         );
         assert_eq!(said(&[]), None);
     }
