@@ -50,6 +50,9 @@ pub enum TrainError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// The model's `config.json`.
+    #[error(transparent)]
+    Config(#[from] orpo_model::ConfigError),
     /// Tokenizer or template.
     #[error(transparent)]
     Chat(#[from] orpo_chat::ChatError),

@@ -5,15 +5,39 @@ mod fields;
 mod rope;
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::TrainError;
-use crate::ops::Activation;
+pub use rope::{RopeConfig, RopeScaling};
 
-pub use rope::RopeConfig;
+/// Why a `config.json` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// It is missing, or what it says cannot be computed.
+    #[error("`{}`: {reason}", path.display())]
+    Invalid {
+        /// The file, or the directory without it.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+}
+
+impl ConfigError {
+    fn invalid(path: &Path, reason: impl ToString) -> Self {
+        Self::Invalid { path: path.to_path_buf(), reason: reason.to_string() }
+    }
+}
 
 /// A family of checkpoints: which fields `config.json` has and what the tensors are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +81,17 @@ pub enum NormPlacement {
     Sandwich,
     /// One before both, which are computed side by side (Phi).
     Parallel,
+}
+
+/// An element-wise function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// `x sigmoid(x)`.
+    Silu,
+    /// GELU by its tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
 }
 
 /// How a token's place in the sequence enters.
@@ -141,17 +176,17 @@ impl ModelConfig {
     ///
     /// # Errors
     /// When it is missing or is not JSON, or as [`ModelConfig::from_json`].
-    pub fn from_dir(dir: &Path) -> Result<(Self, Value), TrainError> {
+    pub fn from_dir(dir: &Path) -> Result<(Self, Value), ConfigError> {
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
             ErrorKind::NotFound => {
                 let reason = "no `config.json` there; a model is a Hugging Face checkpoint directory or hub:owner/name";
-                TrainError::invalid(dir, reason)
+                ConfigError::invalid(dir, reason)
             }
-            _ => TrainError::read(&path, error),
+            _ => ConfigError::Read { path: path.clone(), source: error },
         })?;
-        let json: Value = serde_json::from_str(&text).map_err(|e| TrainError::invalid(&path, e))?;
-        let config = Self::from_json(&json).map_err(|reason| TrainError::invalid(&path, reason))?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| ConfigError::invalid(&path, e))?;
+        let config = Self::from_json(&json).map_err(|reason| ConfigError::invalid(&path, reason))?;
         Ok((config, json))
     }
 

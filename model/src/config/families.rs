@@ -3,8 +3,7 @@
 use serde_json::{Value, json};
 
 use super::fields::{count, flag, optional_count, optional_number, require};
-use super::{Family, ModelConfig, NormKind, NormPlacement, Positions, RopeConfig};
-use crate::ops::Activation;
+use super::{Activation, Family, ModelConfig, NormKind, NormPlacement, Positions, RopeConfig};
 
 /// Reads the fields of any family.
 pub fn parse(json: &Value) -> Result<ModelConfig, String> {
