@@ -1,5 +1,8 @@
-//! The decoder's description, shared by the trainer and the server: [`ModelConfig`] reads `config.json` in Hugging Face's
-//! spelling, for every family that the one block computes.
+//! What the trainer and the server must read alike of a checkpoint directory, as `transformers` 5 reads it:
+//!
+//! - [`ModelConfig`] is `config.json` in Hugging Face's spelling, for every family that the decoder computes;
+//! - [`WeightFiles`] are the safetensors files, their headers checked;
+//! - [`Checkpoint`] is both, and settles what they say of each other: names, shapes, and which matrix is the head.
 //!
 //! ```
 //! use orpo_model::{Family, ModelConfig};
@@ -12,9 +15,17 @@
 //! # Ok::<(), String>(())
 //! ```
 
+mod checkpoint;
 mod config;
+mod error;
+mod names;
+mod weights;
 
+pub use checkpoint::Checkpoint;
 pub use config::{
-    Activation, ConfigError, Family, LlamaShape, ModelConfig, NormKind, NormPlacement, Positions, RopeConfig,
-    RopeScaling,
+    Activation, Family, LlamaShape, ModelConfig, NormKind, NormPlacement, Positions, RopeConfig, RopeScaling,
 };
+pub use error::ModelError;
+pub use names::{BlockNames, LM_HEAD, Names};
+pub use safetensors::Dtype;
+pub use weights::{WeightFile, WeightFiles};

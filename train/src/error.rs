@@ -50,9 +50,9 @@ pub enum TrainError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// The model's `config.json`.
+    /// A checkpoint's config or weights.
     #[error(transparent)]
-    Config(#[from] orpo_model::ConfigError),
+    Model(#[from] orpo_model::ModelError),
     /// Tokenizer or template.
     #[error(transparent)]
     Chat(#[from] orpo_chat::ChatError),

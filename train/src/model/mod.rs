@@ -5,13 +5,14 @@ mod block;
 mod decoder;
 mod load;
 pub mod lora;
-mod names;
 mod tape;
 mod weights;
 
 pub use decoder::{Decoder, PackedRows};
 pub use load::Trained;
-pub use orpo_model::{Family, LlamaShape, ModelConfig, NormKind, NormPlacement, Positions, RopeConfig};
+pub use orpo_model::{
+    Checkpoint, Family, LlamaShape, ModelConfig, NormKind, NormPlacement, Positions, RopeConfig, WeightFiles,
+};
 pub use tape::Tape;
 pub(crate) use tape::gradient_of;
-pub use weights::{WeightFiles, WeightSource};
+pub use weights::WeightSource;
