@@ -492,7 +492,10 @@ mod tests {
     fn windows_by_layer() {
         let windows = |changes: Value| read(&with(&json!({"num_key_value_heads": 2}), &changes)).windows;
         assert_eq!(windows(json!({})), [None, None]);
-        assert_eq!(windows(json!({"sliding_window": 7, "layer_types": ["sliding_attention"; 2]})), [None, None]);
+        assert_eq!(
+            windows(json!({"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]})),
+            [None, None]
+        );
         assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": 7})), [Some(7), Some(7)]);
         assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": null})), [None, None]);
         assert_eq!(windows(json!({"model_type": "mistral"})), [Some(4096), Some(4096)]);
