@@ -20,6 +20,7 @@ mod error;
 mod message;
 mod template;
 mod tokenizer;
+mod vocabulary;
 
 pub use decode::StreamDecoder;
 pub use error::ChatError;

@@ -37,6 +37,9 @@ impl ChatTokenizer {
         let path = dir.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(|source| ChatError::Read { path: path.clone(), source })?;
         let parse = |reason: String| ChatError::Parse { path: path.clone(), reason };
+        if bytes.starts_with(b"version https://git-lfs") {
+            return Err(parse("it is a Git LFS pointer, not the tokenizer; fetch the file with `git lfs pull`".into()));
+        }
         let mut json: Value = serde_json::from_slice(&bytes).map_err(|error| parse(error.to_string()))?;
         if matches!(config["tokenizer_class"].as_str(), Some("LlamaTokenizer" | "LlamaTokenizerFast")) {
             prepend_space_to_text_only(&mut json);
@@ -68,7 +71,8 @@ impl ChatTokenizer {
                 eos_ids.extend(ids_of(&config["eos_token_id"]));
             }
         }
-        let eos_ids = eos_ids.into_iter().collect();
+        // Some checkpoints name ids that no token has.
+        let eos_ids = eos_ids.into_iter().filter(|id| tokenizer.id_to_token(*id).is_some()).collect();
         Ok(Self { tokenizer, special, template, eos_ids, dir: dir.to_path_buf() })
     }
 
@@ -79,6 +83,11 @@ impl ChatTokenizer {
     pub fn with_template(mut self, source: impl Into<String>) -> Result<Self, ChatError> {
         self.template = Some(ChatTemplate::new(source)?);
         Ok(self)
+    }
+
+    /// Where it was read from.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The underlying tokenizer.
@@ -198,7 +207,7 @@ impl ChatTokenizer {
 
 fn read_text(path: &Path) -> Result<Option<String>, ChatError> {
     match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+        Ok(text) => Ok(Some(text.trim_start_matches('\u{feff}').to_string())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(ChatError::Read { path: path.to_path_buf(), source }),
     }
@@ -323,8 +332,9 @@ mod tests {
     fn end_tokens_are_gathered_from_all_files() {
         let dir = tempfile::tempdir().unwrap();
         write_dir(dir.path(), &default_config());
-        std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [7, 9]}"#).unwrap();
-        std::fs::write(dir.path().join("config.json"), r#"{"eos_token_id": 7}"#).unwrap();
+        // No token has the id 99999; the file begins with a byte order mark.
+        std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [7, 9, 99999]}"#).unwrap();
+        std::fs::write(dir.path().join("config.json"), "\u{feff}{\"eos_token_id\": 7}").unwrap();
         assert_eq!(ChatTokenizer::from_dir(dir.path()).unwrap().eos_ids(), [7, 9, 257]);
     }
 

@@ -106,7 +106,7 @@ async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(A
     let prepared = match weights {
         Weights::Checkpoint(checkpoint) => {
             let cannot_serve = || format!("cannot serve `{name}`");
-            let selected = choice::select(args.engine, &checkpoint.config).with_context(cannot_serve)?;
+            let selected = choice::select(args.engine, checkpoint).with_context(cannot_serve)?;
             match selected.prepare(checkpoint, tokenizer.eos_ids()).context(NO_TMPDIR)? {
                 Prepared::Mistralrs(staged) => Prepared::Mistralrs(staged.quantized(args.quantize)),
                 Prepared::Candle(..) if args.quantize.is_some() => {

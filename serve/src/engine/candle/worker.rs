@@ -38,7 +38,7 @@ impl CandleEngine {
     ) -> Result<Self, LoadError> {
         let context_length = config.context_length;
         Self::start(context_length, known_ids(tokenizer), move || {
-            let mut decoder = decoder::load(&checkpoint, &config)?;
+            let mut decoder = decoder::load(&checkpoint, &config.model)?;
             decoder.logits(&[0])?;
             Ok(decoder)
         })
