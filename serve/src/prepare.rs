@@ -3,7 +3,7 @@
 use orpo_chat::{ChatError, Message};
 use serde_json::Value;
 
-use crate::engine::constraint::{Constraint, ConstraintError};
+use crate::engine::constraint::{Constraint, ConstraintError, Grammar};
 use crate::engine::{GenerateRequest, Sampling};
 use crate::generation::{Prompt, Work};
 use crate::openai::{ApiError, ChatRequest, CompletionRequest, ErrorKind, PromptInput};
@@ -213,7 +213,7 @@ fn checked(served: &Served, sampling: &Sampling) -> Result<Sampling, ApiError> {
 fn constraint(served: &Served, schema: &Value, param: &str) -> Result<Constraint, ApiError> {
     let refused = |kind| move |error: ConstraintError| ApiError::of_field(kind, param, format!("`{param}`: {error}"));
     let grammars = served.grammars().map_err(refused(ErrorKind::Unsupported))?;
-    grammars.json_schema(schema).map_err(refused(ErrorKind::InvalidValue))
+    grammars.constraint(&Grammar::JsonSchema(schema.clone()), usize::MAX).map_err(refused(ErrorKind::InvalidValue))
 }
 
 fn refused(param: &str, error: &ChatError) -> ApiError {

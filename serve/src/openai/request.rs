@@ -292,6 +292,7 @@ mod tests {
             logit_bias: vec![(5, -100.0), (7, 1.5)],
             constraint: None,
             seed: Some(u64::MAX),
+            ..Sampling::default()
         };
         assert_eq!(request.sampling, sampling);
         assert_eq!((request.choices, request.schema), (3, Some(json!({"type": "object"}))));

@@ -65,8 +65,8 @@ pub(super) fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
         frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.unwrap_or(defaults.frequency_penalty),
         repetition_penalty: fields.number("repetition_penalty", 0.01, 100.0)?.unwrap_or(defaults.repetition_penalty),
         logit_bias: logit_bias(fields)?,
-        constraint: None,
         seed,
+        ..defaults
     })
 }
 
