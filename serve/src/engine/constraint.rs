@@ -18,9 +18,6 @@ use super::{schema, schema_limits};
 /// tokens are used up.
 const WHITESPACE: &str = r"[ \n]?";
 
-/// The bytes of a number, sign, point and exponent included: what the longest double needs (-2.2250738585072014e-308).
-const MAX_NUMBER: usize = 24;
-
 /// How many tokens are tried at one step before the reply takes its shortest known way to the end.
 const TRIES: usize = 8;
 
@@ -85,11 +82,19 @@ impl Grammar {
                 }
                 Ok(TopLevelGrammar::from_json_schema(schema))
             }
-            Self::Regex(pattern) => Ok(TopLevelGrammar::from_regex(pattern)),
+            Self::Regex(pattern) => Ok(TopLevelGrammar::from_regex(unanchored(pattern))),
             Self::Choice(choices) => {
                 let choices: Vec<String> = choices.iter().map(|choice| regex::escape(choice)).collect();
                 Ok(TopLevelGrammar::from_regex(&format!("({})", choices.join("|"))))
             }
+        }
+    }
+
+    /// The keywords of a schema that replies are not held to.
+    pub fn unchecked(&self) -> Vec<&'static str> {
+        match self {
+            Self::JsonSchema(schema) => schema::unchecked(schema),
+            Self::Regex(_) | Self::Choice(_) => Vec::new(),
         }
     }
 
@@ -100,6 +105,15 @@ impl Grammar {
             Self::Regex(pattern) => pattern.clone().into_bytes(),
             Self::Choice(choices) => choices.concat().into_bytes(),
         }
+    }
+}
+
+/// A pattern without the anchors around it, which mean nothing where the whole text must match.
+fn unanchored(pattern: &str) -> &str {
+    let pattern = pattern.strip_prefix('^').unwrap_or(pattern);
+    match pattern.strip_suffix('$') {
+        Some(rest) if (rest.len() - rest.trim_end_matches('\\').len()).is_multiple_of(2) => rest,
+        _ => pattern,
     }
 }
 
@@ -210,8 +224,6 @@ struct Vocabulary {
     eos_ids: Vec<u32>,
     /// The bytes that occur in a token.
     writable: Arc<[bool; 256]>,
-    /// How many bytes at the beginning of each token go on with a number.
-    digits: Vec<u8>,
 }
 
 impl Vocabulary {
@@ -219,8 +231,7 @@ impl Vocabulary {
         let is_text = |bytes: &&Vec<u8>| bytes.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER);
         let mut writable = [false; 256];
         token_bytes.iter().filter(is_text).flatten().for_each(|&byte| writable[usize::from(byte)] = true);
-        let digits = token_bytes.iter().map(|bytes| u8::try_from(digits(bytes)).unwrap_or(u8::MAX)).collect();
-        Self { trie, eos_ids: eos_ids.to_vec(), writable: Arc::new(writable), digits }
+        Self { trie, eos_ids: eos_ids.to_vec(), writable: Arc::new(writable) }
     }
 
     /// The fewest tokens that write `text`, if it can be written.
@@ -253,11 +264,6 @@ impl Vocabulary {
     fn bytes(&self, id: u32) -> Vec<u8> {
         self.trie.decode_raw(&[id])
     }
-}
-
-/// How many bytes of a number `bytes` begin with.
-fn digits(bytes: &[u8]) -> usize {
-    bytes.iter().take_while(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E')).count()
 }
 
 /// What one reply must look like, and how far it has got.
@@ -324,17 +330,6 @@ impl Constraint {
                 *logit = f32::NEG_INFINITY;
             }
         }
-        // Numbers are bounded, unless this one cannot end yet.
-        let Some(plan) = &self.plan else { return Ok(()) };
-        let written = plan.ends.place().scalar;
-        let room = MAX_NUMBER.saturating_sub(written);
-        if matches!(*self.grammar, Grammar::JsonSchema(_)) && written > 0 && digits(&plan.text) <= room {
-            for (logit, &digits) in logits.iter_mut().zip(&self.vocabulary.digits) {
-                if usize::from(digits) > room {
-                    *logit = f32::NEG_INFINITY;
-                }
-            }
-        }
         Ok(())
     }
 
@@ -358,12 +353,14 @@ impl Constraint {
         let Some(mut plan) = self.plan.take() else { return true };
         let bytes = self.vocabulary.bytes(id);
         let (left, place) = (plan.left.saturating_sub(1), plan.ends.place());
+        let is_planned = plan.text.starts_with(&bytes);
         let advanced = plan.ends.advance(&bytes);
         let fits = |text: &Vec<u8>| self.needed(text).is_some_and(|needed| needed <= left);
         let rest = plan.text.get(bytes.len()..).unwrap_or_default().to_vec();
         let known = [rest, plan.text.clone()];
         let mut end = None;
-        if advanced {
+        // A number is as long as it must be, but not longer than is useful.
+        if advanced && (is_planned || !plan.ends.place().is_long_number()) {
             end = known.into_iter().find(|text| plan.ends.completes(text) && fits(text));
             if end.is_none()
                 && let Found::End(text) = plan.ends.search(&plan.text, LATER_SEARCH)
@@ -462,7 +459,8 @@ mod tests {
         constraint.mask(&mut logits).unwrap();
         assert!(logits[257..].iter().all(|logit| logit.is_infinite()));
         let end = if logits[EOS as usize] == 0.0 { "$" } else { "" };
-        candidates.chars().filter(|&c| logits[c as usize] == 0.0).collect::<String>() + end
+        let allowed = |&c: &char| logits[c as usize] == 0.0 && constraint.clone().accept(c as u32).unwrap();
+        candidates.chars().filter(allowed).collect::<String>() + end
     }
 
     #[test]
@@ -483,8 +481,9 @@ mod tests {
         let list = json!({"items": {"type": "number"}});
         assert_eq!(allowed(list.clone(), "[12345678901234567890123", "4.e,]"), "4.e,]");
         assert_eq!(allowed(list.clone(), "[123456789012345678901234", "5.e,]"), ",]");
+        assert_eq!(allowed(list.clone(), "[1e-30", "5.,]"), ",]");
         // It cannot end yet.
-        assert_eq!(allowed(list, "[12345678901234567890123e", "4.e,]"), "4");
+        assert_eq!(allowed(list, "[12345678901234567890123.", "04.e,]"), "0");
         let huge = format!("1{}", "0".repeat(40));
         let schema = json!({"const": serde_json::from_str::<Value>(&huge).unwrap()});
         assert!(of_schema(&bytes(), &schema).is_ok());
@@ -615,7 +614,7 @@ mod tests {
         let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(seed);
         let mut constraint =
             grammars.constraint(grammar, max_tokens).unwrap_or_else(|error| panic!("{error}: {grammar:?}"));
-        let size = grammars.vocabulary.digits.len();
+        let size = grammars.vocabulary.trie.vocab_size();
         let mut text = Vec::new();
         for _ in 0..max_tokens {
             let mut logits = vec![0.0_f32; size];
@@ -812,6 +811,10 @@ mod tests {
 
     #[test]
     fn expressions_and_choices_are_followed() {
+        for (pattern, expected) in [("^a+$", "a+"), ("a\\$", "a\\$"), ("^a\\\\$", "a\\\\"), ("a|b$", "a|b"), ("$", "")]
+        {
+            assert_eq!(unanchored(pattern), expected);
+        }
         let words = words();
         let choices = Grammar::Choice(vec!["yes".into(), "no (really)".into(), "maybe? a+b".into()]);
         let pattern = Grammar::Regex("[a-z]+@[a-z]+\\.(com|org)".into());

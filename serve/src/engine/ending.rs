@@ -38,7 +38,9 @@ pub(super) struct Place {
     in_string: bool,
     escaped: bool,
     /// Bytes of the number or the name (`true`) that is being written.
-    pub(super) scalar: usize,
+    scalar: usize,
+    /// Bytes of the number's exponent, its letter included.
+    exponent: usize,
 }
 
 impl Place {
@@ -53,12 +55,19 @@ impl Place {
         self.in_string = byte == b'"';
         let ends = is_structural(byte);
         let is_scalar = !ends && !self.in_string && !byte.is_ascii_whitespace();
+        let in_exponent = self.exponent > 0 || (self.scalar > 0 && matches!(byte, b'e' | b'E'));
+        self.exponent = if is_scalar && in_exponent { self.exponent + 1 } else { 0 };
         self.scalar = if is_scalar { self.scalar + 1 } else { 0 };
         ends
     }
 
+    /// Whether a number has become longer than any double needs (-2.2250738585072014e-308), or too large for one.
+    pub(super) fn is_long_number(&self) -> bool {
+        self.scalar > 24 || self.exponent > 4
+    }
+
     /// Adds the bytes of a token.
-    pub(super) fn push_all(&mut self, bytes: &[u8]) {
+    fn push_all(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             self.push(byte);
         }
@@ -242,9 +251,13 @@ impl Search<'_> {
                 return Ok(Some(way));
             }
             let mask = self.endings.matcher.compute_mask()?;
-            let next: Vec<u8> = (0..=u8::MAX).filter(|&byte| mask.get(usize::from(byte))).collect();
-            if self.endings.json && is_new && way.place.scalar > 0 && next.iter().any(|&byte| is_structural(byte)) {
-                return Ok(Some(way));
+            let mut next: Vec<u8> = (0..=u8::MAX).filter(|&byte| mask.get(usize::from(byte))).collect();
+            if self.endings.json && way.place.scalar > 0 && next.iter().any(|&byte| is_structural(byte)) {
+                if is_new {
+                    return Ok(Some(way));
+                }
+                // A number that can end does.
+                next.retain(|&byte| is_structural(byte));
             }
             let mut hasher = DefaultHasher::new();
             next.hash(&mut hasher);
@@ -301,6 +314,12 @@ mod tests {
         let shown: String = ends.iter().map(|&end| if end { 'x' } else { '.' }).collect();
         assert_eq!(shown, "x.....x.x....x.x");
         place.push_all(b"[-1.5e");
-        assert_eq!(place.scalar, 5);
+        assert_eq!((place.scalar, place.exponent), (5, 1));
+        place.push_all(b"-30");
+        assert!(!place.is_long_number());
+        place.push_all(b"8");
+        assert!(place.is_long_number());
+        place.push_all(b",true,1234567890123456789012345");
+        assert_eq!((place.scalar, place.exponent, place.is_long_number()), (25, 0, true));
     }
 }
