@@ -168,8 +168,10 @@ impl Grammars {
             let mut ends = Endings::new(ends, is_json, self.vocabulary.writable.clone(), &grammar.hints());
             let plan = match ends.search(&[], FIRST_SEARCH) {
                 Found::End(text) => self.vocabulary.tokens(&text).map(|tokens| (text, tokens.len() + 1)),
-                Found::Unknown => None,
-                Found::Nothing => return Err(refused("the model's vocabulary cannot write what it describes".into())),
+                Found::Unknown if !ends.is_found_with_every_byte() => None,
+                Found::Unknown | Found::Nothing => {
+                    return Err(refused("the model's vocabulary cannot write what it describes".into()));
+                }
             };
             if let Some((_, needed)) = plan.as_ref().filter(|(_, needed)| *needed > max_tokens) {
                 return Err(ConstraintError::TooFewTokens { needed: *needed, allowed: max_tokens });
@@ -803,7 +805,8 @@ mod tests {
             }
         }
         assert_eq!(String::from_utf8(text).unwrap(), "\"foo\"");
-        for none in [json!({"enum": ["go\nx", "\\"]}), json!({"required": ["é"], "type": "object"})] {
+        let backslashes = json!({"type": "string", "pattern": "^[a-z]*\\\\$"});
+        for none in [json!({"enum": ["go\nx", "\\"]}), json!({"required": ["é"], "type": "object"}), backslashes] {
             let error = grammars.constraint(&grammar(none), 20).unwrap_err().to_string();
             assert_eq!(error, "the JSON schema cannot be used: the model's vocabulary cannot write what it describes");
         }

@@ -159,6 +159,14 @@ impl Endings {
         Found::Unknown
     }
 
+    /// Whether an end would be found if the vocabulary could write every byte.
+    pub(super) fn is_found_with_every_byte(&mut self) -> bool {
+        let writable = std::mem::replace(&mut self.writable, Arc::new([true; 256]));
+        let found = self.search(&[], FIRST_SEARCH);
+        self.writable = writable;
+        matches!(found, Found::End(_))
+    }
+
     /// Moves the matcher to `path` after the reply.
     fn go(&mut self, path: &[u8]) -> anyhow::Result<()> {
         anyhow::ensure!(!self.matcher.is_error(), "the grammar failed");
