@@ -141,11 +141,12 @@ impl Grammars {
         let &eos = eos_ids.first().ok_or(ConstraintError::NoEndToken)?;
         let size = u32::try_from(token_bytes.len()).map_err(failed)?;
         let trie = TokTrie::from(&TokRxInfo::new(size, eos), token_bytes).with_eos_tokens(eos_ids);
-        let vocabulary = Arc::new(Vocabulary::new(token_bytes, eos_ids, trie.clone()));
+        let factory = new_factory(trie)?;
+        let vocabulary = Arc::new(Vocabulary::new(token_bytes, eos_ids, factory.tok_env().clone()));
         let every_byte: Vec<Vec<u8>> =
             (0..=u8::MAX).map(|byte| vec![byte]).chain([vec![TokTrie::SPECIAL_TOKEN_MARKER, b'e']]).collect();
         let byte_trie = TokTrie::from(&TokRxInfo::new(END + 1, END), &every_byte);
-        Ok(Self { factory: factory(trie)?, bytes: factory(byte_trie)?, vocabulary })
+        Ok(Self { factory, bytes: new_factory(byte_trie)?, vocabulary })
     }
 
     /// A constraint of replies of at most `max_tokens` tokens, the end token included. It takes a second or two at most,
@@ -192,7 +193,7 @@ impl Grammars {
     }
 }
 
-fn factory(trie: TokTrie) -> Result<ParserFactory, ConstraintError> {
+fn new_factory(trie: TokTrie) -> Result<ParserFactory, ConstraintError> {
     let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
     let mut factory = ParserFactory::new_simple(&environment).map_err(failed)?;
     factory.quiet();
@@ -222,29 +223,30 @@ fn reason(error: &str) -> String {
 
 /// How texts are written in tokens.
 struct Vocabulary {
-    trie: TokTrie,
+    environment: TokEnv,
     eos_ids: Vec<u32>,
     /// The bytes that occur in a token.
     writable: Arc<[bool; 256]>,
 }
 
 impl Vocabulary {
-    fn new(token_bytes: &[Vec<u8>], eos_ids: &[u32], trie: TokTrie) -> Self {
+    fn new(token_bytes: &[Vec<u8>], eos_ids: &[u32], environment: TokEnv) -> Self {
         let is_text = |bytes: &&Vec<u8>| bytes.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER);
         let mut writable = [false; 256];
         token_bytes.iter().filter(is_text).flatten().for_each(|&byte| writable[usize::from(byte)] = true);
-        Self { trie, eos_ids: eos_ids.to_vec(), writable: Arc::new(writable) }
+        Self { environment, eos_ids: eos_ids.to_vec(), writable: Arc::new(writable) }
     }
 
     /// The fewest tokens that write `text`, if it can be written.
     fn tokens(&self, text: &[u8]) -> Option<Vec<u32>> {
+        let trie = self.environment.tok_trie();
         // For each beginning: the number of tokens from there on, and the first of them.
         let mut best: Vec<Option<(usize, u32, usize)>> = vec![None; text.len() + 1];
         best[text.len()] = Some((0, 0, 0));
         for start in (0..text.len()).rev() {
-            let mut node = self.trie.root();
+            let mut node = trie.root();
             for (length, &byte) in (1..).zip(&text[start..]) {
-                let Some(child) = self.trie.child_at_byte(node, byte) else { break };
+                let Some(child) = trie.child_at_byte(node, byte) else { break };
                 node = child;
                 if let (Some(id), Some((rest, ..))) = (node.token_id(), best[start + length])
                     && best[start].is_none_or(|(count, ..)| rest + 1 < count)
@@ -264,7 +266,7 @@ impl Vocabulary {
 
     /// The bytes of a token that is text.
     fn bytes(&self, id: u32) -> Vec<u8> {
-        self.trie.decode_raw(&[id])
+        self.environment.tok_trie().decode_raw(&[id])
     }
 }
 
@@ -616,7 +618,7 @@ mod tests {
         let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(seed);
         let mut constraint =
             grammars.constraint(grammar, max_tokens).unwrap_or_else(|error| panic!("{error}: {grammar:?}"));
-        let size = grammars.vocabulary.trie.vocab_size();
+        let size = grammars.vocabulary.environment.tok_trie().vocab_size();
         let mut text = Vec::new();
         for _ in 0..max_tokens {
             let mut logits = vec![0.0_f32; size];
