@@ -11,7 +11,7 @@ use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::Value;
 
-use super::ending::{END, Endings, FIRST_SEARCH, Found, LATER_SEARCH};
+use super::ending::{END, Endings, Found, LATER_SEARCH};
 use super::{schema, schema_limits};
 
 /// Between the parts of a JSON text: one blank at most, because a small model may otherwise write nothing else until its
@@ -167,21 +167,22 @@ impl Grammars {
             let is_json = matches!(grammar, Grammar::JsonSchema(_));
             let ends = Matcher::new(self.bytes.create_parser(compiled));
             let mut ends = Endings::new(ends, is_json, self.vocabulary.writable.clone(), &grammar.hints());
-            let plan = match ends.search(&[], FIRST_SEARCH) {
-                Found::End(text) => self.vocabulary.tokens(&text).map(|tokens| (text, tokens.len() + 1)),
+            let needed = |text: &[u8]| self.vocabulary.tokens(text).map_or(usize::MAX, |tokens| tokens.len() + 1);
+            let plan = match ends.shortest(needed) {
+                Found::End(text) => Some((needed(&text), text)).filter(|(needed, _)| *needed < usize::MAX),
                 Found::Unknown if !ends.is_found_with_every_byte() => None,
                 Found::Unknown | Found::Nothing => {
                     return Err(refused("the model's vocabulary cannot write what it describes".into()));
                 }
             };
-            if let Some((_, needed)) = plan.as_ref().filter(|(_, needed)| *needed > max_tokens) {
-                return Err(ConstraintError::TooFewTokens { needed: *needed, allowed: max_tokens });
+            if let Some(&(needed, _)) = plan.as_ref().filter(|(needed, _)| *needed > max_tokens) {
+                return Err(ConstraintError::TooFewTokens { needed, allowed: max_tokens });
             }
             Ok(Constraint {
                 grammar: Arc::new(grammar.clone()),
                 vocabulary: self.vocabulary.clone(),
                 matcher: Box::new(matcher),
-                plan: plan.map(|(text, _)| Box::new(Plan { ends, text, left: max_tokens })),
+                plan: plan.map(|(_, text)| Box::new(Plan { ends, text, left: max_tokens })),
             })
         };
         // It recurses as deep as references go.

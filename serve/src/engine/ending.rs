@@ -16,7 +16,7 @@ use llguidance::Matcher;
 pub(super) const END: u32 = 256;
 
 /// How many states a search looks at before a reply begins, and at each token of it.
-pub(super) const FIRST_SEARCH: usize = 20_000;
+const FIRST_SEARCH: usize = 7_000;
 pub(super) const LATER_SEARCH: usize = 1_500;
 /// A longer end is not searched for.
 const MAX_BYTES: usize = 4_096;
@@ -148,15 +148,25 @@ impl Endings {
 
     /// Searches for a text that completes the reply, and tries `tail`, an end that was known before, as the last part.
     pub(super) fn search(&mut self, tail: &[u8], effort: usize) -> Found {
-        for opening in OPENING {
-            let mut search = Search { endings: self, opening, left: effort / OPENING.len(), cut: false };
-            match search.end(tail) {
-                Ok(Found::Unknown) => {}
-                Ok(found) => return found,
-                Err(_) => break,
-            }
+        let mut tried = OPENING.iter().map(|&opening| self.search_with(tail, opening, effort / OPENING.len()));
+        tried.find(|found| *found != Found::Unknown).unwrap_or(Found::Unknown)
+    }
+
+    /// Searches for a text of which `length` is small: in every way, before a reply begins.
+    pub(super) fn shortest(&mut self, length: impl Fn(&[u8]) -> usize) -> Found {
+        let found = OPENING.map(|opening| self.search_with(&[], opening, FIRST_SEARCH));
+        if found.contains(&Found::Nothing) {
+            return Found::Nothing;
         }
-        Found::Unknown
+        let ends = found.into_iter().filter_map(|found| match found {
+            Found::End(text) => Some(text),
+            Found::Nothing | Found::Unknown => None,
+        });
+        ends.min_by_key(|text| length(text)).map_or(Found::Unknown, Found::End)
+    }
+
+    fn search_with(&mut self, tail: &[u8], opening: usize, effort: usize) -> Found {
+        Search { endings: self, opening, left: effort, cut: false }.end(tail).unwrap_or(Found::Unknown)
     }
 
     /// Whether an end would be found if the vocabulary could write every byte.
