@@ -215,6 +215,9 @@ fn reason(error: &str) -> String {
     if error.starts_with(NO_TOKEN) {
         return "no token of the model can begin what it describes".into();
     }
+    if error.contains("coerce_one_of") {
+        return "`oneOf` is supported only where its schemas exclude each other; write `anyOf`".into();
+    }
     let first = error.lines().next().unwrap_or_default().trim_end_matches(':').to_string();
     match error.lines().skip(1).find_map(|line| line.trim().strip_prefix("error: ")) {
         Some(cause) => format!("{first}: {cause}"),
@@ -595,7 +598,10 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_s_error_tells_its_reason() {
+    fn a_refusal_tells_its_reason() {
+        let either = json!({"oneOf": [{"type": "integer"}, {"minimum": 2}]});
+        let error = of_schema(&bytes(), &either).unwrap_err().to_string();
+        assert!(error.ends_with("write `anyOf`"), "{error}");
         let error = of_schema(&bytes(), &json!({"pattern": "^(?=a)a+$"})).unwrap_err().to_string();
         assert!(error.contains("look-around"), "{error}");
         assert!(!error.contains('\n'));
