@@ -39,9 +39,9 @@ pub enum ConstraintError {
     /// The shortest reply that is known needs more tokens than it may have.
     #[error("the shortest reply needs {needed} tokens, its end token included, but only {allowed} are allowed")]
     TooFewTokens {
-        /// What it needs.
+        /// Its length.
         needed: usize,
-        /// What it may have.
+        /// The limit of the request.
         allowed: usize,
     },
     /// The grammar engine gave up in the middle of a reply.
@@ -49,7 +49,7 @@ pub enum ConstraintError {
     Failed(String),
 }
 
-/// What replies can be bound to.
+/// The form that replies are bound to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Grammar {
     /// A JSON text that this schema describes.
@@ -61,7 +61,7 @@ pub enum Grammar {
 }
 
 impl Grammar {
-    /// What people call it.
+    /// Its name in messages.
     fn name(&self) -> &'static str {
         match self {
             Self::JsonSchema(_) => "JSON schema",
@@ -120,7 +120,7 @@ fn unanchored(pattern: &str) -> &str {
 /// Makes constraints for one vocabulary.
 pub struct Grammars {
     factory: ParserFactory,
-    /// The same over single bytes, in which the end of a reply is searched for.
+    /// Over single bytes, for the search for the end of a reply.
     bytes: ParserFactory,
     vocabulary: Arc<Vocabulary>,
 }
@@ -210,7 +210,7 @@ fn new_factory(trie: TokTrie) -> Result<ParserFactory, ConstraintError> {
     Ok(factory)
 }
 
-/// What llguidance says is wrong, in one line. Errors of patterns have the reason in their last lines.
+/// The reason that llguidance gives, in one line. Errors in patterns have it in their last lines.
 fn reason(error: &str) -> String {
     if error.starts_with(NO_TOKEN) {
         return "no token of the model can begin what it describes".into();
@@ -320,7 +320,7 @@ impl Constraint {
         self.follow_plan()
     }
 
-    /// Whether the tokens left only just suffice for the known end.
+    /// True if the remaining tokens are only just enough for the known end.
     fn must_end(&self) -> bool {
         self.plan.as_ref().is_some_and(|plan| self.needed(&plan.text).is_some_and(|needed| needed >= plan.left))
     }
@@ -644,7 +644,7 @@ mod tests {
         (text, false)
     }
 
-    /// Whether a fresh parser of the grammar accepts `text`.
+    /// True if a fresh parser of the grammar accepts `text`.
     fn accepts(grammar: &Grammar, text: &[u8]) -> bool {
         let grammars = bytes();
         let mut matcher = Matcher::new(grammars.factory.create_parser(grammar.compiled().unwrap()));

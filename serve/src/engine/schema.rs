@@ -58,7 +58,7 @@ pub(super) fn readable(schema: &Value) -> Result<Value, String> {
     Ok(readable)
 }
 
-/// Whether the engine leaves something of `schema` unchecked: the keywords, each once.
+/// The keywords of `schema` that the engine does not check, each once.
 pub fn unchecked(schema: &Value) -> Vec<&'static str> {
     let mut found = false;
     visit(schema, &mut |fields| found |= fields.get("uniqueItems") == Some(&Value::Bool(true)));
