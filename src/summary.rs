@@ -240,9 +240,11 @@ impl fmt::Display for Comparison {
         let [wins, losses, ties] = [count("n_wins", "win"), count("n_losses", "loss"), count("n_ties", "tie")];
         write!(f, "{a} against {b}: {wins}, {losses}, {ties}")?;
         let rate = &results["metrics"]["win_rate"];
-        let percent = |value: &Value| 100.0 * value.as_f64().unwrap_or(f64::NAN);
-        let (low, high) = (percent(&rate["ci95"][0]), percent(&rate["ci95"][1]));
-        write!(f, "; win rate {:.1} % ({low:.1} to {high:.1})", percent(&rate["value"]))
+        let percent = |value: &Value| value.as_f64().map(|value| format!("{:.1}", 100.0 * value));
+        match (percent(&rate["value"]), percent(&rate["ci95"][0]).zip(percent(&rate["ci95"][1]))) {
+            (Some(value), Some((low, high))) if rate["n"] != 0 => write!(f, "; win rate {value} % ({low} to {high})"),
+            _ => write!(f, "; no win rate: nothing was scored"),
+        }
     }
 }
 
@@ -342,6 +344,13 @@ mod tests {
         for part in ["Read it:     http://localhost:8000/report", "Talk to it:  http://localhost:8000"] {
             assert!(text.contains(part), "no `{part}` in\n{text}");
         }
+        // Where nothing was scored there is no number.
+        let nothing = json!({"value": null, "stderr": null, "ci95": null, "n": 0, "reason": "nothing was scored"});
+        summary.models[2].ifeval = Some(json!({"metrics": {"inst_strict": nothing}, "counts": {"total": 12}}));
+        summary.comparisons[0].results["metrics"]["win_rate"] = nothing;
+        let text = summary.to_string();
+        assert!(!text.contains("IFEval") && !text.contains("NaN"), "{text}");
+        assert!(text.contains("1 tie; no win rate: nothing was scored"), "{text}");
         let json = serde_json::to_value(&summary).unwrap();
         assert_eq!(json["sft"]["pairs"]["mean_log_odds"], 1.0);
         assert_eq!(json["compare"][0]["results"]["n_wins"], 8);

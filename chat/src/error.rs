@@ -33,6 +33,22 @@ pub enum ChatError {
     /// The template does not compile or refuses these messages.
     #[error("chat template: {0}")]
     Template(String),
+    /// The tokenizer has tokens that the model has not.
+    #[error(
+        "the tokenizer in `{}` writes `{token}` as id {id}, but the model's embedding has only {rows} rows; resize it \
+         (`resize_token_embeddings` in transformers), or take the token out of tokenizer.json",
+        dir.display()
+    )]
+    Vocabulary {
+        /// The tokenizer directory.
+        dir: PathBuf,
+        /// The first token beyond.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the embedding.
+        rows: usize,
+    },
     /// The tokenizer failed on this text or these ids.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

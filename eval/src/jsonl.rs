@@ -1,11 +1,12 @@
-//! Files with one JSON object a line, read with the line in every error, and files written so that they are whole.
+//! The one reader of input files, with the line in every error; and files written so that they are whole.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use sha2::{Digest, Sha256};
 
 /// What is wrong with an input, and where.
@@ -31,12 +32,13 @@ pub enum InputError {
     },
 }
 
-/// The bytes of a file; one that is compressed with gzip is unpacked.
+/// The bytes of a file: unpacked if it is compressed with gzip, and without a byte order mark.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When it cannot be read, or is plainly not UTF-8 text.
 pub fn read(path: &Path) -> Result<Vec<u8>, InputError> {
     const GZIP: &[u8] = &[0x1f, 0x8b];
+    let failed = |problem: String| InputError::File { path: path.to_owned(), problem };
     let unpacked = || {
         let bytes = fs::read(path)?;
         if !bytes.starts_with(GZIP) {
@@ -46,7 +48,38 @@ pub fn read(path: &Path) -> Result<Vec<u8>, InputError> {
         MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked)?;
         Ok(unpacked)
     };
-    unpacked().map_err(|error: io::Error| InputError::File { path: path.to_owned(), problem: error.to_string() })
+    let mut bytes = unpacked().map_err(|error: io::Error| failed(error.to_string()))?;
+    if bytes.starts_with(BYTE_ORDER_MARK.as_bytes()) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
+    }
+    // Text that begins with an ASCII character has a zero byte there in UTF-16 and UTF-32.
+    if [&b"\xff\xfe"[..], b"\xfe\xff"].iter().any(|mark| bytes.starts_with(mark))
+        || bytes.iter().take(4).any(|&b| b == 0)
+    {
+        return Err(failed("it is UTF-16 or UTF-32 text; save it as UTF-8".into()));
+    }
+    if bytes.starts_with(b"version https://git-lfs") {
+        return Err(failed("it is a Git LFS pointer, not the data; fetch the file with `git lfs pull`".into()));
+    }
+    Ok(bytes)
+}
+
+/// The text of a file, as [`read`].
+///
+/// # Errors
+/// As [`read`], and at the first line that is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, InputError> {
+    let bytes = read(path)?;
+    decode(path, &bytes).map(str::to_owned)
+}
+
+/// The text of a JSON file, for `serde_json`: Python's `NaN` and `Infinity` are null.
+///
+/// # Errors
+/// As [`read_text`].
+pub fn read_json(path: &Path) -> Result<String, InputError> {
+    let bytes = read(path)?;
+    decode(path, &bytes).map(|text| standard(text).into_owned())
 }
 
 /// The SHA-256 of some bytes, in hexadecimal.
@@ -54,74 +87,200 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The rows of a file with their line numbers, be it one row a line or a single JSON list.
-///
-/// # Errors
-/// As [`parse`].
-pub fn rows<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Vec<(usize, T)>, InputError> {
-    match bytes.iter().position(|byte| !byte.is_ascii_whitespace()) {
-        Some(start) if bytes[start] == b'[' => elements(path, bytes, start + 1),
-        _ => parse(path, bytes),
-    }
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, InputError> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
+        let problem = format!("invalid UTF-8 at byte {column} of the line; save the file as UTF-8");
+        InputError::Line { path: path.to_owned(), line, problem }
+    })
 }
 
-/// The elements of a list that begins in front of `at`.
-fn elements<T: DeserializeOwned>(path: &Path, bytes: &[u8], mut at: usize) -> Result<Vec<(usize, T)>, InputError> {
-    let line_of = |at: usize| 1 + bytes[..at].iter().filter(|&&byte| byte == b'\n').count();
-    let failed = |line, problem| InputError::Line { path: path.to_owned(), line, problem };
-    let text = std::str::from_utf8(bytes)
-        .map_err(|error| failed(line_of(error.valid_up_to()), "invalid UTF-8 on this line".to_owned()))?;
-    let after_space = |at: usize| text.len() - text[at..].trim_ascii_start().len();
-    let mut rows = Vec::new();
-    let (mut line, mut counted) = (1, 0);
-    loop {
-        at = after_space(at);
-        if rows.is_empty() && text[at..].starts_with(']') {
-            break;
-        }
-        line += bytes[counted..at].iter().filter(|&&byte| byte == b'\n').count();
-        counted = at;
-        let mut stream = serde_json::Deserializer::from_str(&text[at..]).into_iter();
-        match stream.next() {
-            Some(Ok(row)) => rows.push((line, row)),
-            Some(Err(error)) => return Err(failed(line + error.line().saturating_sub(1), describe(&error))),
-            None => return Err(failed(line, "invalid JSON: the list does not end".into())),
-        }
-        at = after_space(at + stream.byte_offset());
-        match text[at..].chars().next() {
-            Some(',') => at += 1,
-            Some(']') => break,
-            _ => return Err(failed(line_of(at), "invalid JSON: expected `,` or `]` behind this element".into())),
-        }
+/// JSON in the words of the standard. What other programs write outside of strings becomes: `NaN` and `Infinity`, as
+/// Python has them, null; a byte order mark, as joined files have it, a space; and a lone carriage return a line end.
+fn standard(text: &str) -> Cow<'_, str> {
+    const WORDS: [(&str, &str); 6] = [
+        ("NaN", "null"),
+        ("Infinity", "null"),
+        ("-Infinity", "null"),
+        (BYTE_ORDER_MARK, " "),
+        ("\r\n", "\n"),
+        ("\r", "\n"),
+    ];
+    if !WORDS.iter().any(|(word, _)| text.contains(word)) {
+        return Cow::Borrowed(text);
     }
-    let rest = after_space(at + 1);
-    if rest < text.len() {
-        return Err(failed(line_of(rest), "invalid JSON: something follows the list".into()));
+    let mut standard = String::with_capacity(text.len());
+    let (mut rest, mut in_string, mut is_escaped) = (text, false, false);
+    while let Some(character) = rest.chars().next() {
+        // A string ends with its line at the latest, so that a broken one does not change what follows.
+        in_string &= !matches!(character, '\n' | '\r');
+        let word = WORDS.iter().find(|(word, _)| !in_string && rest.starts_with(word));
+        let (length, written) = match word {
+            Some((word, written)) => (word.len(), *written),
+            None => (character.len_utf8(), &rest[..character.len_utf8()]),
+        };
+        if character == '"' && !is_escaped {
+            in_string = !in_string;
+        }
+        is_escaped = in_string && character == '\\' && !is_escaped;
+        standard.push_str(written);
+        rest = &rest[length..];
     }
-    Ok(rows)
+    Cow::Owned(standard)
 }
 
-/// The rows of a file with their line numbers; blank lines are skipped.
+/// The rows of a file with their line numbers, in any of the layouts that programs write: one row a line, objects over
+/// several lines, one list, or one object around a list (`{"data": [...]}`). Blank lines are skipped.
 ///
 /// # Errors
 /// At the first line that is not UTF-8 or not a row.
-pub fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Vec<(usize, T)>, InputError> {
-    let mut rows = Vec::new();
-    for (index, bytes) in bytes.split(|&byte| byte == b'\n').enumerate() {
-        let line = index + 1;
-        let failed = |problem| InputError::Line { path: path.to_owned(), line, problem };
-        let text = std::str::from_utf8(bytes)
-            .map_err(|error| failed(format!("invalid UTF-8 at byte {} of the line", error.valid_up_to() + 1)))?;
-        if text.trim().is_empty() {
-            continue;
-        }
-        let row = serde_json::from_str(text).map_err(|error| failed(describe(&error)))?;
-        rows.push((line, row));
+pub fn rows<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<Vec<(usize, T)>, InputError> {
+    let text = standard(decode(path, bytes)?);
+    let json = Json { path, text: &text };
+    let start = json.after_space(0);
+    if text[start..].starts_with('[') {
+        return json.elements(start + 1, true);
     }
-    Ok(rows)
+    if let Some(list) = json.list_inside(start) {
+        return json.elements(list + 1, false);
+    }
+    let is_whole = |line: &str| serde_json::from_str::<IgnoredAny>(line).is_ok();
+    let mut first = text.lines().filter(|line| !line.trim().is_empty()).take(2);
+    // The second line tells, too: the first one may be the broken one.
+    if first.any(is_whole) { json.lines() } else { json.objects(start) }
 }
 
-/// The message of a JSON error without its line, which is always 1 here.
+/// The text of a file and its name in messages.
+#[derive(Clone, Copy)]
+struct Json<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+type Rows<T> = Result<Vec<(usize, T)>, InputError>;
+
+impl Json<'_> {
+    fn failed(&self, line: usize, problem: impl Into<String>) -> InputError {
+        InputError::Line { path: self.path.to_owned(), line, problem: problem.into() }
+    }
+
+    fn line_of(&self, at: usize) -> usize {
+        1 + self.text[..at].bytes().filter(|&byte| byte == b'\n').count()
+    }
+
+    fn after_space(&self, at: usize) -> usize {
+        self.text.len() - self.text[at..].trim_ascii_start().len()
+    }
+
+    /// The value that begins at a place, and where it ends. `None` at the end of the text.
+    fn value<T: DeserializeOwned>(&self, at: usize) -> Option<Result<(T, usize), serde_json::Error>> {
+        let mut stream = serde_json::Deserializer::from_str(&self.text[at..]).into_iter();
+        Some(stream.next()?.map(|value| (value, at + stream.byte_offset())))
+    }
+
+    /// One row a line.
+    fn lines<T: DeserializeOwned>(&self) -> Rows<T> {
+        let lines = (1..).zip(self.text.lines()).filter(|(_, line)| !line.trim().is_empty());
+        let row = |(line, text)| match serde_json::from_str(text) {
+            Ok(row) => Ok((line, row)),
+            Err(error) => Err(self.failed(line, describe(&error))),
+        };
+        lines.map(row).collect()
+    }
+
+    /// One row after the other, whatever lines they take.
+    fn objects<T: DeserializeOwned>(&self, mut at: usize) -> Rows<T> {
+        let (mut rows, mut lines) = (Vec::new(), Lines::default());
+        while at < self.text.len() {
+            let line = lines.up_to(self.text, at);
+            let Some(row) = self.value(at) else { break };
+            let (row, end) =
+                row.map_err(|error| self.failed(line + error.line().saturating_sub(1), describe(&error)))?;
+            rows.push((line, row));
+            at = self.after_space(end);
+        }
+        Ok(rows)
+    }
+
+    /// The elements of a list that begins in front of `at`, which may be all that the file holds.
+    fn elements<T: DeserializeOwned>(&self, mut at: usize, is_all: bool) -> Rows<T> {
+        let (mut rows, mut lines) = (Vec::new(), Lines::default());
+        loop {
+            at = self.after_space(at);
+            if rows.is_empty() && self.text[at..].starts_with(']') {
+                break;
+            }
+            let line = lines.up_to(self.text, at);
+            let end = match self.value(at) {
+                Some(Ok((row, end))) => {
+                    rows.push((line, row));
+                    end
+                }
+                Some(Err(error)) => return Err(self.failed(line + error.line().saturating_sub(1), describe(&error))),
+                None => return Err(self.failed(line, "invalid JSON: the list does not end")),
+            };
+            at = self.after_space(end);
+            match self.text[at..].chars().next() {
+                Some(',') => at += 1,
+                Some(']') => break,
+                _ => {
+                    let problem = "invalid JSON: expected `,` or `]` after this element";
+                    return Err(self.failed(self.line_of(at), problem));
+                }
+            }
+        }
+        let rest = self.after_space(at + 1);
+        if is_all && rest < self.text.len() {
+            return Err(self.failed(self.line_of(rest), "invalid JSON: something follows the list"));
+        }
+        Ok(rows)
+    }
+
+    /// Where the list of rows begins in a file that is one object around it: the field `data`, or the only field.
+    fn list_inside(&self, start: usize) -> Option<usize> {
+        let next = |at: usize, wanted: char| self.text[at..].starts_with(wanted).then(|| self.after_space(at + 1));
+        let mut fields: Vec<(String, usize)> = Vec::new();
+        let mut at = next(start, '{')?;
+        loop {
+            let (name, end) = self.value::<String>(at)?.ok()?;
+            let value = next(self.after_space(end), ':')?;
+            fields.push((name, value));
+            let (_, end) = self.value::<IgnoredAny>(value)?.ok()?;
+            at = self.after_space(end);
+            match next(at, ',') {
+                Some(field) => at = field,
+                None => break,
+            }
+        }
+        let is_the_only_object = next(at, '}')? == self.text.len();
+        let is_only = fields.len() == 1;
+        let (_, list) = fields.into_iter().find(|(name, _)| is_only || name == "data")?;
+        let first = next(list, '[')?;
+        (is_the_only_object && self.text[first..].starts_with(['{', ']'])).then_some(list)
+    }
+}
+
+/// Counts lines from the front.
+#[derive(Default)]
+struct Lines {
+    ended: usize,
+    counted: usize,
+}
+
+impl Lines {
+    /// The line that a place is on, which must not lie before the last one that was asked for.
+    fn up_to(&mut self, text: &str, at: usize) -> usize {
+        self.ended += text[self.counted..at].bytes().filter(|&byte| byte == b'\n').count();
+        self.counted = at;
+        1 + self.ended
+    }
+}
+
+/// The message of a JSON error without its line, which is counted from the beginning of the row.
 fn describe(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let message = message.split(" at line ").next().unwrap_or_default();
@@ -149,59 +308,110 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     struct Row {
-        name: String,
+        name: Option<String>,
     }
 
-    fn message(bytes: &[u8]) -> String {
-        parse::<Row>(Path::new("f.jsonl"), bytes).unwrap_err().to_string()
+    fn named(bytes: &[u8]) -> Result<Vec<(usize, String)>, String> {
+        #[derive(Deserialize)]
+        struct Named {
+            name: String,
+        }
+        let rows = rows::<Named>(Path::new("f"), bytes).map_err(|error| error.to_string())?;
+        Ok(rows.into_iter().map(|(line, row)| (line, row.name)).collect())
+    }
+
+    fn expected(lines: [usize; 2]) -> Vec<(usize, String)> {
+        vec![(lines[0], "a".into()), (lines[1], "b".into())]
     }
 
     #[test]
-    fn rows_carry_their_lines() {
-        let rows = parse::<Row>(Path::new("f"), b"{\"name\": \"a\"}\r\n\n{\"name\": \"b\"}").unwrap();
-        let rows: Vec<_> = rows.iter().map(|(line, row)| (*line, row.name.as_str())).collect();
-        assert_eq!(rows, [(1, "a"), (3, "b")]);
-    }
-
-    #[test]
-    fn a_list_is_as_good_as_lines() {
-        let rows = |text: &str| {
-            let rows = super::rows::<Row>(Path::new("f"), text.as_bytes()).map_err(|error| error.to_string())?;
-            Ok(rows.into_iter().map(|(line, row)| (line, row.name)).collect::<Vec<_>>())
-        };
-        let found = [(2, "a".to_owned()), (5, "b".to_owned())];
-        assert_eq!(rows("[\n  {\"name\": \"a\"},\n\n\n{\n\"name\": \"b\"} ]\n").unwrap(), found);
-        assert_eq!(rows("{\"name\": \"a\"}").unwrap(), [(1, "a".to_owned())]);
-        assert_eq!(rows(" [ ] ").unwrap(), []);
-        for (text, message) in [
-            ("[{\"name\": \"a\"},\n{}]", "f:2: not a usable row: missing field `name`"),
-            ("[{\"name\": \"a\"},\n", "f:2: invalid JSON: the list does not end"),
-            ("[{\"name\": \"a\"}\n{}]", "f:2: invalid JSON: expected `,` or `]`"),
-            ("[{\"name\": \"a\"},]", "f:1: invalid JSON: "),
-            ("[]\n{}", "f:2: invalid JSON: something follows the list"),
-            ("[{\"name\"\n: 3}]", "f:2: not a usable row: invalid type"),
+    fn rows_carry_their_lines_in_every_layout() {
+        for (text, lines) in [
+            ("{\"name\": \"a\"}\r\n\n{\"name\": \"b\"}", [1, 3]),
+            ("{\"name\": \"a\"}\r\r{\"name\": \"b\"}\r", [1, 3]),
+            ("\u{feff}{\"name\": \"a\"}\n\u{feff}{\"name\": \"b\"}\n", [1, 2]),
+            ("{\n \"name\": \"a\"\n}\n{\n \"name\":\n \"b\"}\n", [1, 4]),
+            ("{\"name\": \"a\"} {\"name\": \"b\"}", [1, 1]),
+            ("[\n  {\"name\": \"a\"},\n\n\n{\n\"name\": \"b\"} ]\n", [2, 5]),
+            ("{\"data\": [\n{\"name\": \"a\"},\n{\"name\": \"b\"}\n]}", [2, 3]),
+            ("{\"version\": {},\n\"data\": [{\"name\": \"a\"},\n{\"name\": \"b\"}], \"n\": 2}", [2, 3]),
+            ("{\"examples\": [{\"name\": \"a\"}, {\"name\": \"b\"}]}", [1, 1]),
         ] {
-            let error: String = rows(text).unwrap_err();
-            assert!(error.starts_with(message), "{error}");
+            assert_eq!(named(text.as_bytes()).unwrap(), expected(lines), "{text:?}");
+        }
+        for nothing in ["", "\n \n", " [ ] ", "{\"data\": []}", "\u{feff}"] {
+            assert_eq!(named(nothing.as_bytes()).unwrap(), [], "{nothing:?}");
         }
     }
 
     #[test]
-    fn a_packed_file_is_unpacked() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("f.jsonl.gz");
-        let mut encoder = flate2::write::GzEncoder::new(fs::File::create(&path).unwrap(), flate2::Compression::fast());
-        encoder.write_all(b"{}\n").unwrap();
-        encoder.finish().unwrap();
-        assert_eq!(read(&path).unwrap(), b"{}\n");
-        fs::write(&path, [0x1f, 0x8b, 8]).unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("f.jsonl.gz"));
+    fn a_single_row_with_a_list_is_still_a_row() {
+        #[derive(Deserialize)]
+        struct Example {
+            kwargs: Vec<IgnoredAny>,
+        }
+        let row = b"{\"key\": 1, \"kwargs\": [{}, {}]}";
+        assert_eq!(rows::<Example>(Path::new("f"), row).unwrap()[0].1.kwargs.len(), 2);
+        assert!(named(b"{\"data\": 3}").unwrap_err().contains("missing field `name`"));
+    }
+
+    #[test]
+    fn numbers_that_only_python_writes_are_null_outside_of_strings() {
+        let text = r#"{"score": NaN, "name": "NaN \" Infinity", "low": [-Infinity, Infinity]}"#;
+        assert_eq!(named(text.as_bytes()).unwrap(), [(1, "NaN \" Infinity".to_owned())]);
+        assert_eq!(rows::<Row>(Path::new("f"), b"{\"name\": NaN}").unwrap()[0].1.name, None);
+        // A string that does not end does not hide what is on the next line.
+        let message = named(b"{\"name\": \"a\", \"x\": 1}\n{\"name\": \"b\n{\"name\": NaN}").unwrap_err();
+        assert!(message.starts_with("f:2: invalid JSON: "), "{message}");
     }
 
     #[test]
     fn errors_name_file_line_and_cause() {
-        assert_eq!(message(b"\n{"), "f.jsonl:2: invalid JSON: EOF while parsing an object (column 1)");
-        assert_eq!(message(b"{}"), "f.jsonl:1: not a usable row: missing field `name` (column 2)");
-        assert_eq!(message(b"{\"name\": \"\xff\"}"), "f.jsonl:1: invalid UTF-8 at byte 11 of the line");
+        for (text, message) in [
+            ("\n{", "f:2: invalid JSON: EOF while parsing an object (column 1)"),
+            ("{}", "f:1: not a usable row: missing field `name` (column 2)"),
+            ("{\"name\": \"a\"\n{\"name\": \"b\"}", "f:1: invalid JSON: EOF while parsing an object"),
+            ("{\"name\": \"a\"}\n{\"name\": 3}", "f:2: not a usable row: invalid type: integer `3`"),
+            ("{\n\"name\": \"a\"\n}\n{\n\"name\": 3\n}", "f:5: not a usable row: invalid type: integer `3`"),
+            ("[{\"name\": \"a\"},\n{}]", "f:2: not a usable row: missing field `name`"),
+            ("[{\"name\": \"a\"},\n", "f:2: invalid JSON: the list does not end"),
+            ("[{\"name\": \"a\"}\n{}]", "f:2: invalid JSON: expected `,` or `]` after this element"),
+            ("[{\"name\": \"a\"},]", "f:1: invalid JSON: "),
+            ("[]\n{}", "f:2: invalid JSON: something follows the list"),
+            ("[{\"name\"\n: 3}]", "f:2: not a usable row: invalid type"),
+            ("{\"data\": [{\"name\": \"a\"},\n{}]}", "f:2: not a usable row: missing field `name`"),
+        ] {
+            let error = named(text.as_bytes()).unwrap_err();
+            assert!(error.starts_with(message), "{error}");
+        }
+        let message = named(b"\n{\"name\": \"\xff\"}").unwrap_err();
+        assert_eq!(message, "f:2: invalid UTF-8 at byte 11 of the line; save the file as UTF-8");
+    }
+
+    #[test]
+    fn a_file_is_read_whatever_wrote_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        let packed = |content: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(content).unwrap();
+            encoder.finish().unwrap()
+        };
+        for content in [&b"{}\n"[..], b"\xef\xbb\xbf{}\n", &packed(b"{}\n"), &packed(b"\xef\xbb\xbf{}\n")] {
+            fs::write(&path, content).unwrap();
+            assert_eq!((read(&path).unwrap(), read_text(&path).unwrap()), (b"{}\n".to_vec(), "{}\n".into()));
+        }
+        let utf16 = |order: fn(u16) -> [u8; 2]| "{}".encode_utf16().flat_map(order).collect::<Vec<u8>>();
+        for content in [utf16(u16::to_le_bytes), utf16(u16::to_be_bytes), b"\xff\xfe{\0}\0".to_vec()] {
+            fs::write(&path, content).unwrap();
+            assert!(read(&path).unwrap_err().to_string().ends_with("it is UTF-16 or UTF-32 text; save it as UTF-8"));
+        }
+        fs::write(&path, b"\n\xe9").unwrap();
+        let message = read_text(&path).unwrap_err().to_string();
+        assert!(message.ends_with("f:2: invalid UTF-8 at byte 1 of the line; save the file as UTF-8"), "{message}");
+        fs::write(&path, "version https://git-lfs.github.com/spec/v1\n").unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("git lfs pull"));
+        fs::write(&path, [0x1f, 0x8b, 8]).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("cannot use `"));
     }
 }

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::client::Sampling;
 use crate::jsonl::{self, InputError};
-pub use crate::stats::Metric;
+use crate::stats::Proportion;
+pub use crate::stats::{Metric, Missing};
 
 /// The name of the file inside an output directory.
 pub const FILE_NAME: &str = "results.json";
@@ -21,7 +22,7 @@ pub struct Results {
     pub task: String,
     /// The version of its scoring.
     pub task_version: String,
-    /// Metrics by name. A metric over nothing has `n` = 0.
+    /// Metrics by name. A metric over nothing is null, with the reason.
     pub metrics: BTreeMap<String, Metric>,
     /// How many items there were, and what became of them.
     pub counts: Counts,
@@ -99,7 +100,7 @@ pub struct RequestSettings {
     pub retries: u32,
 }
 
-/// The verdicts on one type or category of instructions. The intervals are Wilson's, as in [`Metric::proportion`].
+/// The verdicts on one type or category of instructions. The intervals are Wilson's, as in [`Proportion`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct InstructionCounts {
     /// How many times it was scored.
@@ -127,10 +128,13 @@ pub struct InstructionCounts {
 }
 
 impl InstructionCounts {
-    /// So many verdicts, and so many of them favourable.
+    /// `n` verdicts, and how many of them are favourable.
+    ///
+    /// # Panics
+    /// When there are no verdicts.
     pub fn new(n: usize, strict_correct: usize, loose_correct: usize) -> Self {
-        let strict = Metric::proportion(strict_correct, n);
-        let loose = Metric::proportion(loose_correct, n);
+        let strict = Proportion::of(strict_correct, n);
+        let loose = Proportion::of(loose_correct, n);
         Self {
             n,
             strict_correct,
@@ -161,8 +165,8 @@ impl Results {
     /// When the file is absent or something else.
     pub fn read(directory: &Path) -> Result<Self, InputError> {
         let path = directory.join(FILE_NAME);
-        let bytes = jsonl::read(&path)?;
-        serde_json::from_slice(&bytes).map_err(|error| InputError::File { path, problem: error.to_string() })
+        let text = jsonl::read_json(&path)?;
+        serde_json::from_str(&text).map_err(|error| InputError::File { path, problem: error.to_string() })
     }
 
     /// Writes the results into an output directory; the file is replaced as a whole.

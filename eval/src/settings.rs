@@ -27,9 +27,9 @@ pub fn check<S: Serialize>(directory: &Path, settings: &S, results: &[&str]) -> 
         return jsonl::write_atomically(&path, json.as_bytes())
             .map_err(|error| InputError::File { path, problem: error.to_string() });
     }
-    let bytes = jsonl::read(&path)?;
+    let text = jsonl::read_json(&path)?;
     let found: Value =
-        serde_json::from_slice(&bytes).map_err(|error| InputError::File { path, problem: error.to_string() })?;
+        serde_json::from_str(&text).map_err(|error| InputError::File { path, problem: error.to_string() })?;
     let names: BTreeSet<&String> =
         [&found, &wanted].into_iter().filter_map(Value::as_object).flat_map(Map::keys).collect();
     let differences: Vec<String> = names

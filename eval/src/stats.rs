@@ -1,6 +1,7 @@
 //! Intervals and tests.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -9,27 +10,57 @@ use serde::{Deserialize, Serialize};
 /// The two-sided 95 % quantile of the normal distribution.
 const Z95: f64 = 1.959_963_984_540_054;
 
-/// A number with its uncertainty.
+/// A number with its uncertainty, or the reason why there is none.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
-    /// The estimate.
-    pub value: f64,
-    /// Its standard error.
-    pub stderr: f64,
-    /// Its 95 % confidence interval.
-    pub ci95: [f64; 2],
+    /// The estimate; null with a reason.
+    pub value: Option<f64>,
+    /// Its standard error; null where there is no estimate, or a single observation says nothing about its error.
+    pub stderr: Option<f64>,
+    /// Its 95 % confidence interval; null where there is no estimate.
+    pub ci95: Option<[f64; 2]>,
     /// The number of observations.
     pub n: usize,
+    /// Why there is no estimate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Missing>,
 }
 
-impl Metric {
-    /// A proportion of successes in independent trials. The standard error is the binomial `sqrt(p (1 - p) / n)`; the
-    /// interval is Wilson's score interval, which stays within [0, 1] and keeps a width at 0 and 1. Without trials
-    /// nothing is known: 0, with the interval [0, 1].
-    pub fn proportion(successes: usize, n: usize) -> Self {
-        if n == 0 {
-            return Self { value: 0.0, stderr: 0.0, ci95: [0.0, 1.0], n };
-        }
+/// Why a metric has no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Missing {
+    /// There are no observations.
+    #[serde(rename = "nothing was scored")]
+    NothingScored,
+    /// The observations do not determine it.
+    #[serde(rename = "not identifiable: length and verdict cannot be told apart")]
+    NotIdentifiable,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// A proportion with its uncertainty.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Proportion {
+    /// The share of successes.
+    pub value: f64,
+    /// The binomial standard error, `sqrt(p (1 - p) / n)`.
+    pub stderr: f64,
+    /// Wilson's score interval, which stays within [0, 1] and keeps a width at 0 and 1.
+    pub ci95: [f64; 2],
+}
+
+impl Proportion {
+    /// Of successes in independent trials.
+    ///
+    /// # Panics
+    /// When there are no trials.
+    pub fn of(successes: usize, n: usize) -> Self {
+        assert!(n > 0, "a proportion needs trials");
         let trials = n as f64;
         let p = successes as f64 / trials;
         let z2 = Z95 * Z95;
@@ -37,65 +68,115 @@ impl Metric {
         let half = Z95 / (1.0 + z2 / trials) * (p * (1.0 - p) / trials + z2 / (4.0 * trials * trials)).sqrt();
         // Rounding can leave the ends of the interval a last bit outside of it.
         let ci95 = [(centre - half).max(0.0).min(p), (centre + half).min(1.0).max(p)];
-        Self { value: p, stderr: (p * (1.0 - p) / trials).sqrt(), ci95, n }
+        Self { value: p, stderr: (p * (1.0 - p) / trials).sqrt(), ci95 }
+    }
+}
+
+impl Metric {
+    /// What `n` observations do not tell, and why.
+    pub fn missing(n: usize, reason: Missing) -> Self {
+        Self { value: None, stderr: None, ci95: None, n, reason: Some(reason) }
     }
 
-    /// An estimate whose error is normally distributed; the interval stays within `range`. Of fewer than two observations
-    /// nothing is known about the error: the interval is the whole range.
+    /// An estimate with its error and interval.
+    pub fn new(value: f64, stderr: f64, ci95: [f64; 2], n: usize) -> Self {
+        Self { value: Some(value), stderr: Some(stderr), ci95: Some(ci95), n, reason: None }
+    }
+
+    /// An estimate from a single observation, or a single cluster of them: nothing is known about its error, and the
+    /// interval is all that it can be.
+    fn alone(value: f64, [low, high]: [f64; 2], n: usize) -> Self {
+        let ci95 = Some([low.min(value), high.max(value)]);
+        Self { value: Some(value), stderr: None, ci95, n, reason: None }
+    }
+
+    /// The proportion of successes in independent trials, as [`Proportion`].
+    pub fn proportion(successes: usize, n: usize) -> Self {
+        if n == 0 {
+            return Self::missing(n, Missing::NothingScored);
+        }
+        let Proportion { value, stderr, ci95 } = Proportion::of(successes, n);
+        Self::new(value, stderr, ci95, n)
+    }
+
+    /// An estimate whose error is normally distributed; the interval stays within `range`.
     pub fn normal(value: f64, stderr: f64, n: usize, range: [f64; 2]) -> Self {
         let [low, high] = range;
-        let half = if n < 2 { high - low } else { Z95 * stderr };
-        Self { value, stderr, ci95: [(value - half).max(low).min(value), (value + half).min(high).max(value)], n }
+        let half = Z95 * stderr;
+        match n {
+            0 => Self::missing(n, Missing::NothingScored),
+            1 => Self::alone(value, range, n),
+            _ => Self::new(value, stderr, [(value - half).max(low).min(value), (value + half).min(high).max(value)], n),
+        }
     }
 
     /// The mean of values between `low` and `high` that come in clusters, such as the turns of one question: the
     /// clusters are independent, the values inside of one are not. The standard error is
     /// `sqrt(G / (G - 1) * sum over clusters of (sum of (x - mean))^2) / n` with G clusters, which is the usual one
     /// where every cluster has one value; the interval is normal and ends where the range does. Without two clusters
-    /// nothing is known of the error: 0, with the whole range as interval.
-    pub fn clustered_mean(clusters: &[Vec<f64>], [low, high]: [f64; 2]) -> Self {
+    /// nothing is known about the error.
+    pub fn clustered_mean(clusters: &[Vec<f64>], range: [f64; 2]) -> Self {
         let n = clusters.iter().map(Vec::len).sum();
         if n == 0 {
-            return Self { value: 0.0, stderr: 0.0, ci95: [low, high], n };
+            return Self::missing(n, Missing::NothingScored);
         }
         let value = clusters.iter().flatten().sum::<f64>() / n as f64;
         let groups = clusters.iter().filter(|cluster| !cluster.is_empty()).count() as f64;
         if groups < 2.0 {
-            return Self { value, stderr: 0.0, ci95: [low.min(value), high.max(value)], n };
+            return Self::alone(value, range, n);
         }
+        let [low, high] = range;
         let residual = |cluster: &Vec<f64>| cluster.iter().map(|x| x - value).sum::<f64>().powi(2);
         let stderr = (groups / (groups - 1.0) * clusters.iter().map(residual).sum::<f64>()).sqrt() / n as f64;
         let ci95 = [(value - Z95 * stderr).max(low).min(value), (value + Z95 * stderr).min(high).max(value)];
-        Self { value, stderr, ci95, n }
+        Self::new(value, stderr, ci95, n)
+    }
+
+    /// The mean of shares between 0 and 1 with the bootstrap's interval, of 10,000 resamples.
+    pub fn bootstrapped_share(values: &[f64], seed: u64) -> Self {
+        let n = values.len();
+        let mean = |values: &[f64]| Some(values.iter().sum::<f64>() / values.len() as f64);
+        let (value, deviation) = mean_and_deviation(values);
+        match n {
+            0 => Self::missing(n, Missing::NothingScored),
+            1 => Self::alone(value, [0.0, 1.0], n),
+            _ => {
+                let (_, ci95) = bootstrap(values, RESAMPLES, seed, mean).expect("every resample has a mean");
+                Self::new(value, deviation / (n as f64).sqrt(), ci95, n)
+            }
+        }
     }
 }
 
-/// The resamples of [`bootstrap_mean_ci95`].
+/// The resamples of [`Metric::bootstrapped_share`].
 const RESAMPLES: usize = 10_000;
 
 /// The percentile bootstrap (Efron & Tibshirani, An Introduction to the Bootstrap, chapter 13): the rows are drawn with
-/// replacement, so many times, from a seed. Returns the statistic's standard error and its 95 % interval.
+/// replacement, so many times, from a seed. Returns the statistic's standard error and its 95 % interval, or `None`
+/// where one resample in twenty does not determine the statistic.
 ///
 /// # Panics
-/// When there are no rows, or fewer than 40 resamples.
-pub fn bootstrap<T: Copy>(rows: &[T], resamples: usize, seed: u64, statistic: impl Fn(&[T]) -> f64) -> (f64, [f64; 2]) {
-    assert!(!rows.is_empty() && resamples >= 40, "a tail needs rows and resamples");
+/// When there are no rows, or fewer than 50 resamples.
+pub fn bootstrap<T: Copy>(
+    rows: &[T],
+    resamples: usize,
+    seed: u64,
+    statistic: impl Fn(&[T]) -> Option<f64>,
+) -> Option<(f64, [f64; 2])> {
+    assert!(!rows.is_empty() && resamples >= 50, "a tail needs rows and resamples");
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut resample = rows.to_vec();
     let mut values = Vec::with_capacity(resamples);
     for _ in 0..resamples {
         resample.fill_with(|| rows[random.random_range(0..rows.len())]);
-        values.push(statistic(&resample));
+        values.extend(statistic(&resample));
+    }
+    if 20 * (resamples - values.len()) >= resamples {
+        return None;
     }
     values.sort_by(f64::total_cmp);
-    let tail = resamples / 40;
-    (mean_and_deviation(&values).1, [values[tail], values[resamples - 1 - tail]])
-}
-
-/// The bootstrap's 95 % interval of the mean, of 10,000 resamples. `None` without values.
-pub fn bootstrap_mean_ci95(values: &[f64], seed: u64) -> Option<[f64; 2]> {
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    (!values.is_empty()).then(|| bootstrap(values, RESAMPLES, seed, mean).1)
+    let tail = values.len() / 40;
+    Some((mean_and_deviation(&values).1, [values[tail], values[values.len() - 1 - tail]]))
 }
 
 /// The mean and the sample standard deviation; both 0 without values, the latter for a single one.
@@ -110,9 +191,13 @@ pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
 }
 
 /// The two-sided p-value of the exact sign test: how likely a fair coin divides `wins + losses` throws at least as unevenly.
-/// Ties are left out. McNemar's exact test is the same function of the two counts of discordant pairs.
-pub fn sign_test(wins: usize, losses: usize) -> f64 {
+/// Ties are left out; without anything else there is nothing to test. McNemar's exact test is the same function of the two
+/// counts of discordant pairs.
+pub fn sign_test(wins: usize, losses: usize) -> Option<f64> {
     let n = wins + losses;
+    if n == 0 {
+        return None;
+    }
     let mut log_choose = 0.0;
     let mut tail = 0.0;
     for k in 0..=wins.min(losses) {
@@ -121,7 +206,7 @@ pub fn sign_test(wins: usize, losses: usize) -> f64 {
         }
         tail += (log_choose - n as f64 * std::f64::consts::LN_2).exp();
     }
-    (2.0 * tail).min(1.0)
+    Some((2.0 * tail).min(1.0))
 }
 
 /// Cohen's kappa: the agreement of two raters beyond what their shares of each label would give by chance. `None` without
@@ -145,50 +230,73 @@ mod tests {
     #[test]
     fn wilson_matches_published_values() {
         // statsmodels.stats.proportion.proportion_confint(417, 541, method="wilson")
-        let metric = Metric::proportion(417, 541);
-        assert!((metric.value - 0.770_794_824_399_260_6).abs() < 1e-15);
-        assert!((metric.stderr - 0.018_071).abs() < 1e-6, "{}", metric.stderr);
+        let found = Proportion::of(417, 541);
+        assert!((found.value - 0.770_794_824_399_260_6).abs() < 1e-15);
+        assert!((found.stderr - 0.018_071).abs() < 1e-6, "{}", found.stderr);
+        assert_eq!(Metric::proportion(417, 541), Metric::new(found.value, found.stderr, found.ci95, 541));
         // p = 0.1, n = 10: Newcombe (1998) gives 0.0179 to 0.4042.
-        let [low, high] = Metric::proportion(1, 10).ci95;
+        let [low, high] = Proportion::of(1, 10).ci95;
         assert!((low - 0.0179).abs() < 5e-5 && (high - 0.4042).abs() < 5e-5, "{low} {high}");
     }
 
     #[test]
     fn normal_intervals_are_cut_at_the_range() {
-        let interval = |value, stderr, n| Metric::normal(value, stderr, n, [0.0, 100.0]).ci95;
+        let interval = |value, stderr, n| Metric::normal(value, stderr, n, [0.0, 100.0]).ci95.unwrap();
         let [low, high] = interval(50.0, 10.0, 9);
         assert!(
             (low - 30.400_360_154_599_5).abs() < 1e-9 && (high - 69.599_639_845_400_5).abs() < 1e-9,
             "{low} {high}"
         );
         assert_eq!(interval(99.0, 10.0, 9)[1], 100.0);
-        assert_eq!(interval(30.0, 0.0, 1), [0.0, 100.0]);
+    }
+
+    #[test]
+    fn of_nothing_there_is_no_number_and_of_one_no_error() {
+        let nothing = Metric::missing(0, Missing::NothingScored);
+        assert_eq!(Metric::proportion(0, 0), nothing);
+        assert_eq!(Metric::normal(0.0, 0.0, 0, [0.0, 100.0]), nothing);
+        assert_eq!(Metric::clustered_mean(&[], [1.0, 10.0]), nothing);
+        assert_eq!(Metric::clustered_mean(&[vec![]], [1.0, 10.0]), nothing);
+        assert_eq!(Metric::bootstrapped_share(&[], 1), nothing);
+        let json = r#"{"value":null,"stderr":null,"ci95":null,"n":0,"reason":"nothing was scored"}"#;
+        assert_eq!(serde_json::to_string(&nothing).unwrap(), json);
+        assert_eq!(serde_json::from_str::<Metric>(json).unwrap(), nothing);
+        assert!(Missing::NotIdentifiable.to_string().starts_with("not identifiable: "));
+        for one in [
+            Metric::normal(0.5, 0.0, 1, [0.0, 1.0]),
+            Metric::clustered_mean(&[vec![0.5]], [0.0, 1.0]),
+            Metric::bootstrapped_share(&[0.5], 1),
+        ] {
+            assert_eq!((one.value, one.stderr, one.ci95, one.reason), (Some(0.5), None, Some([0.0, 1.0]), None));
+        }
+        // As results were written before.
+        let whole = serde_json::from_str(r#"{"value": 0.5, "stderr": 0.25, "ci95": [0.25, 0.75], "n": 4}"#);
+        assert_eq!(whole.ok(), Some(Metric::new(0.5, 0.25, [0.25, 0.75], 4)));
     }
 
     #[test]
     fn a_clustered_mean_is_the_usual_one_without_clusters_and_wider_with_them() {
         // statistics.stdev([1, 2, 4, 9]) / 2 = 1.7795130420052185
         let alone = Metric::clustered_mean(&[vec![1.0], vec![2.0], vec![4.0], vec![9.0]], [1.0, 10.0]);
-        assert_eq!((alone.value, alone.n), (4.0, 4));
-        assert!((alone.stderr - 1.779_513_042_005_218_5).abs() < 1e-12);
-        assert!((alone.ci95[1] - 7.487_781_4).abs() < 1e-6 && alone.ci95[0] == 1.0, "{:?}", alone.ci95);
+        assert_eq!((alone.value, alone.n), (Some(4.0), 4));
+        let (error, [low, high]) = (alone.stderr.unwrap(), alone.ci95.unwrap());
+        assert!((error - 1.779_513_042_005_218_5).abs() < 1e-12);
+        assert!((high - 7.487_781_4).abs() < 1e-6 && low == 1.0, "{low} {high}");
         // Each value twice: the mean and its error stay, for nothing was learnt.
         let twice = [1.0, 2.0, 4.0, 9.0].map(|x| vec![x, x]);
         let twice = Metric::clustered_mean(&twice, [1.0, 10.0]);
-        assert_eq!((twice.value, twice.n), (4.0, 8));
-        assert!((twice.stderr - alone.stderr).abs() < 1e-12);
-        assert_eq!(Metric::clustered_mean(&[vec![3.0, 5.0]], [1.0, 10.0]).ci95, [1.0, 10.0]);
-        assert_eq!(Metric::clustered_mean(&[], [0.0, 1.0]).ci95, [0.0, 1.0]);
+        assert_eq!((twice.value, twice.n), (Some(4.0), 8));
+        assert!((twice.stderr.unwrap() - error).abs() < 1e-12);
+        assert_eq!(Metric::clustered_mean(&[vec![3.0, 5.0]], [1.0, 10.0]).ci95, Some([1.0, 10.0]));
     }
 
     #[test]
     fn the_interval_stays_in_range_and_holds_the_value() {
-        for n in 0..60 {
+        for n in 1..60 {
             for successes in 0..=n {
-                let metric = Metric::proportion(successes, n);
-                let [low, high] = metric.ci95;
-                assert!(0.0 <= low && low <= metric.value && metric.value <= high && high <= 1.0);
-                assert!(n == 0 || high - low > 0.05);
+                let Proportion { value, ci95: [low, high], .. } = Proportion::of(successes, n);
+                assert!(0.0 <= low && low <= value && value <= high && high <= 1.0);
+                assert!(high - low > 0.05);
             }
         }
     }
@@ -197,11 +305,13 @@ mod tests {
     fn the_sign_test_is_the_binomial_test() {
         // 2 * sum(math.comb(n, k) for k in range(min(wins, losses) + 1)) / 2**n, at most 1
         for (wins, losses, p) in
-            [(8, 2, 0.109375), (2, 8, 0.109375), (5, 5, 1.0), (0, 0, 1.0), (20, 35, 0.058_064_146_8)]
+            [(8, 2, 0.109375), (2, 8, 0.109375), (5, 5, 1.0), (1, 0, 1.0), (20, 35, 0.058_064_146_8)]
         {
-            assert!((sign_test(wins, losses) - p).abs() < 1e-7, "{wins} {losses}: {}", sign_test(wins, losses));
+            let found = sign_test(wins, losses).unwrap();
+            assert!((found - p).abs() < 1e-7, "{wins} {losses}: {found}");
         }
-        assert!(sign_test(900, 700) < 1e-6 && sign_test(900, 700) > 0.0);
+        assert!(sign_test(900, 700).is_some_and(|p| p < 1e-6 && p > 0.0));
+        assert_eq!(sign_test(0, 0), None);
     }
 
     #[test]
@@ -218,11 +328,15 @@ mod tests {
     #[test]
     fn the_bootstrap_interval_is_that_of_the_normal_approximation() {
         let values: Vec<f64> = (0..800).map(|index| f64::from(index % 4 == 0)).collect();
-        let [low, high] = bootstrap_mean_ci95(&values, 1).unwrap();
+        let found = Metric::bootstrapped_share(&values, 1);
+        let [low, high] = found.ci95.unwrap();
         let half = Z95 * (0.25f64 * 0.75 / 800.0).sqrt();
         assert!((low - (0.25 - half)).abs() < 0.003 && (high - (0.25 + half)).abs() < 0.003, "{low} {high}");
-        assert_eq!(bootstrap_mean_ci95(&values, 1), Some([low, high]));
-        assert_eq!(bootstrap_mean_ci95(&[], 1), None);
-        assert_eq!(bootstrap_mean_ci95(&[2.0], 1), Some([2.0, 2.0]));
+        assert_eq!(Metric::bootstrapped_share(&values, 1), found);
+        // A statistic that needs one of a few rows is not determined by the resamples without them.
+        let rare = |rows: &[f64]| rows.contains(&9.0).then_some(1.0);
+        let rows = |times: usize| [vec![9.0; times], vec![0.0; 40 - times]].concat();
+        assert_eq!(bootstrap(&rows(1), 1000, 1, rare), None);
+        assert_eq!(bootstrap(&rows(6), 1000, 1, rare), Some((0.0, [1.0, 1.0])));
     }
 }

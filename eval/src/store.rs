@@ -38,13 +38,13 @@ impl AppendLog {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let mut bytes = jsonl::read(path)?;
+        let mut bytes = std::fs::read(path).map_err(failed)?;
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
         if whole < bytes.len() {
             bytes.truncate(whole);
             file.set_len(whole as u64).map_err(failed)?;
         }
-        let rows = jsonl::parse(path, &bytes)?.into_iter().map(|(_, row)| row).collect();
+        let rows = jsonl::rows(path, &bytes)?.into_iter().map(|(_, row)| row).collect();
         Ok((Self { path: path.to_owned(), file }, rows))
     }
 

@@ -3,30 +3,29 @@
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::ifeval::metrics;
-use crate::results::Results;
+use crate::results::{Metric, Results};
 
 /// The metrics, the counts, and the verdicts by category and by type of instruction. Plain text without colour.
 pub fn render(results: &Results) -> String {
-    let mut table = new_table(&["metric", "%", "stderr", "95 % interval", "n"]);
+    let mut table = new_table(&METRIC_COLUMNS);
     for name in metrics::NAMES {
         let Some(metric) = results.metrics.get(name) else { continue };
-        table.add_row([
-            name.into(),
-            percent(metric.value),
-            percent(metric.stderr),
-            interval(metric.ci95),
-            metric.n.to_string(),
-        ]);
+        table.add_row(metric_row(name, metric, 100.0));
     }
     let mut text = format!("{}{}\n{table}\n", results.task, subject(results));
     let counts = &results.counts;
     text += &format!(
-        "{} prompts: {} scored, {} unscored ({} failed requests), {} truncated\n",
-        counts.total, counts.scored, counts.unscored, counts.errors, counts.truncated
+        "{}: {} scored, {} unscored ({}), {} truncated\n",
+        count(counts.total, "prompt"),
+        counts.scored,
+        counts.unscored,
+        count(counts.errors, "failed request"),
+        counts.truncated
     );
     if !results.strip_reasoning.is_empty() {
         let (stripped, unterminated) = (counts.stripped_reasoning, counts.unterminated_reasoning);
-        text += &format!("reasoning taken out of {stripped} responses, {unterminated} of which end inside it\n");
+        let stripped = count(stripped, "response");
+        text += &format!("reasoning taken out of {stripped}; {unterminated} never left it\n");
     }
     for (name, groups) in [("category", &results.by_category), ("instruction", &results.by_instruction)] {
         if groups.is_empty() {
@@ -69,6 +68,32 @@ pub(crate) fn new_table(header: &[&str]) -> Table {
     table
 }
 
+/// The columns of [`metric_row`].
+pub(crate) const METRIC_COLUMNS: [&str; 5] = ["metric", "%", "stderr", "95 % interval", "n"];
+
+/// A metric in percent, which is the metric times `factor`; a dash for what it does not have.
+pub(crate) fn metric_row(name: &str, metric: &Metric, factor: f64) -> [String; 5] {
+    let number = |value: f64| format!("{:.2}", factor * value);
+    let range = |[low, high]: [f64; 2]| format!("{} - {}", number(low), number(high));
+    let (value, stderr) = (or_dash(metric.value, number), or_dash(metric.stderr, number));
+    [name.to_owned(), value, stderr, or_dash(metric.ci95, range), metric.n.to_string()]
+}
+
+/// What a table shows of a value that may be missing.
+pub(crate) fn or_dash<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), show)
+}
+
+/// A number of things, such as `1 loss` and `2 losses`.
+pub(crate) fn count(number: usize, thing: &str) -> String {
+    let ending = match thing {
+        _ if number == 1 => "",
+        _ if thing.ends_with('s') => "es",
+        _ => "s",
+    };
+    format!("{number} {thing}{ending}")
+}
+
 /// A fraction as a percentage.
 pub(crate) fn percent(fraction: f64) -> String {
     format!("{:.2}", 100.0 * fraction)
@@ -78,4 +103,22 @@ pub(crate) fn percent(fraction: f64) -> String {
 pub(crate) fn interval(ends: [f64; 2]) -> String {
     let [low, high] = ends.map(percent);
     format!("{low} - {high}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thing_is_not_plural() {
+        assert_eq!([0, 1, 2].map(|number| count(number, "row")), ["0 rows", "1 row", "2 rows"]);
+        assert_eq!([1, 2].map(|number| count(number, "loss")), ["1 loss", "2 losses"]);
+    }
+
+    #[test]
+    fn what_is_not_known_is_a_dash() {
+        assert_eq!(metric_row("m", &Metric::proportion(0, 0), 100.0), ["m", "-", "-", "-", "0"]);
+        let row = metric_row("m", &Metric::new(0.9125, 0.25, [0.5, 1.0], 8), 100.0);
+        assert_eq!(row, ["m", "91.25", "25.00", "50.00 - 100.00", "8"]);
+    }
 }

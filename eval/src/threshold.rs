@@ -32,15 +32,20 @@ impl Threshold {
             Ok(least) if (0.0..=1.0).contains(&least) => {
                 Ok(Self { metric: metric.to_owned(), least, written: value.to_owned() })
             }
-            _ => Err(format!("`{value}` is no fraction between 0 and 1, and no percentage like 66%")),
+            _ => Err(format!("`{value}` is neither a fraction between 0 and 1 nor a percentage like 66%")),
         }
     }
 
-    /// What is wrong, for people, if the metric is below the value. A metric over nothing is below every value but 0.
+    /// What is wrong, for people, if the metric is below the value, or has none.
     pub fn missed(&self, metrics: &BTreeMap<String, Metric>) -> Option<String> {
-        let value = metrics.get(&self.metric).map_or(0.0, |metric| metric.value);
+        let value = metrics.get(&self.metric).and_then(|metric| metric.value);
         let Self { metric, least, written } = self;
-        (value < *least).then(|| format!("{metric} is {value}, at least {written} is required by --fail-under"))
+        let found = match value {
+            Some(value) if value >= *least => return None,
+            Some(value) => format!("is {value}"),
+            None => "has no value".to_owned(),
+        };
+        Some(format!("{metric} {found}; --fail-under requires at least {written}"))
     }
 }
 
@@ -65,8 +70,11 @@ mod tests {
         let metrics = BTreeMap::from([("a".to_owned(), Metric::proportion(2, 3))]);
         let missed = |text| Threshold::parse(text, &["a"]).unwrap().missed(&metrics);
         assert_eq!(missed("a=0.6666666666666666"), None);
-        assert_eq!(missed("a=67%").unwrap(), "a is 0.6666666666666666, at least 67% is required by --fail-under");
+        assert_eq!(missed("a=67%").unwrap(), "a is 0.6666666666666666; --fail-under requires at least 67%");
         let nothing = BTreeMap::from([("a".to_owned(), Metric::proportion(0, 0))]);
-        assert!(Threshold::parse("a=0.1", &["a"]).unwrap().missed(&nothing).is_some());
+        for least in ["a=0.1", "a=0"] {
+            let message = Threshold::parse(least, &["a"]).unwrap().missed(&nothing).unwrap();
+            assert!(message.starts_with("a has no value; --fail-under requires at least 0"), "{message}");
+        }
     }
 }

@@ -140,7 +140,7 @@ fn a_run_from_the_first_answer_to_the_leaderboard() {
     let output = alpaca(&arguments);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(stderr(&output).contains("judge: 4 requests to ask"), "{}", stderr(&output));
-    assert!(stderr(&output).contains("1 answers were cut off"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("1 answer cut off at the token limit"), "{}", stderr(&output));
 
     // Equal answers are not asked about; the others are, in the order of the coin.
     let judged = server.requests("judge");
@@ -362,7 +362,7 @@ fn files_that_do_not_match_are_reported() {
     assert_eq!(output.status.code(), Some(1));
     let message = stderr(&output);
     assert!(message.contains("2 of 4 instructions have no answer in"), "{message}");
-    assert!(message.contains("note: 1 answers in") && message.contains("are not used"), "{message}");
+    assert!(message.contains("note: 1 answer in") && message.contains("that are not in --reference"), "{message}");
     assert!(!message.contains("failed"), "{message}");
     assert_eq!(server.requests("judge").len(), 2);
     let output = alpaca(&[&arguments[..], &["--limit", "2", "--json"]].concat());
@@ -370,6 +370,15 @@ fn files_that_do_not_match_are_reported() {
     let results: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&results["counts"]["total"], &results["counts"]["errors"]), (&json!(2), &json!(0)));
     assert_eq!(results["responses"]["source"], text(&outputs));
+    // What --limit leaves out is in --reference all the same.
+    let message = stderr(&alpaca(&[&arguments[..], &["--limit", "1"]].concat()));
+    let source = text(&outputs);
+    for note in [
+        format!("note: 1 answer in `{source}` to instructions that are not in --reference"),
+        format!("note: 1 answer in `{source}` left out by --limit"),
+    ] {
+        assert!(message.lines().any(|line| line == note), "{message}");
+    }
     std::fs::write(&outputs, row("x", "unused")).unwrap();
     let output = alpaca(&arguments);
     assert_eq!(output.status.code(), Some(2));

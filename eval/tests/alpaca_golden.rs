@@ -80,9 +80,9 @@ fn win_rates() {
     for (model, rows) in annotations(&directory) {
         let expected = &expected[&model];
         let rate = WinRate::of(rows.iter().map(|row| row.preference.unwrap()));
-        close(rate.win_rate, &expected["win_rate"], 1e-9, &model);
-        close(rate.standard_error, &expected["standard_error"], 1e-9, &model);
-        close(rate.discrete_win_rate, &expected["discrete_win_rate"], 1e-9, &model);
+        close(rate.win_rate.unwrap(), &expected["win_rate"], 1e-9, &model);
+        close(rate.standard_error.unwrap(), &expected["standard_error"], 1e-9, &model);
+        close(rate.discrete_win_rate.unwrap(), &expected["discrete_win_rate"], 1e-9, &model);
         for (name, count) in [
             ("n_wins", rate.n_wins),
             ("n_wins_base", rate.n_wins_base),
@@ -290,9 +290,9 @@ fn an_orpo_model_on_alpaca_eval_1() {
     assert_eq!((rate.n_wins, rate.n_wins_base, rate.n_draws, rate.n_total), (731, 70, 2, 803));
     let expected = read_json(&directory.join("expected_metrics.json"));
     let expected = expected.as_object().unwrap().values().next().unwrap();
-    close(rate.win_rate, &expected["win_rate"], 1e-9, "win rate");
-    close(rate.standard_error, &expected["standard_error"], 1e-9, "standard error");
-    close(rate.discrete_win_rate, &expected["discrete_win_rate"], 1e-9, "discrete win rate");
+    close(rate.win_rate.unwrap(), &expected["win_rate"], 1e-9, "win rate");
+    close(rate.standard_error.unwrap(), &expected["standard_error"], 1e-9, "standard error");
+    close(rate.discrete_win_rate.unwrap(), &expected["discrete_win_rate"], 1e-9, "discrete win rate");
 }
 
 #[test]

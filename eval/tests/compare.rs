@@ -86,7 +86,7 @@ fn a_judge_decides_in_both_orders() {
     let output = compare(&arguments);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let message = stderr(&output);
-    assert!(message.contains("1 answers of A and 0 of B have no counterpart"), "{message}");
+    assert!(message.contains("left out for want of a counterpart: 1 answer of A and 0 answers of B"), "{message}");
     assert!(message.contains("1 of 5 pairs are not decided; the first: the reply has no verdict"), "{message}");
     let results: Value = serde_json::from_slice(&output.stdout).unwrap();
     let winners: Vec<Value> = samples(&out).iter().map(|sample| sample["winner"].clone()).collect();
@@ -115,6 +115,28 @@ fn a_judge_decides_in_both_orders() {
         (&results["repeats"]["agreement"], &results["agreement"][0]["cohens_kappa"]),
         (&json!(1.0), &json!(1.0))
     );
+}
+
+#[test]
+fn where_nothing_is_decided_there_is_no_rate_whatever_is_allowed() {
+    let (_, endpoint) = Server::start(Duration::ZERO);
+    let directory = tempfile::tempdir().unwrap();
+    let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+    write_answers(&a, &[("mute", "x"), ("mute, too", "y")]);
+    write_answers(&b, &[("mute", "z"), ("mute, too", "w")]);
+    let arguments =
+        [text(&a), text(&b), "--judge-endpoint", &endpoint, "--judge-model", "judge", "--max-unscored", "1"];
+    let output = compare(&[&arguments[..], &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let nothing = json!({"value": null, "stderr": null, "ci95": null, "n": 0, "reason": "nothing was scored"});
+    for name in ["win_rate", "win_rate_adjusted", "length_controlled_win_rate"] {
+        assert_eq!(results["metrics"][name], nothing, "{name}");
+    }
+    assert_eq!((&results["sign_test_p"], &results["avg_length"]), (&Value::Null, &Value::Null));
+    let table = compare(&arguments);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains("sign test p = -") && !table.contains("0.00"), "{table}");
 }
 
 #[test]
@@ -170,7 +192,7 @@ fn a_checklist_needs_no_judge() {
     assert_eq!(results["sign_test_p"], 0.5);
     let table = compare(&arguments);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
-    assert!(table.contains("A wins 2, B wins 0, 1 ties; sign test p = 0.5000"), "{table}");
+    assert!(table.contains("A wins 2, B wins 0, 1 tie; sign test p = 0.5000"), "{table}");
     let output = compare(&[text(&a), text(&b), "--judge", "checklist"]);
     assert_eq!(output.status.code(), Some(2));
     let expected = "error: `embedded` has none of these prompts; name their data with --data\n";

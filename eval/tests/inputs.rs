@@ -47,7 +47,7 @@ fn wrong_data_is_one_message_with_file_and_line() {
         (ROW.replace("\"p\"", "\"q\""), "the key 1 is already on line 1; keys must be unique"),
         (
             second.replace("[{}]", "[{}, {}]"),
-            "`instruction_id_list` has 1 entries but `kwargs` has 2; each instruction needs one",
+            "`kwargs` needs one entry per instruction: 2 for the 1 in `instruction_id_list`",
         ),
         ("{\"key\": 2".into(), "invalid JSON: EOF while parsing an object (column 9)"),
     ] {
@@ -57,7 +57,7 @@ fn wrong_data_is_one_message_with_file_and_line() {
     }
     std::fs::write(&path, [ROW.as_bytes(), b"\n{\"key\": 2, \"prompt\": \"\xff\"}"].concat()).unwrap();
     let found = refusal(directory.path(), &["--responses", text(&responses), "--data", text(&path)]);
-    assert_eq!(found, "error: DIR/data.jsonl:2: invalid UTF-8 at byte 23 of the line");
+    assert_eq!(found, "error: DIR/data.jsonl:2: invalid UTF-8 at byte 23 of the line; save the file as UTF-8");
 }
 
 #[test]
@@ -90,7 +90,8 @@ fn wrong_responses_are_one_message_with_file_and_line() {
         assert_eq!(refusal(directory.path(), &arguments), format!("error: DIR/r.jsonl:2: {message}"));
     }
     std::fs::write(&path, b"\n\xff").unwrap();
-    assert_eq!(refusal(directory.path(), &arguments), "error: DIR/r.jsonl:2: invalid UTF-8 at byte 1 of the line");
+    let message = "invalid UTF-8 at byte 1 of the line; save the file as UTF-8";
+    assert_eq!(refusal(directory.path(), &arguments), format!("error: DIR/r.jsonl:2: {message}"));
     std::fs::remove_file(&path).unwrap();
     let found = refusal(directory.path(), &arguments);
     assert_eq!(found, "error: cannot use `DIR/r.jsonl`: No such file or directory (os error 2)");
@@ -121,7 +122,7 @@ fn wrong_usage_exits_with_2() {
         ),
         (
             vec!["--endpoint", "http://h", "--fail-under", "prompt_strict=66"],
-            "`66` is no fraction between 0 and 1, and no",
+            "`66` is neither a fraction between 0 and 1 nor a percentage like 66%",
         ),
         (vec!["--endpoint", "localhost:8000"], "must begin with http:// or https://"),
         (vec!["--endpoint", "http://h", "--data", "absent.jsonl"], "cannot use `absent.jsonl`"),
@@ -216,8 +217,8 @@ fn a_missed_threshold_is_a_message_and_exit_code_1() {
     let messages: Vec<String> =
         stderr(&output).lines().filter(|line| line.starts_with("error: ")).map(str::to_owned).collect();
     let expected = [
-        "error: inst_strict is 0.6666666666666666, at least 67% is required by --fail-under",
-        "error: prompt_loose is 0.6666666666666666, at least 1 is required by --fail-under",
+        "error: inst_strict is 0.6666666666666666; --fail-under requires at least 67%",
+        "error: prompt_loose is 0.6666666666666666; --fail-under requires at least 1",
     ];
     assert_eq!(messages, expected);
     assert!(String::from_utf8_lossy(&output.stdout).contains("66.67"), "the tables are printed all the same");
@@ -250,4 +251,200 @@ fn a_log_of_the_harness_works_alone() {
     let found = refusal(directory.path(), &["--responses", text(&log), "--data", text(&data)]);
     let message = "no example in `DIR/data.jsonl` has the key 3; name its data with --data";
     assert_eq!(found, format!("error: DIR/samples_ifeval_2025-01-01T00-00-00.123456.jsonl:2: {message}"));
+}
+
+/// A file of rows in every layout and encoding that programs write, and what it is called.
+fn layouts(rows: &[Value]) -> Vec<(&'static str, Vec<u8>)> {
+    let lines: String = rows.iter().map(|row| row.to_string() + "\n").collect();
+    let pretty: String = rows.iter().map(|row| format!("{row:#}\n")).collect();
+    let marked = |text: &str| [b"\xef\xbb\xbf", text.as_bytes()].concat();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, lines.as_bytes()).unwrap();
+    vec![
+        ("a byte order mark", marked(&lines)),
+        ("a byte order mark and CRLF", marked(&lines.replace('\n', "\r\n"))),
+        ("carriage returns", lines.replace('\n', "\r").into_bytes()),
+        ("objects over several lines", pretty.into_bytes()),
+        ("a list with a byte order mark", marked(&format!("{:#}", json!(rows)))),
+        ("an object around a list", format!("{:#}", json!({"data": rows})).into_bytes()),
+        ("NaN in a column", lines.replace("}\n", ", \"note\": NaN, \"other\": -Infinity}\n").into_bytes()),
+        ("gzip", packed.finish().unwrap()),
+    ]
+}
+
+#[test]
+fn every_input_is_read_in_every_layout() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let questions = [1, 2].map(|id| json!({"question_id": id, "category": "writing", "turns": ["q"]}));
+    let judgments = [1, 2].map(|id| {
+        json!({"question_id": id, "model": "m", "judge": ["j", "single-v1"], "turn": 1, "score": 5, "judgment": "[[5]]"})
+    });
+    let annotations = ["i", "j"].map(|instruction| {
+        json!({"instruction": instruction, "output_1": "a", "generator_1": "b", "output_2": "c", "generator_2": "m",
+            "annotator": "x", "preference": 1.5})
+    });
+    let examples = [1, 2].map(|key| {
+        json!({"key": key, "prompt": format!("p{key}"), "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]})
+    });
+    let responses = [1, 2].map(|key| json!({"key": key, "prompt": format!("p{key}"), "response": "a"}));
+    let answers = [1, 2].map(|key| json!({"instruction": format!("p{key}"), "output": "b, c"}));
+    let inputs: [(&str, &[Value]); 6] = [
+        ("questions", &questions),
+        ("judgments", &judgments),
+        ("annotations", &annotations),
+        ("data", &examples),
+        ("responses", &responses),
+        ("answers", &answers),
+    ];
+    let count = layouts(&examples).len();
+    for layout in 0..count {
+        let mut name = "";
+        for (input, rows) in inputs {
+            let (layout_name, bytes) = layouts(rows).swap_remove(layout);
+            name = layout_name;
+            std::fs::write(path(input), bytes).unwrap();
+        }
+        let file = |name: &str| text(&path(name)).to_owned();
+        let runs = [
+            ("mt-bench", vec!["--judgments".into(), file("judgments"), "--questions".into(), file("questions")]),
+            ("alpaca", vec!["--annotations".into(), file("annotations")]),
+            ("ifeval", vec!["--responses".into(), file("responses"), "--data".into(), file("data")]),
+            (
+                "compare",
+                vec![
+                    file("responses"),
+                    file("answers"),
+                    "--judge".into(),
+                    "checklist".into(),
+                    "--data".into(),
+                    file("data"),
+                ],
+            ),
+        ];
+        for (command, arguments) in runs {
+            let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            arguments.push("--json");
+            let output = support::program(command, &arguments).output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{command}, {name}: {}", stderr(&output));
+            let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(results["counts"]["scored"], 2, "{command}, {name}");
+        }
+    }
+}
+
+#[test]
+fn files_that_configure_may_have_a_byte_order_mark_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, format!("\u{feff}{content}")).unwrap();
+        path
+    };
+    let config = write("a/configs.yaml", "a:\n  prompt_template: a/t.txt\n  fn_completion_parser: ranking_parser\n");
+    write("a/t.txt", "<|im_start|>user\n{instruction} {output_1} {output_2}<|im_end|>");
+    let annotator = orpo_eval::judge::annotator::Annotator::read(&config).unwrap();
+    assert!(!annotator.template.source().contains('\u{feff}'));
+    let difficulty = write("difficulty.csv", "index,instruction_difficulty\r\n0,0.5\r\n1,-0.5\r\n");
+    assert_eq!(orpo_eval::alpaca::gamed::read_difficulty(&difficulty).unwrap().len(), 2);
+    let gamed = write(
+        "gamed.csv",
+        "index,preference,std_delta_len,instruction_difficulty,not_gamed_baseline\n0,0.25,1,0.5,False\n",
+    );
+    assert_eq!(orpo_eval::alpaca::gamed::read_gamed(&gamed).unwrap().0.len(), 1);
+}
+
+#[test]
+fn text_in_another_encoding_is_one_message() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("r.jsonl");
+    let arguments = ["--responses", text(&path)];
+    let row = "{\"prompt\": \"café\", \"response\": \"a\"}\n";
+    let utf16: Vec<u8> = row.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for content in [[b"\xff\xfe".to_vec(), utf16.clone()].concat(), utf16] {
+        std::fs::write(&path, content).unwrap();
+        let message = "error: cannot use `DIR/r.jsonl`: it is UTF-16 or UTF-32 text; save it as UTF-8";
+        assert_eq!(refusal(directory.path(), &arguments), message);
+    }
+    let latin1: Vec<u8> = row.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
+    std::fs::write(&path, latin1).unwrap();
+    let message = "error: DIR/r.jsonl:1: invalid UTF-8 at byte 16 of the line; save the file as UTF-8";
+    assert_eq!(refusal(directory.path(), &arguments), message);
+}
+
+/// Whatever a command prints or writes of nothing is null or a dash, and it says 1.
+#[test]
+fn of_nothing_there_are_no_numbers() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, rows: &[Value]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, rows.iter().map(|row| row.to_string() + "\n").collect::<String>()).unwrap();
+        text(&path).to_owned()
+    };
+    let data = file(
+        "data",
+        &[
+            json!({"key": 1, "prompt": "p", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}),
+            json!({"key": 2, "prompt": "q", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}),
+        ],
+    );
+    let responses = file("responses", &[]);
+    let annotations = file(
+        "annotations",
+        &[json!({"instruction": "i", "output_1": "a", "generator_1": "b",
+        "output_2": "c", "generator_2": "m", "annotator": "x", "preference": null})],
+    );
+    let judgments = file(
+        "judgments",
+        &[json!({"question_id": 1, "model": "m", "judge": ["j", "single-v1"], "turn": 1,
+        "score": -1, "judgment": "?"})],
+    );
+    let pairs = file(
+        "pairs",
+        &[json!({"question_id": 1, "model_1": "m", "model_2": "n", "g1_winner": "error",
+        "g2_winner": "error", "judge": ["j", "pair-v2"], "turn": 1, "g1_judgment": "", "g2_judgment": ""})],
+    );
+    let runs = [
+        ("ifeval", vec!["--responses", &responses, "--data", &data], 4),
+        ("alpaca", vec!["--annotations", &annotations, "--max-unscored", "100%"], 2),
+        ("mt-bench", vec!["--judgments", &judgments, "--max-unscored", "100%"], 3),
+        ("mt-bench", vec!["--judgments", &pairs, "--max-unscored", "100%"], 0),
+    ];
+    for (index, (command, arguments, metrics)) in runs.into_iter().enumerate() {
+        let out = directory.path().join(format!("out-{index}"));
+        let output = support::program(command, &[&arguments[..], &["--out", text(&out)]].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{command}: {}", stderr(&output));
+        let results = read_json(&out.join("results.json"));
+        assert_eq!(results["counts"]["scored"], 0, "{command}");
+        let found = results["metrics"].as_object().unwrap();
+        assert_eq!(found.len(), metrics, "{command}: {found:?}");
+        let nothing = json!({"value": null, "stderr": null, "ci95": null, "n": 0, "reason": "nothing was scored"});
+        assert!(found.values().all(|metric| *metric == nothing), "{command}: {found:?}");
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert!(!table.contains("0.0"), "{command}: {table}");
+    }
+    // And the report shows dashes.
+    let page = directory.path().join("page.html");
+    let output = support::program("report", &[text(directory.path()), "--out", text(&page)]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let page = std::fs::read_to_string(&page).unwrap();
+    let numbers = page.split("<section id=\"lineage\"").next().unwrap();
+    assert!(numbers.contains("<small>nothing was scored</small>") && !numbers.contains("<td>0.0"), "{numbers}");
+}
+
+#[test]
+fn a_turn_that_no_question_has_is_null_while_the_run_is_complete() {
+    let directory = tempfile::tempdir().unwrap();
+    let judgments = directory.path().join("judgments");
+    let rows = [1, 2].map(|id| {
+        json!({"question_id": id, "model": "m", "judge": ["j", "single-v1"], "turn": 1, "score": 5, "judgment": "[[5]]"})
+            .to_string()
+    });
+    std::fs::write(&judgments, rows.join("\n")).unwrap();
+    let output = support::program("mt-bench", &["--judgments", text(&judgments), "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(results["metrics"]["second_turn"]["value"], Value::Null);
+    assert_eq!(results["metrics"]["average"]["value"], 5.0);
 }

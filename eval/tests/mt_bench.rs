@@ -177,7 +177,7 @@ fn two_turns_are_answered_and_judged() {
     assert_eq!(results["by_category"]["writing"]["average"]["value"], 8.25);
     assert_eq!(results["counts"]["unscored"], 0);
     assert_eq!(results["counts"]["truncated"], 1);
-    assert!(stderr(&output).contains("1 judgments are on answers cut off at the token limit"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("1 judgment on answers cut off at the token limit"), "{}", stderr(&output));
     assert_eq!(results["counts"]["stripped_reasoning"], 6);
     assert_eq!(results["sampling"]["temperature"], json!({"writing": 0.7, "math": 0.0, "stem": 0.1}));
     assert_eq!(results["judge"]["model"], "judge");

@@ -241,17 +241,21 @@ fn aggregates_of_single_judgments() {
         for (model, items) in items {
             let scores = single::scores(&items, |id| category::of_official(id).map(str::to_owned));
             let expected = &models[&model];
-            close(scores.means.first_turn.value, &expected["first_turn"]);
-            close(scores.means.second_turn.value, &expected["second_turn"]);
-            close(scores.means.average.value, &expected["average"]);
+            close(scores.means.first_turn.value.unwrap(), &expected["first_turn"]);
+            close(scores.means.second_turn.value.unwrap(), &expected["second_turn"]);
+            close(scores.means.average.value.unwrap(), &expected["average"]);
             assert_eq!(scores.scored + scores.unscored, expected["n_rows"].as_u64().unwrap() as usize);
             assert_eq!(scores.losses.no_verdict, expected["n_dropped"].as_u64().unwrap() as usize);
             assert_eq!(scores.by_category.len(), 8);
             let by_category: usize = scores.by_category.values().map(|means| means.average.n).sum();
             assert_eq!(by_category, scores.scored);
-            let [low, high] = scores.means.average.ci95;
-            assert!(low < scores.means.average.value && scores.means.average.value < high && high - low < 1.5);
-            averages.insert(model, scores.means.average.value);
+            let [low, high] = scores.means.average.ci95.unwrap();
+            assert!(
+                low < scores.means.average.value.unwrap()
+                    && scores.means.average.value.unwrap() < high
+                    && high - low < 1.5
+            );
+            averages.insert(model, scores.means.average.value.unwrap());
         }
     }
     let published = [
@@ -285,9 +289,9 @@ fn aggregates_of_pairs() {
                 for (ours, name) in [(standing.win, "win"), (standing.loss, "loss"), (standing.tie, "tie")] {
                     assert_eq!(ours as u64, expected[name].as_u64().unwrap(), "{file} {mode} {model} {name}");
                 }
-                close(standing.win_rate.value, &expected["win_rate"]);
-                close(standing.loss_rate.value, &expected["loss_rate"]);
-                close(standing.win_rate_adjusted.value, &expected["win_rate_adjusted"]);
+                close(standing.win_rate.value.unwrap(), &expected["win_rate"]);
+                close(standing.loss_rate.value.unwrap(), &expected["loss_rate"]);
+                close(standing.win_rate_adjusted.value.unwrap(), &expected["win_rate_adjusted"]);
             }
             tables += 1;
         }

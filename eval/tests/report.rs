@@ -141,7 +141,7 @@ fn a_pipelines_page_has_every_section_and_the_same_input_makes_the_same_page() {
     assert_eq!(String::from_utf8(output.stdout.clone()).unwrap().trim(), text(&path));
     assert!(stderr(&output).contains("7 evaluations, 2 training runs, 145 prompts"), "{}", stderr(&output));
     let page = fs::read_to_string(&path).unwrap();
-    for section in ["summary", "training", "ifeval", "win-rates", "mt-bench", "samples", "lineage"] {
+    for section in ["summary", "training", "ifeval", "win-rates", "mt-bench", "published", "samples", "lineage"] {
         assert!(page.contains(&format!("<section id=\"{section}\"")), "{section}");
     }
     // Of IFEval's 30 prompts base follows none of 20 and all of 10; the interval is Wilson's.

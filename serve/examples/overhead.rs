@@ -65,10 +65,15 @@ async fn start(dir: &Path) -> anyhow::Result<Subject> {
     let tokenizer = ChatTokenizer::from_dir(dir)?;
     let eos_ids = tokenizer.eos_ids().to_vec();
     let prepared =
-        engine::choice::select(EngineChoice::Auto, &checkpoint.config)?.prepare(&checkpoint, tokenizer.eos_ids())?;
+        engine::choice::select(EngineChoice::Auto, &checkpoint)?.prepare(&checkpoint, tokenizer.eos_ids())?;
     let engine = engine::load(prepared, &tokenizer, NonZeroUsize::MIN).await?;
-    let limits =
-        Limits { max_concurrent: 1, max_queue: 1, request_timeout: Duration::from_secs(600), max_body_bytes: 1 << 20 };
+    let limits = Limits {
+        max_concurrent: 1,
+        max_queue: 1,
+        request_timeout: Duration::from_secs(600),
+        body_timeout: Duration::from_secs(60),
+        max_body_bytes: 1 << 20,
+    };
     let state = Arc::new(AppState::new(limits));
     state.serve(Served::new(MODEL, engine.clone(), tokenizer));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use crate::engine::{self, Engine, EngineChoice, Prepared, choice};
 #[cfg(unix)]
 use crate::keys;
 use crate::keys::ApiKeys;
+use crate::layers::Hosts;
 use crate::load::{self, Weights};
 use crate::server::{self, Stop, stopped};
 use crate::state::{Access, AppState, Served};
@@ -72,6 +73,9 @@ fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let tls = args.tls_cert.as_ref().zip(args.tls_key.as_ref()).map(|(cert, key)| tls::acceptor(cert, key));
     let tls = tls.transpose()?;
     let listener = bind(&args.host, args.port)?;
+    if access.keys.is_none() && !is_loopback(&args.host) {
+        tracing::warn!(host = %args.host, "anyone who can reach this machine may use the server; see --api-key-file");
+    }
     // Merged adapters lie here. It outlives the engines, which map their weights from it.
     let scratch = tempfile::Builder::new().prefix("orpo-serve-").tempdir().context(NO_TMPDIR)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
@@ -106,7 +110,7 @@ async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(A
     let prepared = match weights {
         Weights::Checkpoint(checkpoint) => {
             let cannot_serve = || format!("cannot serve `{name}`");
-            let selected = choice::select(args.engine, &checkpoint.config).with_context(cannot_serve)?;
+            let selected = choice::select(args.engine, checkpoint).with_context(cannot_serve)?;
             match selected.prepare(checkpoint, tokenizer.eos_ids()).context(NO_TMPDIR)? {
                 Prepared::Mistralrs(staged) => Prepared::Mistralrs(staged.quantized(args.quantize)),
                 Prepared::Candle(..) if args.quantize.is_some() => {
@@ -139,7 +143,20 @@ fn access(args: &ServeArgs) -> anyhow::Result<Access> {
     if let Some(path) = args.api_key_file.as_deref().filter(|path| keys::is_open_to_others(path)) {
         tracing::warn!(file = %path.display(), "other users of this machine may read the API keys; chmod 600 it");
     }
-    Ok(Access { keys, origins: args.cors_origin.clone(), log_prompts: args.log_prompts })
+    Ok(Access { keys, origins: args.cors_origin.clone(), hosts: hosts(args), log_prompts: args.log_prompts })
+}
+
+/// On loopback only the machine itself is meant to ask, and no page that gave the machine another name. Elsewhere the
+/// names are not known, unless they are listed.
+fn hosts(args: &ServeArgs) -> Hosts {
+    if args.allowed_host.is_empty() && !is_loopback(&args.host) {
+        return Hosts::Any;
+    }
+    Hosts::Named(args.allowed_host.iter().chain([&args.host]).cloned().collect())
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Where requests come in.

@@ -75,6 +75,10 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_REQUEST_TIMEOUT_SECS", value_name = "N", default_value = "600")]
     pub request_timeout_secs: NonZeroU64,
 
+    /// Seconds that a request body may take to arrive
+    #[arg(long, env = "ORPO_SERVE_BODY_TIMEOUT_SECS", value_name = "N", default_value = "60")]
+    pub body_timeout_secs: NonZeroU64,
+
     /// Bytes that a request body may have; more is answered with 413
     #[arg(long, env = "ORPO_SERVE_MAX_BODY_BYTES", value_name = "N", default_value = MAX_BODY_BYTES)]
     pub max_body_bytes: NonZeroUsize,
@@ -88,6 +92,11 @@ pub struct ServeArgs {
     /// [default: none but the server's own]
     #[arg(long, env = "ORPO_SERVE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<Origin>,
+
+    /// Further name by which clients may call the server, beside localhost, IP addresses and --host; repeat it or separate
+    /// by commas. Only for a server without API keys [default: any name, unless the server listens on loopback]
+    #[arg(long, env = "ORPO_SERVE_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub allowed_host: Vec<String>,
 
     /// HTML file to offer at /report, as `orpo-eval report` writes it; it may appear later
     #[arg(long, env = "ORPO_SERVE_REPORT", value_name = "FILE")]
@@ -183,6 +192,7 @@ impl ServeArgs {
             max_concurrent: self.max_concurrent.get(),
             max_queue: self.max_queue,
             request_timeout: Duration::from_secs(self.request_timeout_secs.get()),
+            body_timeout: Duration::from_secs(self.body_timeout_secs.get()),
             max_body_bytes: self.max_body_bytes.get(),
         }
     }

@@ -2,6 +2,7 @@
 //! reader nor a vanished one holds a slot. The choices are generated one after another, each by a request of its own to
 //! the engine, so that a choice is the same whatever stands beside it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use orpo_chat::StreamDecoder;
@@ -31,6 +32,8 @@ pub struct Work {
     pub want_tokens: bool,
     /// Whether special tokens are part of the text.
     pub special_tokens: bool,
+    /// The keywords of a schema that the replies are not held to.
+    pub unchecked: Vec<&'static str>,
 }
 
 /// One prompt.
@@ -38,8 +41,17 @@ pub struct Work {
 pub struct Prompt {
     /// What each choice asks of the engine, but for the seed; with no `max_tokens` it is not asked.
     pub request: GenerateRequest,
-    /// The prompt's text, if the reply is to begin with it.
-    pub echo: Option<String>,
+    /// The prompt as the beginning of the reply, if it is to begin with it.
+    pub echo: Option<Echo>,
+}
+
+/// A prompt that is echoed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Echo {
+    /// Its text.
+    pub text: String,
+    /// Which of its tokens are the text's; the tokenizer put the others around it.
+    pub written: Range<usize>,
 }
 
 /// A token of an answer.
@@ -47,7 +59,9 @@ pub struct Prompt {
 pub struct Token {
     /// How many characters of the choice come before it.
     pub offset: usize,
-    /// The token and its log-probability.
+    /// The token.
+    pub id: u32,
+    /// Its text and its log-probability.
     pub logprob: TokenLogprob,
     /// It begins an echoed prompt: nothing predicts it, and its log-probability means nothing.
     pub unpredicted: bool,
@@ -64,6 +78,8 @@ pub enum Output {
         text: String,
         /// The tokens.
         tokens: Vec<Token>,
+        /// Token counts so far.
+        usage: Usage,
     },
     /// The end of a choice.
     Finished {
@@ -71,6 +87,8 @@ pub enum Output {
         choice: usize,
         /// Why.
         reason: FinishReason,
+        /// Token counts so far.
+        usage: Usage,
     },
     /// The end of the answer; nothing follows.
     Done {
@@ -142,7 +160,7 @@ impl Driver {
                 let sampling = prompt.request.sampling.of_choice(index);
                 let request = GenerateRequest { sampling, ..prompt.request.clone() };
                 let reason = self.reply(choice, request, characters).await?;
-                self.send(Output::Finished { choice, reason });
+                self.send(Output::Finished { choice, reason, usage: self.usage });
                 choice += 1;
             }
         }
@@ -151,7 +169,7 @@ impl Driver {
 
     /// The prompt as the beginning of its replies.
     async fn echo(&self, prompt: &Prompt) -> Result<Option<Delta>, ApiError> {
-        let Some(text) = prompt.echo.clone() else { return Ok(None) };
+        let Some(Echo { text, written }) = prompt.echo.clone() else { return Ok(None) };
         let ids = &prompt.request.prompt_ids;
         let mut tokens = Vec::new();
         if self.work.want_tokens {
@@ -161,9 +179,13 @@ impl Driver {
                 return Err(engine_failed(EngineError::Failed("it scored other tokens than the prompt's".into())));
             }
             let first = ids.first().map(|&id| SampledToken { id, logprob: 0.0, top: Vec::new() });
-            let mut reply = ReplyText::new(StreamDecoder::new(&[], true), Vec::new());
-            for token in first.into_iter().chain(scores) {
-                tokens.extend(reply.push(&self.served.tokenizer, token).map_err(undecodable)?.tokens);
+            let mut reply = ReplyText::new(StreamDecoder::new(&[], false), Vec::new());
+            for (index, token) in first.into_iter().chain(scores).enumerate() {
+                if written.contains(&index) {
+                    tokens.extend(reply.push(&self.served.tokenizer, token).map_err(undecodable)?.tokens);
+                } else {
+                    reply.push_unwritten(token);
+                }
             }
             tokens.extend(reply.finish(&self.served.tokenizer).map_err(undecodable)?.tokens);
         }
@@ -222,7 +244,7 @@ impl Driver {
         if let Some(first) = tokens.first_mut().filter(|_| echo) {
             first.unpredicted = true;
         }
-        self.send(Output::Delta { choice, text: delta.text, tokens });
+        self.send(Output::Delta { choice, text: delta.text, tokens, usage: self.usage });
     }
 
     fn send(&self, output: Output) {
@@ -239,6 +261,7 @@ impl Driver {
         let top_logprobs = top.into_iter().map(|(id, logprob)| entry(id, logprob)).collect();
         Token {
             offset: placed.offset,
+            id,
             logprob: TokenLogprob { chosen: entry(id, logprob), top_logprobs },
             unpredicted: false,
         }
@@ -254,6 +277,10 @@ pub fn timed_out() -> ApiError {
 }
 
 fn engine_failed(error: EngineError) -> ApiError {
+    if let EngineError::Constraint(reason) = &error {
+        let message = format!("the reply cannot go on as it must: {reason}; ask for a simpler form");
+        return ApiError::new(ErrorKind::InvalidValue, message);
+    }
     tracing::error!(%error, "generation failed");
     ApiError::new(ErrorKind::EngineFailed, "the inference engine failed on this request; the server's log says why")
 }

@@ -37,6 +37,7 @@ pub mod load;
 pub mod metrics;
 pub mod openai;
 pub mod prepare;
+mod process;
 pub mod routes;
 pub mod server;
 pub mod state;

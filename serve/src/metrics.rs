@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::layers::Record;
+use crate::process::{self, Sample};
 
 /// Upper bounds in seconds, vLLM's.
 const FIRST_TOKEN_BOUNDS: [f64; 21] = [
@@ -100,9 +101,12 @@ impl Metrics {
                 let labels = vec![("route", record.route.clone()), ("code", code.to_string())];
                 *families.errors.entry(labels).or_default() += 1;
             }
-            let route = vec![("route", record.route.clone())];
-            let durations = families.durations.entry(route).or_insert_with(|| Histogram::new(&REQUEST_BOUNDS));
-            durations.observe(record.arrived.elapsed());
+            // Refusals take no time: among the others they would make an overloaded server look fast.
+            if (200..300).contains(&status) {
+                let route = vec![("route", record.route.clone())];
+                let durations = families.durations.entry(route).or_insert_with(|| Histogram::new(&REQUEST_BOUNDS));
+                durations.observe(record.arrived.elapsed());
+            }
             labels.push(("api_key", record.key.get().cloned().unwrap_or_default()));
             *families.requests.entry(labels).or_default() += 1;
         });
@@ -112,6 +116,8 @@ impl Metrics {
     pub fn render(&self, gauges: Gauges) -> String {
         let mut text = Exposition::default();
         let none = Labels::new();
+        text.family("build_info", "gauge", "Always 1; the label tells the version.");
+        text.sample("build_info", &vec![("version", env!("CARGO_PKG_VERSION").into())], 1);
         text.family("ready", "gauge", "1 if requests can be expected to succeed.");
         text.sample("ready", &none, u8::from(gauges.ready));
         text.family("num_requests_running", "gauge", "Requests that generate.");
@@ -130,7 +136,11 @@ impl Metrics {
             text.family("errors_total", "counter", "Error answers by route and `code` of the error object.");
             families.errors.iter().for_each(|(labels, count)| text.sample("errors_total", labels, count));
             let name = "e2e_request_latency_seconds";
-            text.family(name, "histogram", "From a request's arrival to the last byte of its answer.");
+            text.family(
+                name,
+                "histogram",
+                "From a request's arrival to the last byte of its answer, of those that succeeded.",
+            );
             families.durations.iter().for_each(|(labels, histogram)| text.histogram(name, labels, histogram));
 
             let models: Vec<(Labels, &ModelFamilies)> =
@@ -152,6 +162,9 @@ impl Metrics {
             text.family(name, "histogram", "From one token of a generation to the next.");
             models.iter().for_each(|(labels, model)| text.histogram(name, labels, &model.per_token));
         });
+        for Sample { name, kind, help, value } in process::samples() {
+            let _ = writeln!(text.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+        }
         text.0
     }
 

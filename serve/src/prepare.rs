@@ -1,12 +1,12 @@
 //! From a validated request to token ids, limits and constraints: what the engine is asked for.
 
-use orpo_chat::{ChatError, Message};
+use orpo_chat::{ChatError, Message, RenderOptions};
 use serde_json::Value;
 
-use crate::engine::constraint::{Constraint, ConstraintError};
+use crate::engine::constraint::{ConstraintError, Grammar};
 use crate::engine::{GenerateRequest, Sampling};
-use crate::generation::{Prompt, Work};
-use crate::openai::{ApiError, ChatRequest, CompletionRequest, ErrorKind, PromptInput};
+use crate::generation::{Echo, Prompt, Work};
+use crate::openai::{ApiError, AskedGrammar, ChatRequest, CompletionRequest, Ending, ErrorKind, PromptInput};
 use crate::state::Served;
 use crate::tool_calls::{self, CallReader, Style};
 
@@ -19,25 +19,24 @@ pub fn chat(served: &Served, request: &ChatRequest) -> Result<Work, ApiError> {
     let tools = request.tools.as_ref();
     let presented = tools
         .map_or_else(Vec::new, |tools| tools.functions.iter().map(|function| function.presented.clone()).collect());
-    let prompt_ids = conversation(
-        served,
-        &request.messages,
-        &presented,
-        request.add_generation_prompt,
-        request.continue_final_message,
-    )?;
+    let options = RenderOptions {
+        tools: &presented,
+        add_generation_prompt: request.add_generation_prompt,
+        variables: Some(&request.variables),
+    };
+    let prompt_ids = conversation(served, &request.messages, options, request.continue_final_message)?;
     let left = room(served, prompt_ids.len(), "messages", 1)?;
-    let mut sampling = checked(served, &request.sampling)?;
+    let max_tokens = request.max_tokens.unwrap_or(left).min(left);
+    let mut sampling = sampling(served, &request.sampling, &request.ending)?;
     let style = style(served);
-    if let Some(tools) = tools.filter(|tools| tools.is_forced()) {
-        sampling.constraint = Some(constraint(served, &tool_calls::schema(tools, style), "tools")?);
-    } else if let Some(schema) = &request.schema {
-        sampling.constraint = Some(constraint(served, schema, "response_format")?);
-    }
+    let forced = tools
+        .filter(|tools| tools.is_forced())
+        .map(|tools| AskedGrammar { grammar: Grammar::JsonSchema(tool_calls::schema(tools, style)), param: "tools" });
+    let unchecked = constrain(served, &mut sampling, forced.as_ref().or(request.grammar.as_ref()), max_tokens)?;
     let request_of_choice = GenerateRequest {
         prompt_ids,
-        max_tokens: request.max_tokens.unwrap_or(left).min(left),
-        eos_ids: served.tokenizer.eos_ids().to_vec(),
+        max_tokens,
+        eos_ids: endings(served, &request.ending)?,
         sampling,
         top_logprobs: request.logprobs.unwrap_or(0),
     };
@@ -45,8 +44,9 @@ pub fn chat(served: &Served, request: &ChatRequest) -> Result<Work, ApiError> {
         prompts: vec![Prompt { request: request_of_choice, echo: None }],
         choices: request.choices,
         stops: request.stop.clone(),
-        want_tokens: request.logprobs.is_some(),
+        want_tokens: request.logprobs.is_some() || request.return_token_ids,
         special_tokens: tools.is_some() && style.marker().is_some_and(|marker| is_special(served, marker)),
+        unchecked,
     })
 }
 
@@ -56,7 +56,7 @@ pub fn call_reader(served: &Served, request: &ChatRequest) -> Option<CallReader>
 }
 
 fn style(served: &Served) -> Style {
-    Style::of(served.tokenizer.template().map_or("", |template| template.source()))
+    Style::of(served.tokenizer.tools_template().map_or("", |template| template.source()))
 }
 
 fn is_special(served: &Served, token: &str) -> bool {
@@ -69,8 +69,9 @@ fn is_special(served: &Served, token: &str) -> bool {
 /// # Errors
 /// As [`chat`].
 pub fn completion(served: &Served, request: &CompletionRequest) -> Result<Work, ApiError> {
-    let sampling = checked(served, &request.sampling)?;
+    let sampling = sampling(served, &request.sampling, &request.ending)?;
     let mut prompts = Vec::with_capacity(request.prompts.len());
+    let mut unchecked = Vec::new();
     for prompt in &request.prompts {
         let prompt_ids = match prompt {
             PromptInput::Text(text) => text_ids(served, text, request.add_special_tokens)?,
@@ -80,18 +81,17 @@ pub fn completion(served: &Served, request: &CompletionRequest) -> Result<Work, 
             return Err(ApiError::of_field(ErrorKind::InvalidValue, "prompt", "`prompt` has no tokens"));
         }
         let left = room(served, prompt_ids.len(), "prompt", request.max_tokens.min(1))?;
-        let echo = match prompt {
-            _ if !request.echo => None,
-            PromptInput::Text(text) => Some(text.clone()),
-            PromptInput::Ids(ids) => {
-                Some(served.tokenizer.decode(ids, true).map_err(|error| refused("prompt", &error))?)
-            }
-        };
+        let max_tokens = request.max_tokens.min(left);
+        let mut sampling = sampling.clone();
+        if max_tokens > 0 {
+            unchecked = constrain(served, &mut sampling, request.grammar.as_ref(), max_tokens)?;
+        }
+        let echo = if request.echo { Some(echo(served, prompt, &prompt_ids)?) } else { None };
         let request_of_choice = GenerateRequest {
             prompt_ids,
-            max_tokens: request.max_tokens.min(left),
-            eos_ids: served.tokenizer.eos_ids().to_vec(),
-            sampling: sampling.clone(),
+            max_tokens,
+            eos_ids: endings(served, &request.ending)?,
+            sampling,
             top_logprobs: request.logprobs.unwrap_or(0),
         };
         prompts.push(Prompt { request: request_of_choice, echo });
@@ -100,9 +100,26 @@ pub fn completion(served: &Served, request: &CompletionRequest) -> Result<Work, 
         prompts,
         choices: request.choices,
         stops: request.stop.clone(),
-        want_tokens: request.logprobs.is_some(),
+        want_tokens: request.logprobs.is_some() || request.return_token_ids,
         special_tokens: false,
+        unchecked,
     })
+}
+
+/// A prompt as its reply begins with it: a text as it came, ids with their special tokens.
+fn echo(served: &Served, prompt: &PromptInput, prompt_ids: &[u32]) -> Result<Echo, ApiError> {
+    match prompt {
+        PromptInput::Ids(ids) => {
+            let text = served.tokenizer.decode(ids, false).map_err(|error| refused("prompt", &error))?;
+            Ok(Echo { text, written: 0..ids.len() })
+        }
+        PromptInput::Text(text) => {
+            let own = text_ids(served, text, false)?;
+            let start = (0..=prompt_ids.len().saturating_sub(own.len())).find(|&at| prompt_ids[at..].starts_with(&own));
+            let start = start.unwrap_or(0);
+            Ok(Echo { text: text.clone(), written: start..start + own.len() })
+        }
+    }
 }
 
 /// The ids of a conversation. With `continue_final_message` they end where the last message's text ends.
@@ -112,10 +129,10 @@ pub fn completion(served: &Served, request: &CompletionRequest) -> Result<Work, 
 pub fn conversation(
     served: &Served,
     messages: &[Message],
-    tools: &[Value],
-    add_generation_prompt: bool,
+    options: RenderOptions<'_>,
     continue_final_message: bool,
 ) -> Result<Vec<u32>, ApiError> {
+    let tools = options.tools;
     let refused = |error: &ChatError| refused("messages", error);
     if served.tokenizer.template().is_err() {
         let message = format!(
@@ -126,6 +143,7 @@ pub fn conversation(
     }
     if let Some(param) = speaks_of_tools(messages, tools)
         && !served.tokenizer.knows_tools()
+        && (!tools.is_empty() || !served.tokenizer.renders_calls())
     {
         let message = format!(
             "`{param}`: the chat template of `{}` knows no tools; leave them out, or serve the model with a \
@@ -134,7 +152,7 @@ pub fn conversation(
         );
         return Err(ApiError::of_field(ErrorKind::Unsupported, param, message));
     }
-    let text = served.tokenizer.render_with_tools(messages, tools, add_generation_prompt);
+    let text = served.tokenizer.render_with(messages, options);
     let mut text = text.map_err(|error| refused(&error))?;
     if continue_final_message {
         let last = messages.last().map_or("", |message| message.content.as_str());
@@ -204,16 +222,48 @@ fn room(served: &Served, prompt_tokens: usize, param: &str, wanted: usize) -> Re
     Err(ApiError::of_field(ErrorKind::ContextLengthExceeded, param, message))
 }
 
-fn checked(served: &Served, sampling: &Sampling) -> Result<Sampling, ApiError> {
+/// How tokens are chosen, with the ids checked.
+fn sampling(served: &Served, sampling: &Sampling, ending: &Ending) -> Result<Sampling, ApiError> {
     let ids: Vec<u32> = sampling.logit_bias.iter().map(|&(id, _)| id).collect();
     known(served, &ids, "logit_bias")?;
-    Ok(sampling.clone())
+    let (min_tokens, held_back) = if ending.ignore_eos {
+        (usize::MAX, served.tokenizer.eos_ids().to_vec())
+    } else {
+        (ending.min_tokens, endings(served, ending)?)
+    };
+    Ok(Sampling { min_tokens, endings: held_back, ..sampling.clone() })
 }
 
-fn constraint(served: &Served, schema: &Value, param: &str) -> Result<Constraint, ApiError> {
-    let refused = |kind| move |error: ConstraintError| ApiError::of_field(kind, param, format!("`{param}`: {error}"));
-    let grammars = served.grammars().map_err(refused(ErrorKind::Unsupported))?;
-    grammars.json_schema(schema).map_err(refused(ErrorKind::InvalidValue))
+/// The tokens that end a reply.
+fn endings(served: &Served, ending: &Ending) -> Result<Vec<u32>, ApiError> {
+    let asked = known(served, &ending.stop_token_ids, "stop_token_ids")?;
+    Ok([served.tokenizer.eos_ids(), &asked].concat())
+}
+
+/// Binds replies of at most `max_tokens` to a grammar, if there is one; returns what it leaves unchecked.
+fn constrain(
+    served: &Served,
+    sampling: &mut Sampling,
+    asked: Option<&AskedGrammar>,
+    max_tokens: usize,
+) -> Result<Vec<&'static str>, ApiError> {
+    let Some(AskedGrammar { grammar, param }) = asked else { return Ok(Vec::new()) };
+    let refused = |error: ConstraintError| match error {
+        ConstraintError::TooFewTokens { needed, .. } => {
+            let message = format!(
+                "`max_tokens`: the shortest reply that `{param}` allows has {needed} tokens, its end token included, but \
+                 this one may have {max_tokens}; allow more, or shorten the prompt"
+            );
+            ApiError::of_field(ErrorKind::InvalidValue, "max_tokens", message)
+        }
+        ConstraintError::NoEndToken => {
+            ApiError::of_field(ErrorKind::Unsupported, *param, format!("`{param}`: {error}"))
+        }
+        _ => ApiError::of_field(ErrorKind::InvalidValue, *param, format!("`{param}`: {error}")),
+    };
+    let grammars = served.grammars().map_err(refused)?;
+    sampling.constraint = Some(grammars.constraint(grammar, max_tokens).map_err(refused)?);
+    Ok(grammar.unchecked())
 }
 
 fn refused(param: &str, error: &ChatError) -> ApiError {

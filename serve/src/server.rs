@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
+use crate::layers::Client;
 use crate::routes::router;
 use crate::state::AppState;
 
@@ -43,15 +44,16 @@ pub async fn serve_with(
     drain: Duration,
 ) {
     let (close, closing) = watch::channel(false);
-    let service = TowerToHyperService::new(router(state.clone()));
+    let router = router(state.clone());
     let mut connections = JoinSet::new();
     let mut drained = pin!(drained(&state, stop, drain));
     let deadline = loop {
         tokio::select! {
             deadline = &mut drained => break deadline,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, tls.clone(), service.clone(), closing.clone()));
+                Ok((stream, client)) => {
+                    let service = TowerToHyperService::new(router.clone().layer(Extension(Client(client))));
+                    connections.spawn(connection(stream, tls.clone(), service, closing.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");

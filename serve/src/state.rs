@@ -14,7 +14,7 @@ use crate::admission::Admission;
 use crate::engine::constraint::{ConstraintError, Grammars};
 use crate::engine::{Engine, known_ids};
 use crate::keys::ApiKeys;
-use crate::layers::Origin;
+use crate::layers::{Hosts, Origin};
 use crate::load::Model;
 use crate::metrics::{Gauges, Metrics};
 use crate::openai::{ApiError, ErrorKind};
@@ -95,6 +95,8 @@ pub struct Limits {
     pub max_queue: usize,
     /// How long a request may take, waiting included.
     pub request_timeout: Duration,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
     /// How large a body may be.
     pub max_body_bytes: usize,
 }
@@ -106,6 +108,8 @@ pub struct Access {
     pub keys: Option<ApiKeys>,
     /// Pages that may ask from a browser, beside the server's own.
     pub origins: Vec<Origin>,
+    /// The names by which the server may be called.
+    pub hosts: Hosts,
     /// Whether request bodies go to the log.
     pub log_prompts: bool,
 }
@@ -228,6 +232,21 @@ impl AppState {
     pub fn models(&self) -> Result<&[Arc<Served>], ApiError> {
         let models = self.served.get().map(Vec::as_slice);
         models.ok_or_else(|| ApiError::new(ErrorKind::NotReady, "the model is being loaded; retry in a moment"))
+    }
+
+    /// The model that a request for replies is for: the one that it names, or the only one.
+    ///
+    /// # Errors
+    /// As [`Self::model`]; [`ErrorKind::MissingField`] where there are several and none is named.
+    pub fn asked_for(&self, name: Option<&str>) -> Result<&Arc<Served>, ApiError> {
+        match (name, self.models()?) {
+            (Some(name), _) => self.model(name),
+            (None, [only]) => Ok(only),
+            (None, _) => {
+                let message = "`model` is required: this server has several, see /v1/models";
+                Err(ApiError::of_field(ErrorKind::MissingField, "model", message))
+            }
+        }
     }
 
     /// The model that clients call `name`.

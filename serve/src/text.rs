@@ -115,6 +115,11 @@ impl ReplyText {
         Ok(Delta { text, tokens: self.release(), stopped })
     }
 
+    /// Adds a token that has no text.
+    pub fn push_unwritten(&mut self, token: SampledToken) {
+        self.waiting.push_back((self.decoded, Placed { offset: self.characters, token }));
+    }
+
     /// Ends the reply and returns what was held back.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::text::possible_start;
 pub enum Style {
     /// `<tool_call>{"name", "arguments"}</tool_call>`, as Hermes and Qwen do.
     Hermes,
-    /// `[TOOL_CALLS][{"name", "arguments"}, ...]`, as Mistral does.
+    /// `[TOOL_CALLS][{"name", "arguments"}, ...]`, as Mistral does, or `[TOOL_CALLS]name[ARGS]{...}`, as its newer models do.
     Mistral,
     /// The whole reply is `{"name", "parameters"}`, several with `;` between them, as Llama 3 does, or a list of them.
     Bare,
@@ -153,8 +153,8 @@ enum State {
     Next { list: bool },
     /// An object has begun at `start` of what is held.
     Object { list: bool, start: usize, scanned: usize, balance: Balance },
-    /// Inside of the arguments.
-    Arguments { list: bool, balance: Balance },
+    /// Inside of the arguments; `wrapped` if they are part of a call object.
+    Arguments { list: bool, wrapped: bool, balance: Balance },
     /// Behind the arguments, in the same object.
     Rest { list: bool, balance: Balance },
     /// Behind a call.
@@ -220,15 +220,16 @@ impl CallReader {
             State::Announced => self.announced(parts),
             State::Next { list } => self.next(list),
             State::Object { list, start, scanned, balance } => self.object(list, start, scanned, balance, parts),
-            State::Arguments { list, mut balance } => {
+            State::Arguments { list, wrapped, mut balance } => {
                 let end = balance.end(&self.held);
                 let text: String = self.held.drain(..end.unwrap_or(self.held.len())).collect();
                 if !text.is_empty() {
                     parts.push(Part::Arguments { index: self.calls - 1, text });
                 }
                 self.state = match end {
-                    Some(_) => State::Rest { list, balance: Balance::inside() },
-                    None => State::Arguments { list, balance },
+                    Some(_) if wrapped => State::Rest { list, balance: Balance::inside() },
+                    Some(_) => State::After { list },
+                    None => State::Arguments { list, wrapped, balance },
                 };
                 end.is_some()
             }
@@ -284,9 +285,22 @@ impl CallReader {
         }
         if rest.starts_with('{') {
             self.object_at(list, self.held.len() - rest.len());
-        } else {
-            self.give_up(parts);
+            return true;
         }
+        if self.style == Style::Mistral && !self.forced && !list {
+            match named_call(rest, &self.names) {
+                Named::Call { name, arguments } => {
+                    let arguments = self.held.len() - rest.len() + arguments;
+                    self.begin(name, parts);
+                    self.held.drain(..arguments);
+                    self.state = State::Arguments { list, wrapped: false, balance: Balance::default() };
+                    return true;
+                }
+                Named::Perhaps => return false,
+                Named::No => {}
+            }
+        }
+        self.give_up(parts);
         true
     }
 
@@ -310,7 +324,7 @@ impl CallReader {
             }
             self.begin(name, parts);
             self.held.drain(..arguments);
-            self.state = State::Arguments { list, balance: Balance::default() };
+            self.state = State::Arguments { list, wrapped: true, balance: Balance::default() };
             return true;
         }
         // Other objects need not wait for their end.
@@ -383,6 +397,45 @@ impl CallReader {
             self.held.drain(..marker.len());
         }
         self.state = State::Text { marker, behind_call: false };
+    }
+}
+
+/// What a text may be that does not begin with a bracket.
+enum Named {
+    /// A function's name, and where its arguments begin.
+    Call { name: String, arguments: usize },
+    /// More text decides.
+    Perhaps,
+    /// Something else.
+    No,
+}
+
+/// Reads `name[ARGS]{`, with `[CALL_ID]id` between or without `[ARGS]`, as the versions of Mistral's format have it.
+fn named_call(text: &str, names: &[String]) -> Named {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let length = text.find(|c| !is_of_name(c)).unwrap_or(text.len());
+    let name = &text[..length];
+    if length == text.len() {
+        return if names.iter().any(|known| known.starts_with(name)) { Named::Perhaps } else { Named::No };
+    }
+    if !names.iter().any(|known| known == name) {
+        return Named::No;
+    }
+    let mut rest = text[length..].trim_start();
+    for marker in ["[CALL_ID]", "[ARGS]"] {
+        if rest.len() < marker.len() && marker.starts_with(rest) {
+            return Named::Perhaps;
+        }
+        if let Some(after) = rest.strip_prefix(marker) {
+            let id = if marker == "[CALL_ID]" { after.find(|c| !is_of_name(c)) } else { Some(0) };
+            let Some(id) = id else { return Named::Perhaps };
+            rest = after[id..].trim_start();
+        }
+    }
+    match rest.chars().next() {
+        None => Named::Perhaps,
+        Some('{') => Named::Call { name: name.into(), arguments: text.len() - rest.len() },
+        Some(_) => Named::No,
     }
 }
 
@@ -516,6 +569,13 @@ mod tests {
                 "Let me see.",
                 calls(&[("f", "{\"a\": 1}")]),
             ),
+            (
+                Style::Mistral,
+                "Now.[TOOL_CALLS]f[ARGS]{\"a\": {}}[TOOL_CALLS]g[CALL_ID]12ab[ARGS] {}".into(),
+                "Now.",
+                calls(&[("f", "{\"a\": {}}"), ("g", "{}")]),
+            ),
+            (Style::Mistral, "[TOOL_CALLS]f{\"a\": 1}".into(), "", calls(&[("f", "{\"a\": 1}")])),
             (Style::Bare, " {\"name\": \"f\", \"parameters\": {\"a\": 1}}".into(), "", calls(&[("f", "{\"a\": 1}")])),
             (
                 Style::Bare,
@@ -543,7 +603,9 @@ mod tests {
             (Style::Hermes, "<tool_call>{\"name\": \"unknown\", \"arguments\": {}}</tool_call>"),
             (Style::Hermes, "<tool_call>{\"name\": \"f\", \"arguments\": [1]}</tool_call>"),
             (Style::Hermes, "<tool_call>{\"name\": \"f\""),
-            (Style::Mistral, "[TOOL_CALLS]f{}"),
+            (Style::Mistral, "[TOOL_CALLS]unknown[ARGS]{}"),
+            (Style::Mistral, "[TOOL_CALLS]f[ARGS]1"),
+            (Style::Mistral, "[TOOL_CALLS]f of x"),
             (Style::Bare, "{\"name\": \"unknown\", \"parameters\": {}}"),
             (Style::Bare, "{\"name\": \"f\", \"parameters\""),
         ] {

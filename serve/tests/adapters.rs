@@ -128,7 +128,7 @@ fn an_adapter_of_another_model_is_refused() {
     }
     std::fs::remove_file(adapter.join("adapter_model.safetensors")).unwrap();
     let refused = merged(&base, &adapter, &dir.path().join("merged")).unwrap_err();
-    assert!(refused.contains("adapter_model.safetensors` is missing"), "{refused}");
+    assert!(refused.contains("adapter_model.safetensors`: the file is missing"), "{refused}");
 }
 
 /// Adapters that PEFT wrote, against `W + alpha / r * B A` in double precision.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::{Double, MODEL, PROMPT_TOKENS, Server, body, eventually, limits, says, tokenizer};
 use orpo_serve::engine::{Engine, EngineError, GenerateRequest, Generation, Scoring};
 use orpo_serve::keys::ApiKeys;
+use orpo_serve::layers::Hosts;
 use orpo_serve::server;
 use orpo_serve::state::{Access, AppState, Limits, Served};
 use orpo_serve::tls;
@@ -118,8 +119,8 @@ async fn metrics_count_requests_tokens_and_times() {
         r#"orpo_serve_http_requests_total{route="/v1/chat/completions",method="POST",status="400",api_key=""} 1"#
             .into(),
         r#"orpo_serve_errors_total{route="/v1/chat/completions",code="invalid_value"} 1"#.into(),
-        r#"orpo_serve_e2e_request_latency_seconds_count{route="/v1/chat/completions"} 4"#.into(),
-        r#"orpo_serve_e2e_request_latency_seconds_bucket{route="/v1/chat/completions",le="+Inf"} 4"#.into(),
+        r#"orpo_serve_e2e_request_latency_seconds_count{route="/v1/chat/completions"} 3"#.into(),
+        r#"orpo_serve_e2e_request_latency_seconds_bucket{route="/v1/chat/completions",le="+Inf"} 3"#.into(),
         format!("orpo_serve_prompt_tokens_total{{model_name=\"{MODEL}\"}} {}", 3 * PROMPT_TOKENS),
         format!("orpo_serve_generation_tokens_total{{model_name=\"{MODEL}\"}} 11"),
         format!("orpo_serve_engine_failures_total{{model_name=\"{MODEL}\"}} 0"),
@@ -129,6 +130,7 @@ async fn metrics_count_requests_tokens_and_times() {
         "orpo_serve_num_requests_waiting 0".to_string(),
         "orpo_serve_max_requests_waiting 4".to_string(),
         "orpo_serve_ready 1".to_string(),
+        format!("orpo_serve_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
     ] {
         assert!(metrics.lines().any(|other| other == line), "{line}\n{metrics}");
     }
@@ -189,7 +191,10 @@ async fn pages_of_listed_origins_may_ask_and_others_not() {
         let answer = server.get("/v1/models").header("origin", origin).send().await.unwrap();
         assert_eq!(answer.status(), 401);
         assert_eq!(answer.headers()["access-control-allow-origin"], origin);
-        assert_eq!(answer.headers()["access-control-expose-headers"], "x-request-id, retry-after");
+        assert_eq!(
+            answer.headers()["access-control-expose-headers"],
+            "x-request-id, retry-after, x-unchecked-keywords"
+        );
     }
     for origin in ["https://b.example", "https://a.example.evil", "http://localhost:3001", "null"] {
         let answer = question(&server, origin).await;
@@ -211,9 +216,10 @@ async fn pages_of_listed_origins_may_ask_and_others_not() {
 
 #[tokio::test]
 async fn a_body_that_does_not_arrive_is_a_408() {
-    let (server, _) = Server::empty(Limits { request_timeout: Duration::from_millis(100), ..limits() }).await;
+    let (server, _) = Server::empty(Limits { body_timeout: Duration::from_millis(100), ..limits() }).await;
     let mut socket = tokio::net::TcpStream::connect(server.url.strip_prefix("http://").unwrap()).await.unwrap();
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{";
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                content-length: 10\r\n\r\n{";
     socket.write_all(head.as_bytes()).await.unwrap();
     let mut answer = [0; 4096];
     let length = socket.read(&mut answer).await.unwrap();
@@ -382,4 +388,74 @@ async fn https_with_the_certificate_of_the_files() {
     let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
     assert!(client.get(format!("http://{address}/health")).send().await.is_err());
     assert_eq!(client.get(format!("https://{address}/health")).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn foreign_pages_and_names_are_refused_where_there_are_no_keys() {
+    let hosts = Hosts::Named(vec!["serve.example".into()]);
+    let origins = vec!["https://a.example".parse().unwrap()];
+    let (open, _) = guarded(Double::new(says("abc")), Access { hosts, origins, ..Access::default() }).await;
+    let own = open.url.strip_prefix("http://").unwrap().to_string();
+    let asked = async |server: &Server, headers: &[(&str, &str)]| {
+        let request = server.post(&body(json!({})));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, response.json::<Value>().await.unwrap()["error"]["code"].as_str().map(str::to_string))
+    };
+    let own_origin = format!("http://{own}");
+    let foreign = |code: &str| (403, Some(code.to_string()));
+    for (headers, expected) in [
+        (vec![], (200, None)),
+        (vec![("host", "localhost:8000")], (200, None)),
+        (vec![("host", "serve.example")], (200, None)),
+        (vec![("host", "evil.example")], foreign("foreign_host")),
+        (vec![("origin", "http://evil.example")], foreign("foreign_origin")),
+        (vec![("origin", "null")], foreign("foreign_origin")),
+        (vec![("origin", "https://a.example")], (200, None)),
+        // The server's own page, also behind a proxy that calls the server by another name.
+        (vec![("origin", own_origin.as_str())], (200, None)),
+        (vec![("origin", "https://site.example"), ("sec-fetch-site", "same-origin")], (200, None)),
+        (vec![("origin", "https://site.example"), ("sec-fetch-site", "cross-site")], foreign("foreign_origin")),
+    ] {
+        assert_eq!(asked(&open, &headers).await, expected, "{headers:?}");
+    }
+    let rebound = open.get("/v1/models").header("host", "evil.example").send().await.unwrap();
+    assert_eq!(rebound.status(), 403);
+    // A foreign page has no key.
+    let (keyed, _) = guarded(Double::new(says("abc")), Access { keys: Some(keys()), ..Access::default() }).await;
+    let key = ("authorization", "Bearer sk-secret-a");
+    assert_eq!(asked(&keyed, &[key, ("origin", "http://evil.example"), ("host", "x.example")]).await, (200, None));
+    assert_eq!(asked(&keyed, &[("origin", "http://evil.example")]).await.0, 401);
+}
+
+#[tokio::test]
+async fn bodies_are_json_and_say_so() {
+    let server = Server::start(Double::new(says("abc"))).await;
+    let text = body(json!({})).to_string();
+    for (kind, status) in [
+        (Some("application/json"), 200),
+        (Some("application/json; charset=utf-8"), 200),
+        (Some("text/plain"), 415),
+        (Some("application/x-www-form-urlencoded"), 415),
+        (None, 415),
+    ] {
+        let request = server.client.post(format!("{}/v1/chat/completions", server.url)).body(text.clone());
+        let request = kind.iter().fold(request, |request, kind| request.header("content-type", *kind));
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "{kind:?}");
+        if status == 415 {
+            assert_eq!(response.json::<Value>().await.unwrap()["error"]["code"], "unsupported_media_type");
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_process_is_told_by_prometheus_names() {
+    let metrics = Server::start(Double::new(says("abc"))).await.text("/metrics").await;
+    for name in ["cpu_seconds_total", "resident_memory_bytes", "start_time_seconds", "open_fds", "max_fds"] {
+        let line = metrics.lines().find(|line| line.starts_with(&format!("process_{name} "))).expect(name);
+        assert!(line.split(' ').nth(1).unwrap().parse::<f64>().unwrap() >= 0.0, "{line}");
+    }
 }

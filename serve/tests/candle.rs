@@ -1,6 +1,9 @@
 //! The engine on candle with tiny checkpoints of Phi and OPT, against numbers computed by `transformers` in float64.
 #![cfg(feature = "candle")]
 
+#[path = "../../model/tests/cases/mod.rs"]
+mod cases;
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +36,7 @@ fn read(path: impl AsRef<Path>) -> Value {
 async fn load(dir: &Path) -> Arc<dyn Engine> {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let tokenizer = ChatTokenizer::from_dir(dir).unwrap();
-    let selected = engine::choice::select(EngineChoice::Auto, &checkpoint.config).unwrap();
+    let selected = engine::choice::select(EngineChoice::Auto, &checkpoint).unwrap();
     assert_eq!(selected.engine(), EngineChoice::Candle);
     let prepared = selected.prepare(&checkpoint, tokenizer.eos_ids()).unwrap();
     engine::load(prepared, &tokenizer, NonZeroUsize::MIN).await.unwrap()
@@ -214,11 +217,27 @@ async fn a_checkpoint_that_lacks_a_tensor_is_refused_by_its_name() {
         let removed = removed.unwrap().clone();
         weights.remove(&removed);
         candle_core::safetensors::save(&weights, target.path().join("model.safetensors")).unwrap();
-        let checkpoint = Checkpoint::open(target.path()).unwrap();
-        let tokenizer = ChatTokenizer::from_dir(target.path()).unwrap();
-        let selected = engine::choice::select(EngineChoice::Candle, &checkpoint.config).unwrap();
-        let prepared = selected.prepare(&checkpoint, tokenizer.eos_ids()).unwrap();
-        let refused = engine::load(prepared, &tokenizer, NonZeroUsize::MIN).await.err().unwrap().to_string();
+        // Before an engine sees it.
+        let refused = Checkpoint::open(target.path()).unwrap_err().to_string();
         assert!(refused.contains(&removed), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn checkpoints_of_other_programs_are_scored_as_transformers_does_or_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    for (number, (case, model)) in cases::cases(&["phi", "opt", "opt350"]).into_iter().enumerate() {
+        let dir = dir.path().join(number.to_string());
+        case.write(&model, &dir);
+        if let Err(refused) = Checkpoint::open(&dir) {
+            let (refused, words) = (refused.to_string(), case.text("refused"));
+            assert!(!words.is_empty() && refused.contains(words), "{}: {refused}", case.name());
+            continue;
+        }
+        let engine = load(&dir).await;
+        let (count, expected) = case.expected(engine.context_length()).unwrap();
+        let scores = engine.score(cases::ids()[..count].to_vec(), 0).unwrap().finish().await.unwrap();
+        let logp: f64 = scores.iter().map(|score| f64::from(score.logprob)).sum();
+        assert!((logp - expected).abs() < 5e-3, "{}: {logp}, transformers {expected}", case.name());
     }
 }

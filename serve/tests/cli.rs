@@ -4,7 +4,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use serde_json::json;
+use orpo_model::ModelConfig;
+use serde_json::{Map, Value, json};
 
 fn orpo_serve() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_orpo-serve"));
@@ -32,8 +33,15 @@ fn write_model(dir: &Path) {
         "added_tokens": [], "pre_tokenizer": null, "decoder": null,
         "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "d": 3}, "merges": []}
     });
-    let header = json!({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).to_string();
-    let weights = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 8]].concat();
+    let mut header = Map::new();
+    let mut end = 0;
+    for (name, shape) in ModelConfig::from_json(&config).unwrap().tensors() {
+        let start = end;
+        end += 4 * shape.iter().product::<usize>();
+        header.insert(name, json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}));
+    }
+    let header = Value::Object(header).to_string();
+    let weights = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; end]].concat();
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
     std::fs::write(dir.join("tokenizer_config.json"), json!({"chat_template": "x"}).to_string()).unwrap();
@@ -57,10 +65,18 @@ fn a_directory_that_cannot_be_served_is_refused_with_one_line() {
     write_model(model);
     let weights = std::fs::read(model.join("model.safetensors")).unwrap();
     std::fs::write(model.join("model.safetensors"), &weights[..weights.len() - 1]).unwrap();
-    expect("corrupt or incomplete");
+    expect("its header promises");
     write_model(model);
     std::fs::write(model.join("config.json"), r#"{"architectures": ["GPT2LMHeadModel"]}"#).unwrap();
     expect("`GPT2LMHeadModel` is not supported");
+    write_model(model);
+    // A token that the embedding has no row for would fail each request that has it.
+    let tokenizer = std::fs::read_to_string(model.join("tokenizer.json")).unwrap();
+    std::fs::write(model.join("tokenizer.json"), tokenizer.replace(r#""d":3"#, r#""d":4"#)).unwrap();
+    expect("writes `d` as id 4, but the model's embedding has only 4 rows");
+    write_model(model);
+    std::fs::write(model.join("model.safetensors"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    expect("`git lfs pull`");
     write_model(model);
     let (code, line) = refused(orpo_serve().args(["--engine", "candle", "--model"]).arg(model));
     assert_eq!(code, Some(2));

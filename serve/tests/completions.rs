@@ -38,7 +38,7 @@ async fn all_forms_of_prompt_are_completed_in_order() {
         }
         // "xyz" and the end token for each choice.
         let usage = json!({"prompt_tokens": prompt_tokens, "completion_tokens": 4 * choices,
-                           "total_tokens": prompt_tokens + 4 * choices});
+                           "total_tokens": prompt_tokens + 4 * choices, "prompt_tokens_details": {"cached_tokens": 0}});
         assert_eq!(reply["usage"], usage);
     }
 }
@@ -86,7 +86,9 @@ async fn a_harness_finds_the_log_likelihood_of_a_prompt() {
     }
     let text = one["choices"][0]["text"].as_str().unwrap();
     assert!(text.starts_with("hello") && text.len() == 6, "{text}");
-    assert_eq!(one["usage"], json!({"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}));
+    let usage = json!({"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6,
+                       "prompt_tokens_details": {"cached_tokens": 0}});
+    assert_eq!(one["usage"], usage);
 
     // What is generated is scored the same when it is a prompt.
     let again = scored(json!(text), 0).await;
@@ -145,7 +147,7 @@ async fn completions_that_cannot_be_are_refused() {
         (json!({"prompt": "123456789", "max_tokens": 0}), "context_length_exceeded", "prompt"),
         (json!({"prompt": ""}), "invalid_value", "prompt"),
         (json!({"prompt": [258]}), "invalid_value", "prompt"),
-        (json!({"logprobs": 6}), "invalid_value", "logprobs"),
+        (json!({"logprobs": 21}), "invalid_value", "logprobs"),
         (json!({"suffix": "x"}), "unsupported_parameter", "suffix"),
     ] {
         let (status, reply) = complete(&server, extra).await;
@@ -236,4 +238,54 @@ async fn the_tokenizer_is_at_hand() {
     let info: Value = info.json().await.unwrap();
     assert_eq!((&info["bos_token"], &info["eos_token"]), (&json!("<s>"), &json!("</s>")));
     assert!(info["chat_template"].as_str().unwrap().contains("add_generation_prompt"));
+}
+
+#[tokio::test]
+async fn an_echo_has_the_special_tokens_of_its_prompt() {
+    let server = Server::start(Double::new(Behaviour::Noise)).await;
+    for (prompt, text, offsets) in
+        [(json!([BOS, 97, BOS, 98]), "<s>a<s>b", json!([0, 3, 4, 7])), (json!("a<s>b"), "a<s>b", json!([0, 1, 4]))]
+    {
+        let (_, reply) =
+            complete(&server, json!({"prompt": prompt, "echo": true, "logprobs": 0, "max_tokens": 0})).await;
+        assert_eq!(reply["choices"][0]["text"], text);
+        assert_eq!(reply["choices"][0]["logprobs"]["text_offset"], offsets);
+    }
+}
+
+#[tokio::test]
+async fn completions_of_a_given_form() {
+    let server = Server::start(Double::new(Behaviour::Noise)).await;
+    for (form, texts) in [
+        (json!({"guided_choice": ["yes", "no"]}), vec!["yes", "no"]),
+        (json!({"structured_outputs": {"regex": "(left|right)!"}}), vec!["left!", "right!"]),
+        (json!({"guided_json": {"enum": [1, 2]}}), vec!["1", "2"]),
+    ] {
+        let (status, reply) = complete(&server, form.clone()).await;
+        assert_eq!(status, 200, "{form}: {reply}");
+        assert!(texts.contains(&reply["choices"][0]["text"].as_str().unwrap().trim()), "{form}: {reply}");
+        assert_eq!(reply["choices"][0]["finish_reason"], "stop");
+    }
+    let (_, reply) = complete(&server, json!({"guided_choice": ["yes"], "return_token_ids": true})).await;
+    assert_eq!(reply["choices"][0]["token_ids"], json!([121, 101, 115]));
+    assert_eq!(reply["choices"][0]["prompt_token_ids"], json!([97, 98]));
+    let short = json!({"guided_choice": ["long enough"], "max_tokens": 8});
+    let (status, reply) = complete(&server, short).await;
+    assert_eq!((status, &reply["error"]["param"]), (400, &json!("max_tokens")));
+    assert!(reply["error"]["message"].as_str().unwrap().contains("has 12 tokens"), "{reply}");
+}
+
+#[tokio::test]
+async fn keywords_that_are_not_checked_are_named_in_a_header() {
+    let server = Server::start(Double::new(Behaviour::Noise)).await;
+    for (unique, header) in [(true, Some("uniqueItems")), (false, None)] {
+        let schema = json!({"type": "array", "items": {"type": "boolean"}, "uniqueItems": unique});
+        for stream in [false, true] {
+            let body = common::body(json!({"guided_json": schema, "max_tokens": 60, "stream": stream}));
+            let response = server.post(&body).send().await.unwrap();
+            assert_eq!(response.status(), 200);
+            let told = response.headers().get("x-unchecked-keywords").map(|value| value.to_str().unwrap());
+            assert_eq!(told, header);
+        }
+    }
 }

@@ -26,7 +26,7 @@ async fn a_reply_is_whole() {
     // One token per byte and the end token.
     let completion = "Hello, wörld! 🦀".len() + 1;
     let usage = json!({"prompt_tokens": PROMPT_TOKENS, "completion_tokens": completion,
-                       "total_tokens": PROMPT_TOKENS + completion});
+                       "total_tokens": PROMPT_TOKENS + completion, "prompt_tokens_details": {"cached_tokens": 0}});
     assert_eq!(reply["usage"], usage);
 }
 
@@ -191,7 +191,7 @@ async fn refusals_have_status_and_error_object() {
     let server = Server::start(Double::new(says("a"))).await;
     for (extra, status, code, param) in [
         (json!({"model": "other"}), 404, "model_not_found", json!("model")),
-        (json!({"model": null}), 400, "missing_required_parameter", json!("model")),
+        (json!({"messages": null}), 400, "missing_required_parameter", json!("messages")),
         (json!({"temperature": "hot"}), 400, "invalid_value", json!("temperature")),
         (
             json!({"tools": [{"type": "function", "function": {"name": "f"}}]}),
@@ -215,7 +215,8 @@ async fn refusals_have_status_and_error_object() {
     }
     let request = |method: &str, path: &str, body: &str| {
         let method = method.parse().unwrap();
-        server.client.request(method, format!("{}{path}", server.url)).body(body.to_string())
+        let request = server.client.request(method, format!("{}{path}", server.url));
+        request.header("content-type", "application/json").body(body.to_string())
     };
     for (method, path, text, status, code) in [
         ("POST", "/v1/chat/completions", "{\"model\": ", 400, "invalid_json"),
@@ -362,4 +363,71 @@ async fn running_requests_are_finished_when_the_server_stops() {
     server.stop();
     let reply: Value = request.await.unwrap().unwrap().json().await.unwrap();
     assert_eq!(reply["choices"][0]["message"]["content"], "abcdefgh");
+}
+
+#[tokio::test]
+async fn a_server_of_one_model_need_not_be_told_which() {
+    let server = Server::start(Double::new(says("a"))).await;
+    assert_eq!(server.chat(json!({"model": null})).await.1["model"], MODEL);
+    let (server, state) = Server::empty(limits()).await;
+    let model = |name: &str| Served::new(name, Arc::new(Double::new(says("a"))), common::tokenizer());
+    state.serve_all(vec![model("a"), model("b")]);
+    assert_error(&server.chat(json!({"model": null})).await, 400, "missing_required_parameter", json!("model"));
+    assert_eq!(server.chat(json!({"model": "b"})).await.1["model"], "b");
+}
+
+#[tokio::test]
+async fn the_usage_can_be_told_in_every_chunk() {
+    let server = Server::start(Double::new(says("abc"))).await;
+    let options = json!({"include_usage": true, "continuous_usage_stats": true});
+    let events = server.stream(json!({ "stream_options": options })).await;
+    let counts: Vec<u64> = events[..events.len() - 1]
+        .iter()
+        .map(|event| serde_json::from_str::<Value>(event).unwrap()["usage"]["completion_tokens"].as_u64().unwrap())
+        .collect();
+    // The role, three letters, the end, the sum.
+    assert_eq!(counts, [0, 1, 2, 3, 4, 4]);
+}
+
+#[tokio::test]
+async fn a_reply_ends_when_it_is_asked_to() {
+    let server = Server::start(Double::new(says("abcd"))).await;
+    for (extra, text, reason) in [
+        (json!({"stop_token_ids": [99]}), "ab", "stop"),
+        (json!({"min_tokens": 3}), "abcd", "stop"),
+        (json!({"ignore_eos": true, "max_tokens": 4}), "abcd", "length"),
+        (json!({"stop_token_ids": [99], "min_tokens": 3, "logit_bias": {"122": 1}, "max_tokens": 3}), "abz", "length"),
+    ] {
+        let (_, reply) = server.chat(extra.clone()).await;
+        let choice = &reply["choices"][0];
+        assert_eq!(
+            (&choice["message"]["content"], &choice["finish_reason"]),
+            (&json!(text), &json!(reason)),
+            "{extra}"
+        );
+    }
+    // Without its end token the model goes on with something else.
+    let (_, reply) = server.chat(json!({"ignore_eos": true, "max_tokens": 30})).await;
+    assert_eq!(reply["usage"]["completion_tokens"], 30);
+    let (_, reply) = server.chat(json!({"min_tokens": 12, "max_tokens": 30})).await;
+    assert_eq!(
+        (&reply["usage"]["completion_tokens"], &reply["choices"][0]["finish_reason"]),
+        (&json!(13), &json!("stop"))
+    );
+}
+
+#[tokio::test]
+async fn token_ids_are_told_whole_and_streamed() {
+    let server = Server::start(Double::new(says("abc"))).await;
+    let (_, reply) = server.chat(json!({"return_token_ids": true})).await;
+    let ids = json!([97, 98, 99]);
+    assert_eq!((&reply["choices"][0]["token_ids"], &reply["choices"][0]["logprobs"]), (&ids, &Value::Null));
+    assert_eq!(reply["prompt_token_ids"].as_array().unwrap().len(), PROMPT_TOKENS);
+    let events = server.stream(json!({"return_token_ids": true})).await;
+    let chunks: Vec<Value> = events.iter().filter_map(|event| serde_json::from_str(event).ok()).collect();
+    assert_eq!(chunks[0]["prompt_token_ids"], reply["prompt_token_ids"]);
+    let streamed: Vec<Value> =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["token_ids"].as_array()).flatten().cloned().collect();
+    assert_eq!(json!(streamed), ids);
+    assert!(chunks[1..].iter().all(|chunk| chunk.get("prompt_token_ids").is_none()));
 }

@@ -70,6 +70,7 @@ async fn the_log_tells_who_asked_what_kind_of_thing_but_not_the_words() {
             assert_eq!(line[field], value, "{line}");
         }
         assert!(line["milliseconds"].is_u64());
+        assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
         assert_eq!(text.contains("prompt-words"), log_prompts, "{text}");
         assert!(!text.contains("sk-secret") && !text.contains("reply-words"), "{text}");
     }

@@ -1,6 +1,9 @@
 //! The real engine on small checkpoints, against tokens and log-probabilities computed by `transformers` in f32.
 #![cfg(feature = "mistralrs")]
 
+#[path = "../../model/tests/cases/mod.rs"]
+mod cases;
+
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,7 +45,7 @@ async fn load(dir: &Path) -> Arc<dyn Engine> {
 async fn load_quantized(dir: &Path, quantization: Option<Quantization>) -> Arc<dyn Engine> {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let tokenizer = ChatTokenizer::from_dir(dir).unwrap();
-    let staged = stage(&checkpoint, engine_config(&checkpoint.config).unwrap(), tokenizer.eos_ids()).unwrap();
+    let staged = stage(&checkpoint, engine_config(&checkpoint).unwrap(), tokenizer.eos_ids()).unwrap();
     let staged = staged.quantized(quantization);
     engine::load(Prepared::Mistralrs(staged), &tokenizer, NonZeroUsize::MIN).await.unwrap()
 }
@@ -320,5 +323,37 @@ async fn the_whole_context_can_be_used() {
         let steps = steps(&*engine, request).await.unwrap();
         assert_eq!(steps.len(), 512 - prompt_tokens);
         assert_eq!(steps.last().unwrap().finish, Some(Finish::Length));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_of_other_programs_are_scored_as_transformers_does_or_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let families = ["llama", "mistral", "qwen2", "qwen3", "gemma2"];
+    for (number, (case, model)) in cases::cases(&families).into_iter().enumerate() {
+        let dir = dir.path().join(number.to_string());
+        case.write(&model, &dir);
+        let checkpoint = match Checkpoint::open(&dir) {
+            Ok(checkpoint) => checkpoint,
+            Err(refused) => {
+                let (refused, words) = (refused.to_string(), case.text("refused"));
+                assert!(!words.is_empty() && refused.contains(words), "{}: {refused}", case.name());
+                continue;
+            }
+        };
+        if let Err(refused) = engine_config(&checkpoint) {
+            let (refused, words) = (refused.to_string(), case.text("mistralrs"));
+            assert!(!words.is_empty() && refused.contains(words), "{}: {refused}", case.name());
+            continue;
+        }
+        let engine = load(&dir).await;
+        // A model is served as far as its window.
+        let Some((count, expected)) = case.expected(engine.context_length()) else {
+            assert_eq!(engine.context_length(), 4, "{}", case.name());
+            continue;
+        };
+        let scores = engine.score(cases::ids()[..count].to_vec(), 0).unwrap().finish().await.unwrap();
+        let logp: f64 = scores.iter().map(|score| f64::from(score.logprob)).sum();
+        assert!((logp - expected).abs() < 5e-3, "{}: {logp}, transformers {expected}", case.name());
     }
 }

@@ -26,7 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 async fn load(dir: &Path, slots: usize) -> Arc<dyn Engine> {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let tokenizer = tokenizer();
-    let selected = engine::choice::select(EngineChoice::Mistralrs, &checkpoint.config).unwrap();
+    let selected = engine::choice::select(EngineChoice::Mistralrs, &checkpoint).unwrap();
     let prepared = selected.prepare(&checkpoint, tokenizer.eos_ids()).unwrap();
     engine::load(prepared, &tokenizer, NonZeroUsize::new(slots).unwrap()).await.unwrap()
 }

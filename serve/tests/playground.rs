@@ -67,6 +67,18 @@ impl Browser {
         self.post("/actions", json!({"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})).await;
     }
 
+    async fn get(&self, path: &str) -> Value {
+        let answer: Value =
+            self.client.get(format!("{}{path}", self.session)).send().await.unwrap().json().await.unwrap();
+        answer["value"].clone()
+    }
+
+    /// Shows the page as a phone of this size does, in CSS pixels.
+    async fn become_phone(&self, width: u32, height: u32) {
+        let params = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": true});
+        self.post("/goog/cdp/execute", json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": params})).await;
+    }
+
     async fn wait_for(&self, condition: &str) {
         for _ in 0..300 {
             if self.run(&format!("return Boolean({condition})")).await == true {
@@ -173,5 +185,137 @@ async fn two_models_side_by_side_and_escape_stops_both() {
     browser.type_keys(ESCAPE).await;
     browser.wait_for("!document.querySelector('#send').disabled").await;
     assert_eq!(browser.complaints().await, Vec::<Value>::new());
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_keys_the_report_opens_for_who_has_one() {
+    let Some(browser) = Browser::start().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    std::fs::write(&keys, "anna:sk-a\n").unwrap();
+    // A report as it is written: its policy is escaped, and knows its script by hash.
+    let report = dir.path().join("report.html");
+    let page = "<!doctype html><meta http-equiv=\"Content-Security-Policy\" content=\"default-src &#x27;none&#x27;; script-src \
+                &#x27;sha256-60jVDf7bNbDEKHXLb0m4FCaMG3nraylHQw+Ro9g93Zw=&#x27;\"><title>The report</title>\
+                <script>document.title = 'read with a key';</script>";
+    std::fs::write(&report, page).unwrap();
+    let access = Access { keys: Some(ApiKeys::from_file(&keys).unwrap()), ..Access::default() };
+    let (server, state) = Server::over(AppState::with_access(limits(), access).with_report(Some(report))).await;
+    state.serve(Served::new(MODEL, Arc::new(Double::new(says("a"))), tokenizer()));
+    browser.post("/url", json!({"url": format!("{}/", server.url)})).await;
+    let notice = "document.querySelector('#notice').textContent";
+    browser.wait_for(&format!("{notice} == 'enter an API key'")).await;
+    browser.run("document.querySelector('#notice').textContent = ''").await;
+    browser.run("document.querySelector('#report').click()").await;
+    browser.wait_for(&format!("{notice} == 'enter an API key'")).await;
+    assert_eq!(browser.run("return document.title").await, "orpo-serve playground");
+    browser.run("document.querySelector('#key').focus()").await;
+    browser.type_keys("sk-b\t").await;
+    browser.wait_for(&format!("{notice} == 'this API key is not accepted; enter another one'")).await;
+    browser.run("document.querySelector('#key').value = ''; document.querySelector('#key').focus()").await;
+    browser.type_keys("sk-a\t").await;
+    browser.wait_for(&format!("document.querySelector('#model0').value == '{MODEL}'")).await;
+    browser.run("document.querySelector('#report').click()").await;
+    let mut windows = Vec::new();
+    for _ in 0..100 {
+        windows = browser.get("/window/handles").await.as_array().unwrap().clone();
+        if windows.len() > 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    browser.post("/window", json!({"handle": windows.last()})).await;
+    browser.wait_for("document.title == 'read with a key'").await;
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_is_formatted_copied_asked_again_and_found_later() {
+    let Some(browser) = Browser::start().await else { return };
+    let reply = "# Bees\n\n- make **honey**\n- <b>buzz</b>\n\n```\na * b\n```\n";
+    let server = Server::start(Double::new(says(reply))).await;
+    browser.post("/url", json!({"url": format!("{}/", server.url)})).await;
+    browser.wait_for(&format!("document.querySelector('#model0').value == '{MODEL}'")).await;
+    // An example is a prompt; the first one that is asked takes them away.
+    browser.run("document.querySelector('#examples button').click()").await;
+    let finished = "document.querySelector('.stats').textContent.includes('finished: stop') && \
+                    !document.querySelector('#again').disabled";
+    browser.wait_for(finished).await;
+    assert_eq!(browser.run("return document.querySelector('#examples').checkVisibility()").await, false);
+    assert_eq!(browser.run("return document.querySelector('#legend').checkVisibility()").await, true);
+    let tool = |label: &str| {
+        format!("[...document.querySelectorAll('.tools button')].find((one) => one.textContent == '{label}').click()")
+    };
+    browser.run(&tool("Formatted text")).await;
+    let shown = "const text = document.querySelector('.message.assistant .text'); return [\
+                 text.querySelector('.heading').textContent, [...text.querySelectorAll('li')].map((li) => li.textContent), \
+                 text.querySelector('strong').textContent, text.querySelector('pre').textContent, text.querySelectorAll('b').length]";
+    let expected = json!(["Bees", ["make honey", "<b>buzz</b>"], "honey", "a * b", 0]);
+    assert_eq!(browser.run(shown).await, expected);
+    assert_eq!(browser.run("return document.querySelector('#legend').checkVisibility()").await, false);
+    browser
+        .run(&format!(
+            "window.copied = null; navigator.clipboard.writeText = async (text) => {{ copied = text }}; {}",
+            tool("Copy")
+        ))
+        .await;
+    browser.wait_for("window.copied !== null").await;
+    assert_eq!(browser.run("return copied").await, reply);
+    // Regenerating replaces the last turn.
+    browser.run("document.querySelector('#again').click()").await;
+    browser.wait_for(finished).await;
+    assert_eq!(browser.run("return document.querySelectorAll('.message').length").await, 2);
+    // What was said is there again, formatted, after a new chat and in a reloaded page.
+    browser.run("document.querySelector('#clear').click()").await;
+    assert_eq!(browser.run("return document.querySelectorAll('.message').length").await, 0);
+    browser.post("/url", json!({"url": format!("{}/", server.url)})).await;
+    browser.wait_for(&format!("document.querySelector('#model0').value == '{MODEL}'")).await;
+    browser
+        .run("const history = document.querySelector('#history'); history.selectedIndex = 1; history.dispatchEvent(new Event('change'))")
+        .await;
+    assert_eq!(browser.run(shown).await, expected);
+    assert_eq!(browser.complaints().await, Vec::<Value>::new());
+    browser.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_reply_is_not_coloured_and_a_lost_server_is_said_plainly() {
+    let Some(browser) = Browser::start().await else { return };
+    let long = "word ".repeat(60);
+    let server = Server::start(Double::new(says(&long))).await;
+    browser.post("/url", json!({"url": format!("{}/", server.url)})).await;
+    browser.wait_for(&format!("document.querySelector('#model0').value == '{MODEL}'")).await;
+    browser.run("document.querySelector('#max_tokens').value = 400; document.querySelector('#prompt').focus()").await;
+    browser.type_keys("hi").await;
+    browser.type_keys(ENTER).await;
+    browser.wait_for("document.querySelector('.stats').textContent.includes('finished')").await;
+    browser.wait_for("document.querySelector('.message.assistant .text p')").await;
+    assert_eq!(browser.run("return document.querySelectorAll('.log .token').length").await, 0);
+    let text = browser.run("return document.querySelector('.message.assistant .text').textContent").await;
+    assert_eq!(text, long.as_str());
+    // The colours can still be had.
+    browser.run("[...document.querySelectorAll('.tools button')].at(-1).click()").await;
+    assert!(browser.run("return document.querySelectorAll('.log .token').length").await.as_u64().unwrap() > 200);
+    // On a phone the composer ends where the screen does.
+    browser.become_phone(390, 844).await;
+    browser.run("document.querySelector('#clear').click()").await;
+    let bottom =
+        browser.run("return Math.round(document.querySelector('footer').getBoundingClientRect().bottom)").await;
+    assert_eq!(bottom, 844);
+    let overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+    assert_eq!(browser.run(overflow).await, 0);
+
+    server.stop();
+    drop(server);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    browser.run("document.querySelector('#prompt').focus()").await;
+    browser.type_keys("hi").await;
+    browser.type_keys(ENTER).await;
+    browser
+        .wait_for(
+            "document.querySelector('.error')?.textContent == 'the server cannot be reached; check that it is running'",
+        )
+        .await;
     browser.end().await;
 }

@@ -15,7 +15,7 @@ use crate::data::{BatchSize, Dataset, Selection, TokeniseOptions, Tokeniser};
 use crate::error::TrainError;
 use crate::export::{ExportOptions, export};
 use crate::loss::NllTarget;
-use crate::model::{Decoder, ModelConfig, Trained, WeightFiles};
+use crate::model::{Checkpoint, Decoder, Trained};
 use crate::recipe::Recipe;
 use crate::run::{Outcome, load_chat, run};
 use crate::step::Objective;
@@ -185,14 +185,15 @@ fn execute(command: Command) -> Result<ExitCode, TrainError> {
         }
         Command::Score { model, data, chat_template, beta, max_length, batch_size } => {
             let model = hub::model_dir(&model)?;
-            let (config, _) = ModelConfig::from_dir(&model)?;
+            let Checkpoint { config, weights, .. } = Checkpoint::open(&model)?;
             let chat = load_chat(&model, chat_template.as_deref())?;
+            chat.check_vocabulary(config.vocab_size)?;
             let max_length = max_length.get().min(config.max_position_embeddings);
             let options = TokeniseOptions { max_length, ..Default::default() };
             let tokeniser = Tokeniser::new(&chat, options).with_vocab_size(config.vocab_size);
             let dataset = Dataset::load(&data.into(), &Selection::default(), &tokeniser, false)?;
             eprintln!("{}", dataset.describe());
-            let decoder = Decoder::load(&config, &WeightFiles::open(&model)?, Trained::Nothing)?;
+            let decoder = Decoder::load(&config, &weights, Trained::Nothing)?;
             let objective = Objective::Orpo { beta, nll: NllTarget::Full };
             let size = BatchSize::Examples(batch_size.get());
             let metrics = evaluate::evaluate(&decoder, &dataset.examples, &objective, size)?;

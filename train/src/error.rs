@@ -50,6 +50,9 @@ pub enum TrainError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// A checkpoint's config or weights.
+    #[error(transparent)]
+    Model(#[from] orpo_model::ModelError),
     /// Tokenizer or template.
     #[error(transparent)]
     Chat(#[from] orpo_chat::ChatError),

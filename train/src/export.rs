@@ -7,7 +7,7 @@ use crate::checkpoint::{Manifest, ModelFiles, WeightFormat, replace_dir, write_a
 use crate::error::TrainError;
 use crate::hub::model_dir;
 use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_FILE, BaseName, BaseStorage, LoraConfig, LoraSetup};
-use crate::model::{Decoder, ModelConfig, Trained, WeightFiles};
+use crate::model::{Checkpoint, Decoder, Trained, WeightFiles};
 use crate::run::{MODEL_DIR, load_chat};
 
 /// What is exported, and how.
@@ -56,13 +56,13 @@ pub fn export(options: &ExportOptions) -> Result<(), TrainError> {
         );
         return Err(TrainError::invalid(&from, reason));
     }
-    let (config, json) = ModelConfig::from_dir(&base)?;
+    let Checkpoint { config, json, weights, .. } = Checkpoint::open(&base)?;
     // PEFT by itself saves no tokenizer beside an adapter.
     let tokenizer_dir = if from.join("tokenizer.json").is_file() { from } else { base.clone() };
     let chat = load_chat(&tokenizer_dir, None)?;
     let files = ModelFiles { config: json, tokenizer_dir, chat, base_name };
     let trained = setup.as_ref().map_or(Trained::Nothing, |(setup, _)| Trained::Adapter(setup));
-    let decoder = Decoder::load(&config, &WeightFiles::open(&base)?, trained)?;
+    let decoder = Decoder::load(&config, &weights, trained)?;
     if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(|e| TrainError::write(parent, e))?;
     }

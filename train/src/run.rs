@@ -58,7 +58,7 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     // What the headers of the weights tell is told before the data is read.
     source.outline()?;
     let mut data = Data::load(recipe, &source)?;
-    data.notes.iter().for_each(|note| eprintln!("{note}"));
+    source.notes.iter().chain(&data.notes).for_each(|note| eprintln!("{note}"));
     let objective = recipe.objective();
     let selection = Selection::new(recipe)?;
     let plan = Plan::new(recipe, &data.train)?;

@@ -39,10 +39,10 @@ pub type Difficulty = BTreeMap<usize, f64>;
 /// # Errors
 /// When it cannot be read, or a row is not of that form, with its line.
 pub fn read_gamed(path: &Path) -> Result<(Vec<GamedRow>, Difficulty), InputError> {
-    let bytes = jsonl::read(path)?;
+    let text = jsonl::read_text(path)?;
     let mut rows = Vec::new();
     let mut difficulty = Difficulty::new();
-    let mut reader = csv::Reader::from_reader(bytes.as_slice());
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
     for row in reader.deserialize::<Row>() {
         let row = row.map_err(|error| csv_error(path, &error))?;
         if row.not_gamed_baseline != "False" {
@@ -68,8 +68,8 @@ pub fn read_gamed(path: &Path) -> Result<(Vec<GamedRow>, Difficulty), InputError
 /// # Errors
 /// When it cannot be read, or a row is not of that form, with its line.
 pub fn read_difficulty(path: &Path) -> Result<Difficulty, InputError> {
-    let bytes = jsonl::read(path)?;
-    let mut reader = csv::Reader::from_reader(bytes.as_slice());
+    let text = jsonl::read_text(path)?;
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
     let rows = reader.deserialize::<(usize, f64)>().map(|row| row.map_err(|error| csv_error(path, &error)));
     let difficulty = rows.collect::<Result<Difficulty, _>>()?;
     if difficulty.is_empty() {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folds::{FOLDS, FoldLayout};
 use super::gamed::{Difficulty, GamedRow};
-use super::metrics::{mean_and_error, standard_deviation};
+use super::metrics::{mean, standard_deviation, standard_error};
 use super::solver::{self, D, Observation, sigmoid};
 
 /// What the regression sees of a comparison. Its place in the list decides which instruction's difficulty it is given,
@@ -54,7 +54,7 @@ pub enum LengthError {
         known: usize,
     },
     /// Nothing can be said about length.
-    #[error("all answers differ from the baseline's by the same length")]
+    #[error("not identifiable: all answers differ from the baseline's by the same length")]
     NoSpread,
 }
 
@@ -105,7 +105,9 @@ impl LengthRegression {
     pub fn with_strength(&self, c: f64) -> LengthControlled {
         let coef = solver::fit(&self.observations, c, [0.0; D]);
         let predictions = self.predict(&coef);
-        let (mean, error) = mean_and_error(&predictions);
+        let mean = mean(&predictions).expect("without rows there is no regression");
+        let error =
+            standard_error(&predictions).expect("without a spread, which takes two rows, there is no regression");
         LengthControlled { win_rate: 100.0 * mean, standard_error: 100.0 * error, c, coef, predictions }
     }
 

@@ -10,10 +10,10 @@ use super::comparison::{Comparison, Problem};
 use super::folds::FoldLayout;
 use super::gamed::{Difficulty, GamedRow};
 use super::leaderboard::float;
-use super::length_controlled::{self, LengthControlled, LengthRegression, Row};
+use super::length_controlled::{self, LengthControlled, LengthError, LengthRegression, Row};
 use super::metrics::WinRate;
 use crate::results::{Counts, DataSource, Results};
-use crate::stats::Metric;
+use crate::stats::{Metric, Missing};
 
 /// The names of the metrics, in the order in which they are shown.
 pub const METRICS: [&str; 3] = ["length_controlled_winrate", "win_rate", "discrete_win_rate"];
@@ -39,11 +39,22 @@ pub struct Summary {
     /// The win rates by part of the evaluation set.
     pub by_dataset: BTreeMap<String, DatasetRate>,
     /// The mean length of the model's answers in code points, rounded down.
-    pub avg_length: usize,
+    pub avg_length: Option<usize>,
     /// The length-controlled win rate, or why there is none.
-    pub length_controlled: Result<LengthControlled, String>,
+    pub length_controlled: Result<LengthControlled, NoLengthControl>,
     /// How many items there were.
     pub counts: AlpacaCounts,
+}
+
+/// Why there is no length-controlled win rate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoLengthControl {
+    /// It was not asked for.
+    #[error("{0}")]
+    NotAsked(String),
+    /// The comparisons do not allow it.
+    #[error(transparent)]
+    Regression(#[from] LengthError),
 }
 
 /// The win rate in a part of the evaluation set.
@@ -52,9 +63,9 @@ pub struct DatasetRate {
     /// The number of preferences.
     pub n: usize,
     /// In percent.
-    pub win_rate: f64,
+    pub win_rate: Option<f64>,
     /// Its standard error.
-    pub standard_error: f64,
+    pub standard_error: Option<f64>,
 }
 
 /// What became of the comparisons.
@@ -113,9 +124,9 @@ impl Summary {
         let length_controlled = if names.model.is_some() && names.model == names.baseline {
             Ok(length_controlled::of_the_baseline(rows.len()))
         } else {
-            control.and_then(|control| {
-                let regression = LengthRegression::new(&rows, &control.gamed, &control.difficulty);
-                regression.map(|regression| regression.fit(control.fold_layout)).map_err(|error| error.to_string())
+            control.map_err(NoLengthControl::NotAsked).and_then(|control| {
+                let regression = LengthRegression::new(&rows, &control.gamed, &control.difficulty)?;
+                Ok(regression.fit(control.fold_layout))
             })
         };
         if let Ok(found) = &length_controlled {
@@ -136,7 +147,7 @@ impl Summary {
         Self {
             rate: WinRate::of(comparisons.iter().filter_map(|comparison| comparison.preference)),
             by_dataset: by_dataset.into_iter().map(dataset_rate).collect(),
-            avg_length: rows.iter().map(|row| row.length_2).sum::<usize>() / rows.len().max(1),
+            avg_length: rows.iter().map(|row| row.length_2).sum::<usize>().checked_div(rows.len()),
             length_controlled,
             counts: AlpacaCounts::of(comparisons),
         }
@@ -146,17 +157,24 @@ impl Summary {
     pub fn metrics(&self) -> BTreeMap<String, Metric> {
         let Self { rate, .. } = self;
         let percent = |value, stderr, n| Metric::normal(value, stderr, n, [0.0, 100.0]);
+        // What is missing here is missing for the few observations, which the metric knows.
+        let of_rate =
+            |value: Option<f64>, error: Option<f64>| percent(value.unwrap_or(0.0), error.unwrap_or(0.0), rate.n_total);
         let mut metrics = BTreeMap::from([
-            ("win_rate".to_owned(), percent(rate.win_rate, rate.standard_error, rate.n_total)),
-            (
-                "discrete_win_rate".to_owned(),
-                percent(rate.discrete_win_rate, rate.discrete_standard_error(), rate.n_total),
-            ),
+            ("win_rate".to_owned(), of_rate(rate.win_rate, rate.standard_error)),
+            ("discrete_win_rate".to_owned(), of_rate(rate.discrete_win_rate, rate.discrete_standard_error())),
         ]);
-        if let Ok(found) = &self.length_controlled {
-            let metric = percent(found.win_rate, found.standard_error, found.predictions.len());
-            metrics.insert("length_controlled_winrate".to_owned(), metric);
-        }
+        let controlled = match &self.length_controlled {
+            Ok(found) => Some(percent(found.win_rate, found.standard_error, found.predictions.len())),
+            Err(NoLengthControl::Regression(LengthError::NoPreferences)) => {
+                Some(Metric::missing(rate.n_total, Missing::NothingScored))
+            }
+            Err(NoLengthControl::Regression(LengthError::NoSpread)) => {
+                Some(Metric::missing(rate.n_total, Missing::NotIdentifiable))
+            }
+            Err(_) => None,
+        };
+        metrics.extend(controlled.map(|metric| ("length_controlled_winrate".to_owned(), metric)));
         metrics
     }
 
@@ -183,7 +201,7 @@ impl Summary {
         extend(&mut results["counts"], counts);
         let (lc, lc_missing) = match &self.length_controlled {
             Ok(LengthControlled { c, coef, .. }) => (json!({"C": c, "coef": coef}), None),
-            Err(reason) => (Value::Null, Some(reason)),
+            Err(reason) => (Value::Null, Some(reason.to_string())),
         };
         let mut added = json!({"avg_length": self.avg_length, "lc": lc});
         if let Some(control) = control.filter(|_| self.length_controlled.is_ok()) {
@@ -202,22 +220,21 @@ impl Summary {
     /// The model's row of `leaderboard.csv`.
     pub fn leaderboard_row(&self) -> Vec<(&'static str, String)> {
         let Self { rate, .. } = self;
-        let mut row = vec![
-            ("win_rate", float(rate.win_rate)),
-            ("standard_error", float(rate.standard_error)),
-            ("n_wins", rate.n_wins.to_string()),
-            ("n_wins_base", rate.n_wins_base.to_string()),
-            ("n_draws", rate.n_draws.to_string()),
-            ("n_total", rate.n_total.to_string()),
-            ("discrete_win_rate", float(rate.discrete_win_rate)),
-            ("mode", "community".to_owned()),
-            ("avg_length", self.avg_length.to_string()),
+        let controlled = self.length_controlled.as_ref().ok();
+        let cells = [
+            ("win_rate", rate.win_rate.map(float)),
+            ("standard_error", rate.standard_error.map(float)),
+            ("n_wins", Some(rate.n_wins.to_string())),
+            ("n_wins_base", Some(rate.n_wins_base.to_string())),
+            ("n_draws", Some(rate.n_draws.to_string())),
+            ("n_total", Some(rate.n_total.to_string())),
+            ("discrete_win_rate", rate.discrete_win_rate.map(float)),
+            ("mode", Some("community".to_owned())),
+            ("avg_length", self.avg_length.map(|length| length.to_string())),
+            ("length_controlled_winrate", controlled.map(|found| float(found.win_rate))),
+            ("lc_standard_error", controlled.map(|found| float(found.standard_error))),
         ];
-        if let Ok(found) = &self.length_controlled {
-            row.push(("length_controlled_winrate", float(found.win_rate)));
-            row.push(("lc_standard_error", float(found.standard_error)));
-        }
-        row
+        cells.into_iter().filter_map(|(column, cell)| Some((column, cell?))).collect()
     }
 }
 
@@ -259,11 +276,44 @@ mod tests {
         let summary = Summary::new(&mut comparisons, &names, Err("no files".into()));
         let counts =
             AlpacaCounts { total: 5, scored: 2, no_answer: 1, no_verdict: 1, errors: 1, unparsed: 1, truncated: 1 };
-        assert_eq!((summary.counts, summary.avg_length), (counts, 3));
-        assert_eq!(summary.by_dataset["x"], DatasetRate { n: 1, win_rate: 100.0, standard_error: 0.0 });
-        assert_eq!(summary.metrics()["win_rate"].value, 75.0);
+        assert_eq!((summary.counts, summary.avg_length), (counts, Some(3)));
+        assert_eq!(summary.by_dataset["x"], DatasetRate { n: 1, win_rate: Some(100.0), standard_error: None });
+        assert_eq!(summary.metrics()["win_rate"].value, Some(75.0));
         assert!(!summary.metrics().contains_key("length_controlled_winrate"));
-        assert_eq!(summary.length_controlled, Err("no files".into()));
+        assert_eq!(summary.length_controlled, Err(NoLengthControl::NotAsked("no files".into())));
+    }
+
+    #[test]
+    fn without_preferences_there_are_no_numbers() {
+        let names = Names { baseline: Some("b".into()), model: Some("m".into()), annotator: None };
+        let difficulty = (0..9).map(|row| (row, 0.0)).collect();
+        let control =
+            LengthControl { gamed: Vec::new(), difficulty, sources: Vec::new(), fold_layout: FoldLayout::Mod5 };
+        for mut comparisons in [vec![comparison(None, "x"); 2], vec![Comparison::default()]] {
+            let summary = Summary::new(&mut comparisons, &names, Ok(&control));
+            let metrics = summary.metrics();
+            assert_eq!(metrics.len(), 3);
+            assert!(
+                metrics.values().all(|metric| *metric == Metric::missing(0, Missing::NothingScored)),
+                "{metrics:?}"
+            );
+            let row = summary.leaderboard_row();
+            assert!(row.iter().all(|(column, _)| !column.contains("win_rate")), "{row:?}");
+            assert_eq!(summary.avg_length.is_some(), comparisons[0].response.is_some());
+        }
+    }
+
+    #[test]
+    fn where_all_lengths_differ_alike_their_effect_is_not_identifiable() {
+        let names = Names { baseline: Some("b".into()), model: Some("m".into()), annotator: None };
+        let difficulty = (0..9).map(|row| (row, 0.0)).collect();
+        let control =
+            LengthControl { gamed: Vec::new(), difficulty, sources: Vec::new(), fold_layout: FoldLayout::Mod5 };
+        let mut comparisons = vec![comparison(Some(2.0), "x"); 3];
+        let summary = Summary::new(&mut comparisons, &names, Ok(&control));
+        assert_eq!(summary.metrics()["length_controlled_winrate"], Metric::missing(3, Missing::NotIdentifiable));
+        let json = summary.to_json(&Results::default(), Some(&control));
+        assert!(json["lc_missing"].as_str().unwrap().starts_with("not identifiable: "), "{json}");
     }
 
     #[test]
@@ -272,7 +322,7 @@ mod tests {
         let mut comparisons = vec![comparison(Some(1.5), "x"); 3];
         let summary = Summary::new(&mut comparisons, &names, Err("no files".into()));
         let metric = summary.metrics()["length_controlled_winrate"];
-        assert_eq!((metric.value, metric.stderr, metric.n), (50.0, 0.0, 3));
+        assert_eq!((metric.value, metric.stderr, metric.n), (Some(50.0), Some(0.0), 3));
         assert_eq!(comparisons[2].glm_preference, Some(0.5));
     }
 }

@@ -2,22 +2,15 @@
 
 use super::run::Evaluation;
 use super::summary::METRICS;
-use crate::table::new_table;
+use crate::table::{METRIC_COLUMNS, count, metric_row, new_table, or_dash};
 
 /// The metrics, the counts, and the win rates by part of the evaluation set. Plain text without colour.
 pub fn render(evaluation: &Evaluation) -> String {
     let Evaluation { names, summary, results, .. } = evaluation;
-    let mut table = new_table(&["metric", "%", "stderr", "95 % interval", "n"]);
+    let mut table = new_table(&METRIC_COLUMNS);
     for name in METRICS {
         let Some(metric) = results.metrics.get(name) else { continue };
-        let [low, high] = metric.ci95;
-        table.add_row([
-            name.to_owned(),
-            format!("{:.2}", metric.value),
-            format!("{:.2}", metric.stderr),
-            format!("{low:.2} - {high:.2}"),
-            metric.n.to_string(),
-        ]);
+        table.add_row(metric_row(name, metric, 1.0));
     }
     let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "?".into());
     let mut text =
@@ -25,19 +18,18 @@ pub fn render(evaluation: &Evaluation) -> String {
     text += &format!("{table}\n");
     let (rate, counts) = (&summary.rate, &summary.counts);
     text += &format!(
-        "{} comparisons: {} wins, {} losses, {} draws; {} unscored ({} without an answer, {} without a verdict, \
-         {} unparsed)\n",
-        counts.total,
-        rate.n_wins,
-        rate.n_wins_base,
-        rate.n_draws,
+        "{}: {}, {}, {}; {} unscored ({} without an answer, {} without a verdict, {} unparsed)\n",
+        count(counts.total, "comparison"),
+        count(rate.n_wins, "win"),
+        count(rate.n_wins_base, "loss"),
+        count(rate.n_draws, "draw"),
         counts.unscored(),
         counts.no_answer,
         counts.no_verdict,
         counts.unparsed
     );
-    text +=
-        &format!("{} characters in an answer on average, {} answers cut off\n", summary.avg_length, counts.truncated);
+    let length = or_dash(summary.avg_length, |length| length.to_string());
+    text += &format!("{length} characters per answer on average, {} cut off\n", count(counts.truncated, "answer"));
     match &summary.length_controlled {
         Ok(found) => {
             let [length, difficulty, model] = found.coef;
@@ -52,7 +44,8 @@ pub fn render(evaluation: &Evaluation) -> String {
     if summary.by_dataset.len() > 1 {
         let mut table = new_table(&["dataset", "win rate %", "stderr", "n"]);
         for (dataset, rate) in &summary.by_dataset {
-            let [win_rate, error] = [rate.win_rate, rate.standard_error].map(|number| format!("{number:.2}"));
+            let [win_rate, error] =
+                [rate.win_rate, rate.standard_error].map(|number| or_dash(number, |number| format!("{number:.2}")));
             table.add_row([dataset.clone(), win_rate, error, rate.n.to_string()]);
         }
         text += &format!("\n{table}\n");

@@ -27,6 +27,7 @@ use crate::judge::{Judge, Tally};
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
 use crate::results::{DataSource, RequestSettings, Results};
+use crate::table::count;
 
 /// The file in an output directory that keeps what the model said.
 const ANSWERS: &str = "answers.jsonl";
@@ -138,7 +139,8 @@ pub(super) fn run(arguments: &Alpaca) -> anyhow::Result<u8> {
     }
     let counts = &evaluation.results.counts;
     if counts.truncated > 0 {
-        eprintln!("warning: {} answers were cut off at the token limit; --max-tokens raises it", counts.truncated);
+        let answers = count(counts.truncated, "answer");
+        eprintln!("warning: {answers} cut off at the token limit; --max-tokens raises it");
     }
     Ok(report_unscored(&evaluation, arguments.max_unscored))
 }
@@ -208,7 +210,7 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
         Some(path) => {
             let outputs = Outputs::read(path)?;
             let comparisons = answers::pair(references, &outputs);
-            report_pairing(&comparisons, &outputs)?;
+            report_pairing(&comparisons, &outputs, &reference)?;
             names.model = names.model.or(outputs.generator().map(str::to_owned));
             answered.responses = Some(outputs.source);
             comparisons
@@ -273,16 +275,22 @@ async fn answer(
 }
 
 /// Says on stderr how the files match, and refuses files that have nothing to do with each other.
-fn report_pairing(comparisons: &[Comparison], outputs: &Outputs) -> anyhow::Result<()> {
+fn report_pairing(comparisons: &[Comparison], outputs: &Outputs, reference: &Outputs) -> anyhow::Result<()> {
     let paired = comparisons.iter().filter(|comparison| comparison.response.is_some()).count();
     let source = &outputs.source.source;
     ensure!(paired > 0, "`{source}` answers no instruction of --reference; are they of the same evaluation set?");
-    let (missing, extra) = (comparisons.len() - paired, outputs.rows.len() - paired);
+    let missing = comparisons.len() - paired;
+    let known = outputs.rows.iter().filter(|output| reference.get(&output.instruction).is_some()).count();
+    let (beyond_limit, extra) = (known - paired, outputs.rows.len() - known);
     if missing > 0 {
         eprintln!("warning: {missing} of {} instructions have no answer in `{source}`", comparisons.len());
     }
     if extra > 0 {
-        eprintln!("note: {extra} answers in `{source}` are not used: their instructions are not in --reference");
+        let answers = count(extra, "answer");
+        eprintln!("note: {answers} in `{source}` to instructions that are not in --reference");
+    }
+    if beyond_limit > 0 {
+        eprintln!("note: {} in `{source}` left out by --limit", count(beyond_limit, "answer"));
     }
     Ok(())
 }
@@ -315,6 +323,10 @@ fn report_unscored(evaluation: &Evaluation, max_unscored: f64) -> u8 {
          one that could not be parsed; the first: {reason}",
         counts.total, counts.no_answer, counts.no_verdict, counts.unparsed
     );
+    if counts.scored == 0 {
+        eprintln!("error: nothing could be scored");
+        return INCOMPLETE;
+    }
     if unscored as f64 <= max_unscored * counts.total as f64 {
         return DONE;
     }

@@ -26,6 +26,7 @@ use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
 use crate::results::{self, Results};
+use crate::table::count;
 
 /// Who decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -119,8 +120,9 @@ pub(super) fn run(arguments: &Compare) -> anyhow::Result<u8> {
     ensure!(!pairs.is_empty(), "`{}` and `{}` have answered no prompt in common", a.source.source, b.source.source);
     if unmatched != [0, 0] {
         eprintln!(
-            "warning: {} answers of A and {} of B have no counterpart and are left out",
-            unmatched[0], unmatched[1]
+            "warning: left out for want of a counterpart: {} of A and {} of B",
+            count(unmatched[0], "answer"),
+            count(unmatched[1], "answer")
         );
     }
     pairs.truncate(arguments.limit.unwrap_or(usize::MAX));
@@ -264,5 +266,7 @@ fn report_undecided(pairs: &[Pair], allowed: f64) -> u8 {
     let Some(first) = undecided.first() else { return DONE };
     let problem = first.problem.as_deref().unwrap_or("no verdict");
     eprintln!("warning: {} of {} pairs are not decided; the first: {problem}", undecided.len(), pairs.len());
-    if undecided.len() as f64 > allowed * pairs.len() as f64 { INCOMPLETE } else { DONE }
+    // Without a decision there is no result, whatever is allowed.
+    let is_complete = undecided.len() < pairs.len() && undecided.len() as f64 <= allowed * pairs.len() as f64;
+    if is_complete { DONE } else { INCOMPLETE }
 }

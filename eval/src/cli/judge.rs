@@ -9,9 +9,11 @@ use clap::Args;
 
 use super::requests::at_least_one;
 use crate::client::{ApiKey, Client, ClientError, Retry};
+use crate::jsonl;
 use crate::judge::cost::{Estimate, Prices};
 use crate::judge::verdicts::VerdictStore;
 use crate::judge::{Judge, Pace};
+use crate::table::count;
 
 /// The file in an output directory that keeps what a judge said.
 const VERDICTS: &str = "verdicts.jsonl";
@@ -110,7 +112,7 @@ impl JudgeArgs {
 
     fn key(&self) -> anyhow::Result<Option<ApiKey>> {
         if let Some(path) = &self.judge_api_key_file {
-            let key = std::fs::read_to_string(path).with_context(|| format!("cannot use `{}`", path.display()))?;
+            let key = jsonl::read_text(path)?;
             ensure!(!key.trim().is_empty(), "cannot use `{}`: it holds no key", path.display());
             return Ok(Some(ApiKey::new(key.trim())));
         }
@@ -162,7 +164,7 @@ impl JudgeArgs {
 
 fn describe(estimate: &Estimate, cached: usize, cap: Option<f64>) -> String {
     let Estimate { requests, prompt_tokens, reply_tokens, dollars } = estimate;
-    let mut text = format!("judge: {requests} requests to ask, {cached} answered before");
+    let mut text = format!("judge: {} to ask, {cached} answered before", count(*requests, "request"));
     if *requests > 0 {
         text += &format!("; about {prompt_tokens} tokens to send, at most {reply_tokens} to get");
         if let Some(dollars) = dollars {

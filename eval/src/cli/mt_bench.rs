@@ -16,6 +16,7 @@ use crate::mt_bench::{Answers, JudgePrompts, Questions, QuestionsError, table};
 use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
+use crate::table::count;
 
 /// Lets a judge score conversations of two turns, or compare them with those of other models (MT-Bench).
 ///
@@ -125,7 +126,8 @@ pub(super) fn run(arguments: &MtBench) -> anyhow::Result<u8> {
     }
     let truncated = summary.counts.counts.truncated;
     if truncated > 0 {
-        eprintln!("warning: {truncated} judgments are on answers cut off at the token limit; --max-tokens raises it");
+        let judgments = count(truncated, "judgment");
+        eprintln!("warning: {judgments} on answers cut off at the token limit; --max-tokens raises it");
     }
     Ok(if report_unscored(&evaluation, arguments.max_unscored) { INCOMPLETE } else { DONE })
 }
@@ -218,10 +220,12 @@ fn report_unscored(evaluation: &Evaluation, allowed: f64) -> bool {
     if counts.errors > 0 {
         eprintln!("note: the same command with --out asks again for what has failed");
     }
-    if share > allowed {
+    if counts.scored == 0 {
+        eprintln!("error: nothing could be scored");
+    } else if share > allowed {
         eprintln!("error: more than {:.1} % have no verdict; --max-unscored allows more", 100.0 * allowed);
     }
-    share > allowed
+    counts.scored == 0 || share > allowed
 }
 
 #[cfg(test)]

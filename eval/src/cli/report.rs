@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{DONE, print};
 use crate::report;
+use crate::table::count;
 
 /// Writes one HTML page about everything that was trained and evaluated.
 ///
@@ -34,7 +35,8 @@ pub(super) fn run(arguments: &Report) -> anyhow::Result<u8> {
         eprintln!("note: {note}");
     }
     let report::Report { evaluations, runs, samples, .. } = found;
-    eprintln!("{evaluations} evaluations, {runs} training runs, {samples} prompts");
+    let found = [(evaluations, "evaluation"), (runs, "training run"), (samples, "prompt")];
+    eprintln!("{}", found.map(|(number, thing)| count(number, thing)).join(", "));
     print(&format!("{}\n", arguments.out.display()))?;
     Ok(DONE)
 }

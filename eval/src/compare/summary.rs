@@ -9,7 +9,7 @@ use super::agreement::Agreement;
 use super::length::controlled_share;
 use super::pair::{Pair, Winner};
 use crate::results::{Counts, Results};
-use crate::stats::{self, Metric};
+use crate::stats::{self, Metric, Missing};
 
 /// The resamples of the length-controlled share's interval: each is a fit.
 const LENGTH_RESAMPLES: usize = 1000;
@@ -23,8 +23,8 @@ pub struct Summary {
     /// How the pairs were decided.
     #[serde(skip)]
     pub decided: Decided,
-    /// Two-sided p-value of the sign test on wins against losses.
-    pub sign_test_p: f64,
+    /// Two-sided p-value of the sign test on wins against losses; null where there are neither.
+    pub sign_test_p: Option<f64>,
     /// Where instructions were checked: all of them followed by A alone and by B alone, and McNemar's exact p-value.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mcnemar: Option<McNemar>,
@@ -37,8 +37,8 @@ pub struct Summary {
     /// Agreement with other decisions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub agreement: Vec<Agreement>,
-    /// The mean lengths of the answers of A and of B in characters.
-    pub avg_length: [f64; 2],
+    /// The mean lengths of the answers of A and of B in characters; null where no pair is decided.
+    pub avg_length: Option<[f64; 2]>,
 }
 
 /// How the pairs were decided.
@@ -61,8 +61,8 @@ pub struct McNemar {
     pub only_a: usize,
     /// Prompts all of whose instructions only B follows.
     pub only_b: usize,
-    /// The exact two-sided p-value.
-    pub p: f64,
+    /// The exact two-sided p-value; null where both counts are 0.
+    pub p: Option<f64>,
 }
 
 /// What the order of the answers did.
@@ -96,10 +96,9 @@ impl Summary {
             .iter()
             .filter_map(|pair| Some((pair.preference()?, pair.answers.each_ref().map(|answer| answer.chars().count()))))
             .collect();
-        let mean = |index: usize| {
-            rows.iter().map(|(_, lengths)| lengths[index] as f64).sum::<f64>() / rows.len().max(1) as f64
-        };
-        let avg_length = [mean(0), mean(1)];
+        let mean =
+            |index: usize| rows.iter().map(|(_, lengths)| lengths[index] as f64).sum::<f64>() / rows.len() as f64;
+        let avg_length = (!rows.is_empty()).then(|| [mean(0), mean(1)]);
         let judged = || pairs.iter().filter(|pair| pair.followed.is_none() && pair.winner().is_some());
         Self {
             metrics: metrics(&rows, &winners, seed),
@@ -143,27 +142,24 @@ fn metrics(rows: &[(f64, [usize; 2])], winners: &[Winner], seed: u64) -> BTreeMa
             Winner::Tie => 0.5,
         })
         .collect();
-    let mut metrics = BTreeMap::from([
-        ("win_rate".to_owned(), share(&preferences, seed)),
-        ("win_rate_adjusted".to_owned(), share(&halves, seed)),
-    ]);
-    if let Some(value) = controlled_share(rows) {
-        let (stderr, ci95) = stats::bootstrap(rows, LENGTH_RESAMPLES, seed, |rows| {
-            controlled_share(rows).expect("a resample has as many rows")
-        });
-        metrics.insert("length_controlled_win_rate".into(), Metric { value, stderr, ci95, n: rows.len() });
-    }
-    metrics
+    BTreeMap::from([
+        ("win_rate".to_owned(), Metric::bootstrapped_share(&preferences, seed)),
+        ("win_rate_adjusted".to_owned(), Metric::bootstrapped_share(&halves, seed)),
+        ("length_controlled_win_rate".to_owned(), length_controlled(rows, seed)),
+    ])
 }
 
-/// A mean with its standard error and its bootstrap interval.
-fn share(values: &[f64], seed: u64) -> Metric {
-    let n = values.len();
-    let Some(ci95) = stats::bootstrap_mean_ci95(values, seed) else {
-        return Metric { value: 0.0, stderr: 0.0, ci95: [0.0, 1.0], n };
-    };
-    let (value, deviation) = stats::mean_and_deviation(values);
-    Metric { value, stderr: deviation / (n as f64).sqrt(), ci95, n }
+/// The length-controlled share, if the rows, and nearly all resamples of them, determine it.
+fn length_controlled(rows: &[(f64, [usize; 2])], seed: u64) -> Metric {
+    let n = rows.len();
+    if n == 0 {
+        return Metric::missing(n, Missing::NothingScored);
+    }
+    let interval = |value| Some((value, stats::bootstrap(rows, LENGTH_RESAMPLES, seed, controlled_share)?));
+    match controlled_share(rows).filter(|_| n > 1).and_then(interval) {
+        Some((value, (stderr, ci95))) => Metric::new(value, stderr, ci95, n),
+        None => Metric::missing(n, Missing::NotIdentifiable),
+    }
 }
 
 fn mcnemar(pairs: &[Pair]) -> Option<McNemar> {
@@ -222,12 +218,14 @@ mod tests {
         let summary = Summary::new(&pairs, [3, 4], Vec::new(), 1);
         assert_eq!(summary.decided, Decided { n_wins: 6, n_losses: 2, n_ties: 2, unmatched: [3, 4] });
         assert_eq!(Summary::counts(&pairs).unscored, 1);
-        assert_eq!(summary.metrics["win_rate"].value, 0.7);
+        assert_eq!(summary.metrics["win_rate"].value, Some(0.7));
+        // A's answer is the longer one throughout.
+        assert_eq!(summary.metrics["length_controlled_win_rate"], Metric::missing(10, Missing::NotIdentifiable));
         assert_eq!(summary.metrics["win_rate_adjusted"].n, 10);
         // 2 * (1 + 8 + 28) / 256
-        assert!((summary.sign_test_p - 0.289_062_5).abs() < 1e-12);
+        assert!((summary.sign_test_p.unwrap() - 0.289_062_5).abs() < 1e-12);
         assert_eq!(summary.order, Some(Order { consistency: 0.8, first_shown: 0.6 }));
-        assert_eq!((summary.avg_length, &summary.repeats, summary.mcnemar), ([2.0, 1.0], &None, None));
+        assert_eq!((summary.avg_length, &summary.repeats, summary.mcnemar), (Some([2.0, 1.0]), &None, None));
     }
 
     #[test]
@@ -244,13 +242,33 @@ mod tests {
         let pairs =
             [followed([2, 2, 1]), followed([2, 2, 0]), followed([1, 0, 1]), followed([3, 3, 3]), followed([2, 1, 0])];
         let mcnemar = Summary::new(&pairs, [0, 0], Vec::new(), 1).mcnemar.unwrap();
-        assert_eq!((mcnemar.only_a, mcnemar.only_b, mcnemar.p), (2, 1, 1.0));
+        assert_eq!((mcnemar.only_a, mcnemar.only_b, mcnemar.p), (2, 1, Some(1.0)));
     }
 
     #[test]
     fn nothing_decided_is_nothing_known() {
         let summary = Summary::new(&[], [0, 0], Vec::new(), 1);
-        assert_eq!(summary.metrics["win_rate"], Metric { value: 0.0, stderr: 0.0, ci95: [0.0, 1.0], n: 0 });
-        assert_eq!((summary.sign_test_p, summary.order), (1.0, None));
+        assert_eq!(summary.metrics.len(), 3);
+        assert!(summary.metrics.values().all(|metric| *metric == Metric::missing(0, Missing::NothingScored)));
+        assert_eq!((summary.sign_test_p, summary.order, summary.avg_length), (None, None, None));
+    }
+
+    #[test]
+    fn a_share_that_rests_on_single_pairs_is_not_identifiable() {
+        let pair = |lengths: [usize; 2], preference: f64| Pair {
+            answers: lengths.map(|length| "x".repeat(length)),
+            preferences: vec![[Some(preference); 2]],
+            ..Pair::default()
+        };
+        let controlled = |longer: usize| {
+            let pairs: Vec<Pair> = (0..30)
+                .map(|index| pair(if index < longer { [9, 5] } else { [5, 9 + index] }, f64::from(index % 2 == 0)))
+                .collect();
+            Summary::new(&pairs, [0, 0], Vec::new(), 1).metrics["length_controlled_win_rate"]
+        };
+        assert_eq!(controlled(1), Metric::missing(30, Missing::NotIdentifiable));
+        let found = controlled(12);
+        let (value, [low, high]) = (found.value.unwrap(), found.ci95.unwrap());
+        assert!(low < value && value < high, "{found:?}");
     }
 }

@@ -1,27 +1,30 @@
 //! A comparison as a table for people.
 
 use super::summary::Summary;
-use crate::results::Results;
-use crate::table::{new_table, percent};
+use crate::results::{Missing, Results};
+use crate::table::{METRIC_COLUMNS, count, metric_row, new_table, or_dash, percent};
 
 /// The metrics with what else was found, in plain text.
 pub fn render(summary: &Summary, results: &Results, [a, b]: [&str; 2]) -> String {
-    let mut table = new_table(&["metric", "%", "stderr", "95 % interval", "n"]);
+    let mut table = new_table(&METRIC_COLUMNS);
     for name in ["win_rate", "win_rate_adjusted", "length_controlled_win_rate"] {
         let Some(metric) = results.metrics.get(name) else { continue };
-        let [low, high] = metric.ci95.map(percent);
-        let interval = format!("{low} - {high}");
-        table.add_row([name.into(), percent(metric.value), percent(metric.stderr), interval, metric.n.to_string()]);
+        table.add_row(metric_row(name, metric, 100.0));
     }
     let decided = summary.decided;
     let mut text = format!("compare, A = {a}, B = {b}\n{table}\n");
     text += &format!(
-        "A wins {}, B wins {}, {} ties; sign test p = {}\n",
+        "A wins {}, B wins {}, {}; sign test p = {}\n",
         decided.n_wins,
         decided.n_losses,
-        decided.n_ties,
+        count(decided.n_ties, "tie"),
         p_value(summary.sign_test_p)
     );
+    for (name, metric) in &results.metrics {
+        if let Some(Missing::NotIdentifiable) = metric.reason {
+            text += &format!("{name} is {}\n", Missing::NotIdentifiable);
+        }
+    }
     if let Some(mcnemar) = summary.mcnemar {
         let p = p_value(mcnemar.p);
         text += &format!(
@@ -43,13 +46,16 @@ pub fn render(summary: &Summary, results: &Results, [a, b]: [&str; 2]) -> String
     for agreement in &summary.agreement {
         let kappa = agreement.cohens_kappa.map_or("undefined".into(), |kappa| format!("{kappa:.3}"));
         let share = percent(agreement.agreement);
-        text +=
-            &format!("agrees with `{}` on {share} % of {} pairs, Cohen's kappa {kappa}\n", agreement.with, agreement.n);
+        text += &format!(
+            "agrees with `{}` on {share} % of {}, Cohen's kappa {kappa}\n",
+            agreement.with,
+            count(agreement.n, "pair")
+        );
     }
     let counts = &results.counts;
-    text + &format!("{} pairs: {} decided, {} not\n", counts.total, counts.scored, counts.unscored)
+    text + &format!("{}: {} decided, {} not\n", count(counts.total, "pair"), counts.scored, counts.unscored)
 }
 
-fn p_value(p: f64) -> String {
-    if p < 1e-4 { "< 0.0001".into() } else { format!("{p:.4}") }
+fn p_value(p: Option<f64>) -> String {
+    or_dash(p, |p| if p < 1e-4 { "< 0.0001".into() } else { format!("{p:.4}") })
 }

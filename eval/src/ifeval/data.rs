@@ -145,7 +145,10 @@ mod tests {
         assert!(message.starts_with("d.jsonl:2: unknown instruction `punctuation:no_dot`"), "{message}");
 
         let message = two(&ROW.replace("{}", "{}, {}"));
-        assert!(message.contains("has 1 entries but `kwargs` has 2"), "{message}");
+        assert!(
+            message.contains("`kwargs` needs one entry per instruction: 2 for the 1 in `instruction_id_list`"),
+            "{message}"
+        );
         let message = two(&ROW.replace("{}", "3"));
         assert!(message.starts_with("d.jsonl:2: not a usable row: invalid type"), "{message}");
         let message = two(&ROW.replace("\"key\": 1, ", ""));

@@ -17,6 +17,7 @@ use crate::jsonl::{self, InputError};
 use crate::results::{self, Results};
 use crate::settings;
 use crate::store::AppendLog;
+use crate::table::count;
 
 const SAMPLES: &str = "samples.jsonl";
 const PARTIAL: &str = "samples.partial.jsonl";
@@ -65,7 +66,7 @@ impl Directory {
         if settings.model.is_some() {
             let samples = path.join(SAMPLES);
             if samples.exists() {
-                for (_, sample) in jsonl::parse::<Sample>(&samples, &jsonl::read(&samples)?)? {
+                for (_, sample) in jsonl::rows::<Sample>(&samples, &jsonl::read(&samples)?)? {
                     if let Some(response) = sample.raw() {
                         let answer =
                             Answer { response: response.to_owned(), finish_reason: sample.finish_reason.clone() };
@@ -91,9 +92,8 @@ impl Directory {
             return Ok(());
         }
         let problem = format!(
-            "it holds {} responses beyond those that --limit selects, which would be lost; raise --limit or choose another \
-             --out",
-            self.answers.len()
+            "it holds {} beyond those that --limit selects, which would be lost; raise --limit or choose another --out",
+            count(self.answers.len(), "response")
         );
         Err(InputError::File { path: self.path.clone(), problem })
     }

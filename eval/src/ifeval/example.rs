@@ -24,7 +24,7 @@ pub struct Example {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExampleError {
     /// `kwargs` is not parallel to `instruction_id_list`.
-    #[error("`instruction_id_list` has {instructions} entries but `kwargs` has {kwargs}; each instruction needs one")]
+    #[error("`kwargs` needs one entry per instruction: {kwargs} for the {instructions} in `instruction_id_list`")]
     Length {
         /// The number of instructions.
         instructions: usize,
@@ -163,7 +163,10 @@ mod tests {
     #[test]
     fn lists_must_be_parallel_and_not_empty() {
         let error = example(&json!(["punctuation:no_comma"]), &json!([])).score("a").unwrap_err().to_string();
-        assert!(error.starts_with("`instruction_id_list` has 1 entries but `kwargs` has 0"), "{error}");
+        assert!(
+            error.starts_with("`kwargs` needs one entry per instruction: 0 for the 1 in `instruction_id_list`"),
+            "{error}"
+        );
         let error = example(&json!([]), &json!([])).score("a").unwrap_err();
         assert_eq!(error, ExampleError::Empty);
     }

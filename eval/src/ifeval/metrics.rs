@@ -82,6 +82,7 @@ mod tests {
     use crate::ifeval::Example;
     use crate::ifeval::sample::{Answer, Outcome};
     use crate::reasoning::{Format, Reasoning};
+    use crate::stats::Missing;
 
     fn sample(outcome: Outcome) -> Sample {
         let example: Example = serde_json::from_str(
@@ -107,13 +108,20 @@ mod tests {
             sample(Outcome::Missing),
         ];
         let metrics = metrics(&samples);
-        let found = NAMES.map(|name| (metrics[name].value * metrics[name].n as f64, metrics[name].n));
+        let found = NAMES.map(|name| (metrics[name].value.unwrap() * metrics[name].n as f64, metrics[name].n));
         assert_eq!(found, [(1.0, 3), (3.0, 6), (2.0, 3), (4.0, 6)]);
         let found = counts(&samples);
         assert_eq!(found, Counts { total: 5, scored: 3, unscored: 2, errors: 1, truncated: 1, ..Counts::default() });
         assert_eq!(by_category(&samples)["punctuation"], by_instruction(&samples)["punctuation:no_comma"]);
         let quotation = by_instruction(&samples)["startend:quotation"];
         assert_eq!((quotation.n, quotation.strict_correct, quotation.loose_correct), (3, 1, 2));
+    }
+
+    #[test]
+    fn where_nothing_is_scored_there_is_no_accuracy() {
+        let samples = [sample(Outcome::Missing), sample(Outcome::Failed("no".into()))];
+        assert!(metrics(&samples).values().all(|metric| *metric == Metric::missing(0, Missing::NothingScored)));
+        assert!(by_category(&samples).is_empty());
     }
 
     #[test]

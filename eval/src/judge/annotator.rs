@@ -153,13 +153,10 @@ impl Annotator {
     pub fn read(path: &Path) -> Result<Self, InputError> {
         let file = if path.is_dir() { path.join("configs.yaml") } else { path.to_owned() };
         let failed = |problem: String| InputError::File { path: file.clone(), problem };
-        let text = String::from_utf8(jsonl::read(&file)?).map_err(|error| failed(error.to_string()))?;
+        let text = jsonl::read_text(&file)?;
         let base = file.parent().unwrap_or(Path::new("")).join("..");
         let template = |relative: &Path| {
-            let path = base.join(relative);
-            let bytes =
-                std::fs::read(&path).map_err(|error| format!("its prompt_template `{}`: {error}", path.display()))?;
-            String::from_utf8(bytes).map_err(|error| format!("its prompt_template `{}`: {error}", path.display()))
+            jsonl::read_text(&base.join(relative)).map_err(|error| format!("its prompt_template: {error}"))
         };
         Self::parse(&text, template).map_err(failed)
     }

@@ -99,7 +99,7 @@ impl Answers {
         let mut model: Option<String> = None;
         let mut lines = HashMap::new();
         let mut by_question = HashMap::new();
-        for (line, row) in jsonl::parse::<AnswerRow>(path, bytes)? {
+        for (line, row) in jsonl::rows::<AnswerRow>(path, bytes)? {
             let failed = |problem| Err(InputError::Line { path: path.to_owned(), line, problem });
             if let Some(first) = lines.insert(row.question_id.clone(), line) {
                 return failed(format!("the question {} is already answered on line {first}", row.question_id));

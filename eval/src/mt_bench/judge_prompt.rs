@@ -128,7 +128,7 @@ impl JudgePrompts {
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self, InputError> {
         let mut by_role = HashMap::new();
-        for (line, row) in jsonl::parse::<Row>(path, bytes)? {
+        for (line, row) in jsonl::rows::<Row>(path, bytes)? {
             let failed = |problem| InputError::Line { path: path.to_owned(), line, problem };
             let name = row.name.strip_prefix(OWN).unwrap_or(&row.name);
             // A file may hold prompts for other purposes.

@@ -144,7 +144,7 @@ impl Judgments {
     /// # Errors
     /// As [`Judgments::read`].
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, InputError> {
-        let rows = jsonl::parse::<Value>(path, bytes)?;
+        let rows = jsonl::rows::<Value>(path, bytes)?;
         let is_pair = |row: &Value| row.get("model_1").is_some();
         let Some((_, first)) = rows.first() else {
             return Err(InputError::File { path: path.to_owned(), problem: "it holds no judgments".into() });

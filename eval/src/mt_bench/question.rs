@@ -116,7 +116,7 @@ impl Questions {
     pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, InputError> {
         let mut list: Vec<Question> = Vec::new();
         let mut lines = HashMap::new();
-        for (line, question) in jsonl::parse::<Question>(path, bytes)? {
+        for (line, question) in jsonl::rows::<Question>(path, bytes)? {
             let failed = |problem| Err(InputError::Line { path: path.to_owned(), line, problem });
             if let Some(first) = lines.insert(question.question_id.clone(), line) {
                 return failed(format!(

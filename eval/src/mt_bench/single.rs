@@ -198,6 +198,7 @@ fn averaged(rows: &[&SingleJudgment]) -> Result<f64, Unscored> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Missing;
 
     fn judgment(id: i64, turn: Turn, score: f64) -> SingleJudgment {
         SingleJudgment {
@@ -217,6 +218,14 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_without_scores_has_no_mean() {
+        let rows = [judgment(1, Turn::First, 4.0), judgment(1, Turn::Second, -1.0), judgment(2, Turn::First, 6.0)];
+        let Means { first_turn, second_turn, average } = of(&rows, Rule::Strict).means;
+        assert_eq!((first_turn.value, average.value), (Some(5.0), Some(5.0)));
+        assert_eq!(second_turn, Metric::missing(0, Missing::NothingScored));
+    }
+
+    #[test]
     fn the_rules_differ_in_what_they_count() {
         let rows = [
             judgment(1, Turn::First, 4.0),
@@ -226,15 +235,15 @@ mod tests {
             judgment(2, Turn::Second, 2.0),
         ];
         let strict = of(&rows, Rule::Strict);
-        assert_eq!((strict.means.first_turn.value, strict.means.first_turn.n), (6.0, 1));
-        assert_eq!((strict.means.average.value, strict.means.average.n), (4.0, 2));
+        assert_eq!((strict.means.first_turn.value, strict.means.first_turn.n), (Some(6.0), 1));
+        assert_eq!((strict.means.average.value, strict.means.average.n), (Some(4.0), 2));
         let losses = Losses { no_verdict: 1, off_scale: 1, ..Losses::default() };
         assert_eq!((strict.scored, strict.unscored, strict.losses), (2, 2, losses));
-        assert_eq!(strict.by_category["math"].average.value, 6.0);
+        assert_eq!(strict.by_category["math"].average.value, Some(6.0));
 
         let official = of(&rows, Rule::Official);
-        assert_eq!((official.means.first_turn.value, official.means.first_turn.n), (23.0 / 3.0, 3));
-        assert_eq!((official.means.average.value, official.scored), (25.0 / 4.0, 4));
+        assert_eq!((official.means.first_turn.value, official.means.first_turn.n), (Some(23.0 / 3.0), 3));
+        assert_eq!((official.means.average.value, official.scored), (Some(25.0 / 4.0), 4));
         assert_eq!(official.losses, Losses { no_verdict: 1, ..Losses::default() });
     }
 }

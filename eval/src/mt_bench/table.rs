@@ -1,9 +1,10 @@
 //! Results as tables for people: plain text without colour.
 
+use std::cmp::Ordering;
+
 use comfy_table::Table;
 
 use super::category;
-use super::pairwise::Standing;
 use super::single::Means;
 use super::summary::{AllCounts, ByModel, Summary, TASK};
 use crate::results::Metric;
@@ -27,13 +28,14 @@ pub fn render(summary: &Summary) -> String {
     ];
     let reasons: Vec<String> =
         reasons.iter().filter(|(n, _)| *n > 0).map(|(n, reason)| format!("{n} {reason}")).collect();
-    text += &format!("{} judgments: {} scored, {} unscored", counts.total, counts.scored, counts.unscored);
+    let judgments = table::count(counts.total, "judgment");
+    text += &format!("{judgments}: {} scored, {} unscored", counts.scored, counts.unscored);
     if !reasons.is_empty() {
         text += &format!(" ({})", reasons.join(", "));
     }
     text.push('\n');
     if duplicates > 0 {
-        text += &format!("{duplicates} judgments repeat others\n");
+        text += &format!("repeated: {}\n", table::count(duplicates, "judgment"));
     }
     if !summary.by_category.is_empty() {
         let mut table = scored_table("category");
@@ -50,7 +52,7 @@ fn by_model(found: &ByModel) -> String {
     match found {
         ByModel::Single(models) => {
             let mut sorted: Vec<_> = models.iter().collect();
-            sorted.sort_by(|(_, one), (_, other)| other.means.average.value.total_cmp(&one.means.average.value));
+            sorted.sort_by(|(_, one), (_, other)| best_first(one.means.average, other.means.average));
             let mut table = scored_table("model");
             for (model, scores) in sorted {
                 table.add_row(scored_row(model, &scores.means));
@@ -59,12 +61,11 @@ fn by_model(found: &ByModel) -> String {
         }
         ByModel::Pair(models) => {
             let mut sorted: Vec<_> = models.iter().collect();
-            let adjusted = |standing: &Standing| standing.win_rate_adjusted.value;
-            sorted.sort_by(|(_, one), (_, other)| adjusted(other).total_cmp(&adjusted(one)));
+            sorted.sort_by(|(_, one), (_, other)| best_first(one.win_rate_adjusted, other.win_rate_adjusted));
             let header = ["model", "win", "loss", "tie", "win %", "loss %", "adjusted %", "95 % interval", "n"];
             let mut table = table::new_table(&header);
             for (model, standing) in sorted {
-                let rate = |metric: Metric| table::percent(metric.value);
+                let rate = |metric: Metric| table::or_dash(metric.value, table::percent);
                 table.add_row([
                     model.clone(),
                     standing.win.to_string(),
@@ -73,7 +74,7 @@ fn by_model(found: &ByModel) -> String {
                     rate(standing.win_rate),
                     rate(standing.loss_rate),
                     rate(standing.win_rate_adjusted),
-                    table::interval(standing.win_rate_adjusted.ci95),
+                    table::or_dash(standing.win_rate_adjusted.ci95, table::interval),
                     standing.win_rate_adjusted.n.to_string(),
                 ]);
             }
@@ -82,23 +83,24 @@ fn by_model(found: &ByModel) -> String {
     }
 }
 
+/// The order of the higher value first; what has none comes last.
+fn best_first(one: Metric, other: Metric) -> Ordering {
+    other.value.partial_cmp(&one.value).unwrap_or(Ordering::Equal)
+}
+
 fn scored_table(first: &str) -> Table {
     table::new_table(&[first, "first turn", "second turn", "average", "95 % interval", "n"])
 }
 
 fn scored_row(name: &str, means: &Means) -> [String; 6] {
-    let value = |metric: &Metric| match metric.n {
-        0 => "-".to_owned(),
-        // As many digits as published averages have.
-        _ => format!("{:.4}", metric.value),
-    };
-    let [low, high] = means.average.ci95;
+    // As many digits as published averages have.
+    let value = |metric: &Metric| table::or_dash(metric.value, |value| format!("{value:.4}"));
     [
         name.to_owned(),
         value(&means.first_turn),
         value(&means.second_turn),
         value(&means.average),
-        format!("{low:.2} - {high:.2}"),
+        table::or_dash(means.average.ci95, |[low, high]| format!("{low:.2} - {high:.2}")),
         means.average.n.to_string(),
     ]
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::evaluation::{Evaluation, Task};
 use super::find::{self, Found};
+use super::size;
 use super::training::Run;
 use crate::jsonl::{self, InputError};
 use crate::mt_bench::summary::ByModel;
@@ -56,6 +57,8 @@ pub struct Manifest {
     pub path: PathBuf,
     /// What it is about: a run, a model's directory, a pipeline.
     pub name: String,
+    /// The number of parameters in the model's files, if they are at hand.
+    pub parameters: Option<u64>,
     /// Its content.
     pub json: Value,
 }
@@ -106,7 +109,9 @@ pub fn collect(roots: &[PathBuf]) -> Result<Collected, InputError> {
         let is_model = json.get("recipe").is_some();
         let name = if is_model { name_of_model(path) } else { last_part(path.parent().unwrap_or(path)) };
         let list = if is_model { &mut collected.models } else { &mut collected.pipelines };
-        list.push(Manifest { path: path.clone(), name, json });
+        let files = json["files"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
+        let parameters = size::parameters(path.parent().unwrap_or(path), files);
+        list.push(Manifest { path: path.clone(), name, parameters, json });
     }
     for path in &found.summaries {
         pair_scores("", &read_json(path)?, &mut collected.pairs);
@@ -278,7 +283,7 @@ fn names(collected: &Collected) -> Vec<String> {
 }
 
 fn read_json(path: &Path) -> Result<Value, InputError> {
-    serde_json::from_slice(&jsonl::read(path)?)
+    serde_json::from_str(&jsonl::read_json(path)?)
         .map_err(|error| InputError::File { path: path.to_owned(), problem: format!("invalid JSON: {error}") })
 }
 
@@ -319,7 +324,7 @@ mod tests {
             pair_scores("", &summary, &mut scores);
             assert_eq!(scores.len(), 1, "{summary}");
             assert_eq!((scores[0].name.as_str(), scores[0].log_odds), ("orpo", 1.5));
-            assert_eq!((scores[0].accuracy.value, scores[0].accuracy.n), (0.75, 4));
+            assert_eq!((scores[0].accuracy.value, scores[0].accuracy.n), (Some(0.75), 4));
         }
     }
 

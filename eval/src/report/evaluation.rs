@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::jsonl::{self, InputError};
 use crate::mt_bench::summary::ByModel;
-use crate::results::{DataSource, InstructionCounts, Metric};
+use crate::results::{DataSource, InstructionCounts, Metric, Missing};
 use crate::{alpaca, compare, ifeval, mt_bench};
 
 /// What an evaluation found.
@@ -125,7 +125,7 @@ pub struct Compare {
     /// Who was compared.
     pub models: Sides,
     /// The mean lengths of both sides' answers in characters.
-    pub avg_length: [f64; 2],
+    pub avg_length: Option<[f64; 2]>,
     /// Pairs that A won.
     pub n_wins: usize,
     /// Pairs that B won.
@@ -133,7 +133,7 @@ pub struct Compare {
     /// Pairs that nobody won.
     pub n_ties: usize,
     /// The sign test on wins against losses.
-    pub sign_test_p: f64,
+    pub sign_test_p: Option<f64>,
 }
 
 /// Both sides of a comparison.
@@ -151,12 +151,12 @@ impl Evaluation {
     /// # Errors
     /// When it cannot be read, or is not what its task writes.
     pub fn read(path: &Path) -> Result<Option<Self>, InputError> {
-        let bytes = jsonl::read(path)?;
+        let text = jsonl::read_json(path)?;
         let failed = |error: serde_json::Error| InputError::File {
             path: path.to_owned(),
             problem: format!("not the results of an evaluation: {error}"),
         };
-        let json: Value = serde_json::from_slice(&bytes).map_err(failed)?;
+        let json: Value = serde_json::from_str(&text).map_err(failed)?;
         let common: Common = part(&json).map_err(failed)?;
         let task = match common.task.as_str() {
             ifeval::run::TASK => Task::Ifeval(part(&json).map_err(failed)?),
@@ -168,9 +168,9 @@ impl Evaluation {
         Ok(Some(Self { path: path.to_owned(), common, task, json }))
     }
 
-    /// A metric that rests on something.
+    /// A metric by its name.
     pub fn metric(&self, name: &str) -> Option<Metric> {
-        self.common.metrics.get(name).copied().filter(|metric| metric.n > 0)
+        self.common.metrics.get(name).copied().map(known)
     }
 
     /// The directory that stands for what was evaluated: the file's, without a last part that names the task.
@@ -189,6 +189,11 @@ impl Evaluation {
     pub fn judge(&self, field: &str) -> Option<&str> {
         self.common.judge.as_ref()?.get(field)?.as_str()
     }
+}
+
+/// The metric, without the zeros that older versions wrote for nothing.
+fn known(metric: Metric) -> Metric {
+    if metric.n == 0 { Metric::missing(0, Missing::NothingScored) } else { metric }
 }
 
 fn part<T: DeserializeOwned>(json: &Value) -> Result<T, serde_json::Error> {

@@ -16,6 +16,7 @@ mod published;
 mod render;
 mod samples;
 mod sections;
+mod size;
 mod training;
 mod view;
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::evaluation::{Evaluation, Task};
 use crate::results::DataSource;
+use crate::table::count;
 use crate::{ifeval, mt_bench};
 
 /// A model of the paper. Percentages, but for MT-Bench.
@@ -99,7 +100,7 @@ fn ifeval_data(data: Option<&DataSource>, total: usize) -> String {
                  the published numbers if they are the same prompts."
             )
         }
-        _ => format!("IFEval on {total} prompts of `{source}`: not comparable with the published numbers."),
+        _ => format!("IFEval on {} of `{source}`: not comparable with the published numbers.", count(total, "prompt")),
     }
 }
 
@@ -111,8 +112,9 @@ fn alpaca_judge(annotator: Option<&str>, total: usize) -> String {
     }
     let judge = annotator.map_or("an unnamed judge".to_owned(), |name| format!("`{name}`"));
     format!(
-        "AlpacaEval judged by {judge} on {total} instructions: not comparable with the published numbers, which need \
-         `{ALPACA_JUDGE}` and the official {ALPACA_INSTRUCTIONS} instructions."
+        "AlpacaEval judged by {judge} on {}: not comparable with the published numbers, which need `{ALPACA_JUDGE}` and \
+         the official {ALPACA_INSTRUCTIONS} instructions.",
+        count(total, "instruction")
     )
 }
 
@@ -128,8 +130,10 @@ fn mt_bench_judge(data: Option<&DataSource>, judge: Option<&Value>, total: usize
         );
     }
     format!(
-        "MT-Bench judged by {named}, {total} answers of {models} models: not comparable with the published numbers, which need \
-         GPT-4 and the official 80 questions, each answer judged once."
+        "MT-Bench judged by {named}, {} of {}: not comparable with the published numbers, which need GPT-4 and the \
+         official 80 questions, each answer judged once.",
+        count(total, "answer"),
+        count(models, "model")
     )
 }
 

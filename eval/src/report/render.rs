@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::collect::Collected;
 use super::samples::Samples;
 use super::sections;
+use crate::table::count;
 
 const TEMPLATE: &str = include_str!("report.html");
 const STYLE: &str = include_str!("report.css");
@@ -28,7 +29,7 @@ pub fn page(title: &str, collected: &Collected, samples: &Samples) -> String {
         sections => sections::all(collected),
         lineage => sections::lineage::section(collected),
         samples => (!samples.rows.is_empty()).then(|| samples.to_json()),
-        prompts => samples.rows.len(),
+        prompts => count(samples.rows.len(), "prompt"),
         left_out => samples.left_out,
         tasks => samples.words(|row| vec![row.task]),
         models => samples.words(|row| row.answers.iter().map(|answer| answer.model.as_str()).collect()),

@@ -1,9 +1,9 @@
 
 'use strict';
-// Unfolded on paper.
+// Tables are unfolded on paper; where they come from stays folded, as it fills pages.
 let folded = [];
 addEventListener('beforeprint', () => {
-  folded = [...document.querySelectorAll('details:not([open])')];
+  folded = [...document.querySelectorAll('section:not(#lineage) details:not([open])')];
   folded.forEach((details) => { details.open = true; });
 });
 addEventListener('afterprint', () => folded.forEach((details) => { details.open = false; }));

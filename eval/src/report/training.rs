@@ -31,7 +31,7 @@ impl Run {
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         bytes.truncate(whole);
         let mut run = Self { directory: path.parent().unwrap_or(path).to_owned(), ..Self::default() };
-        for (line, record) in jsonl::parse::<Map<String, Value>>(path, &bytes)? {
+        for (line, record) in jsonl::rows::<Map<String, Value>>(path, &bytes)? {
             let step = record.get("step").and_then(Value::as_f64).ok_or_else(|| InputError::Line {
                 path: path.to_owned(),
                 line,

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::charts::{Caption, Style};
+use crate::stats::Metric;
 
 /// A section of the page.
 #[derive(Debug, Serialize)]
@@ -153,8 +154,26 @@ impl Cell {
 
     /// A number with its interval, both multiplied.
     pub fn interval(value: f64, [low, high]: [f64; 2], factor: f64, decimals: usize) -> Self {
-        let [value, low, high] = [value, low, high].map(|number| format!("{:.decimals$}", number * factor));
+        let [value, low, high] = [value, low, high].map(|number| fixed(number * factor, decimals));
         Self { text: value, detail: format!("{low} to {high}"), ..Self::default() }
+    }
+
+    /// A metric with its interval, or without a value the reason for that.
+    pub fn metric(metric: &Metric, factor: f64, decimals: usize) -> Self {
+        match (metric.value.zip(metric.ci95), metric.reason) {
+            (Some((value, ci95)), _) => Self::interval(value, ci95, factor, decimals),
+            (None, Some(reason)) => Self { detail: reason.to_string(), ..Self::default() },
+            (None, None) => Self::default(),
+        }
+    }
+}
+
+/// A number with so many decimals. Everything that the page says of a number goes through here, and is rounded once.
+pub fn fixed(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$}");
+    match text.strip_prefix('-') {
+        Some(size) if size.chars().all(|c| matches!(c, '0' | '.')) => size.to_owned(),
+        _ => text,
     }
 }
 
@@ -169,4 +188,23 @@ impl Figures {
 pub fn id(words: &[&str]) -> String {
     let part = |word: &&str| word.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect::<String>();
     words.iter().map(part).collect::<Vec<_>>().join("-").to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Missing;
+
+    #[test]
+    fn a_metric_without_a_value_is_empty_and_says_why() {
+        let cell = Cell::metric(&Metric::missing(0, Missing::NothingScored), 100.0, 1);
+        assert_eq!((cell.text.as_str(), cell.detail.as_str()), ("", "nothing was scored"));
+        let cell = Cell::metric(&Metric::new(0.5, 0.1, [0.25, 0.75], 4), 100.0, 1);
+        assert_eq!((cell.text.as_str(), cell.detail.as_str()), ("50.0", "25.0 to 75.0"));
+    }
+
+    #[test]
+    fn zero_has_no_sign() {
+        assert_eq!([-0.04, 0.04, -0.06, -10.0].map(|value| fixed(value, 1)), ["0.0", "0.0", "-0.1", "-10.0"]);
+    }
 }

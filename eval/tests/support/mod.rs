@@ -24,7 +24,7 @@ pub fn reference(task: &str) -> Option<PathBuf> {
 
 /// The rows of a JSONL file, packed or not.
 pub fn unpack<T: DeserializeOwned>(path: &Path) -> Vec<T> {
-    let rows = jsonl::parse(path, &jsonl::read(path).unwrap()).unwrap();
+    let rows = jsonl::rows(path, &jsonl::read(path).unwrap()).unwrap();
     rows.into_iter().map(|(_, row)| row).collect()
 }
 

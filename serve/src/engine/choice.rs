@@ -2,8 +2,6 @@
 
 use std::{fmt, io};
 
-use serde_json::{Map, Value};
-
 use super::candle::config::{self as candle_config, CandleConfig, candle_config};
 use super::stage::{self, EngineConfig, Staged, UnsupportedModel, engine_config};
 use crate::checkpoint::Checkpoint;
@@ -52,8 +50,8 @@ pub enum Prepared {
 ///
 /// # Errors
 /// [`UnsupportedModel`] where no engine, or not the one asked for, computes the model rightly.
-pub fn select(choice: EngineChoice, config: &Map<String, Value>) -> Result<Selected, UnsupportedModel> {
-    let found = UnsupportedModel::architecture_of(config);
+pub fn select(choice: EngineChoice, checkpoint: &Checkpoint) -> Result<Selected, UnsupportedModel> {
+    let found = UnsupportedModel::architecture_of(checkpoint);
     let by_mistralrs = stage::ARCHITECTURES.contains(&found.as_str());
     let by_candle = candle_config::ARCHITECTURES.contains(&found.as_str());
     match choice {
@@ -65,9 +63,9 @@ pub fn select(choice: EngineChoice, config: &Map<String, Value>) -> Result<Selec
             );
             Err(UnsupportedModel::Architecture { found, supported })
         }
-        EngineChoice::Auto if by_mistralrs => engine_config(config).map(Selected::Mistralrs),
-        EngineChoice::Mistralrs => engine_config(config).map(Selected::Mistralrs),
-        EngineChoice::Auto | EngineChoice::Candle => candle_config(config).map(Selected::Candle),
+        EngineChoice::Auto if by_mistralrs => engine_config(checkpoint).map(Selected::Mistralrs),
+        EngineChoice::Mistralrs => engine_config(checkpoint).map(Selected::Mistralrs),
+        EngineChoice::Auto | EngineChoice::Candle => candle_config(checkpoint).map(Selected::Candle),
     }
 }
 
@@ -105,26 +103,55 @@ impl Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use orpo_model::ModelConfig;
+    use serde_json::{Value, json};
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
 
-    fn selected(choice: EngineChoice, architecture: &str) -> Result<EngineChoice, String> {
-        let config = json!({
-            "architectures": [architecture], "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2,
-            "max_position_embeddings": 256, "vocab_size": 512, "intermediate_size": 128, "ffn_dim": 128
+    fn selected(choice: EngineChoice, named: Value) -> Result<EngineChoice, String> {
+        let mut config = json!({
+            "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 2,
+            "max_position_embeddings": 256, "vocab_size": 512, "intermediate_size": 128, "ffn_dim": 128, "head_dim": 16
         });
-        select(choice, config.as_object().unwrap()).map(|selected| selected.engine()).map_err(|error| error.to_string())
+        for (key, value) in named.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let model = ModelConfig::from_json(&config).ok();
+        let config = config.as_object().unwrap().clone();
+        let checkpoint =
+            Checkpoint { dir: PathBuf::new(), config, model, weights: Vec::new(), renamed: BTreeMap::new() };
+        select(choice, &checkpoint).map(|selected| selected.engine()).map_err(|error| error.to_string())
+    }
+
+    fn of(architecture: &str) -> Value {
+        json!({ "architectures": [architecture] })
     }
 
     #[test]
     fn each_architecture_finds_its_engine() {
         for architecture in stage::ARCHITECTURES {
-            assert_eq!(selected(EngineChoice::Auto, architecture), Ok(EngineChoice::Mistralrs));
-            assert_eq!(selected(EngineChoice::Mistralrs, architecture), Ok(EngineChoice::Mistralrs));
+            assert_eq!(selected(EngineChoice::Auto, of(architecture)), Ok(EngineChoice::Mistralrs));
+            assert_eq!(selected(EngineChoice::Mistralrs, of(architecture)), Ok(EngineChoice::Mistralrs));
         }
         for architecture in candle_config::ARCHITECTURES {
-            assert_eq!(selected(EngineChoice::Auto, architecture), Ok(EngineChoice::Candle));
-            assert_eq!(selected(EngineChoice::Candle, architecture), Ok(EngineChoice::Candle));
+            assert_eq!(selected(EngineChoice::Auto, of(architecture)), Ok(EngineChoice::Candle));
+            assert_eq!(selected(EngineChoice::Candle, of(architecture)), Ok(EngineChoice::Candle));
         }
+    }
+
+    #[test]
+    fn without_architectures_the_model_type_decides() {
+        for (named, engine) in [
+            (json!({"model_type": "llama"}), EngineChoice::Mistralrs),
+            (json!({"model_type": "llama", "architectures": null}), EngineChoice::Mistralrs),
+            (json!({"model_type": "llama", "architectures": ["LlamaModel"]}), EngineChoice::Mistralrs),
+            (json!({"model_type": "phi3"}), EngineChoice::Mistralrs),
+            (json!({"model_type": "opt", "architectures": ["LlamaForCausalLM"]}), EngineChoice::Candle),
+        ] {
+            assert_eq!(selected(EngineChoice::Auto, named.clone()), Ok(engine), "{named}");
+        }
+        let refused = selected(EngineChoice::Auto, json!({"model_type": "gpt2"})).unwrap_err();
+        assert!(refused.contains("`gpt2` is not supported"), "{refused}");
     }
 
     #[test]
@@ -138,7 +165,7 @@ mod tests {
             (EngineChoice::Mistralrs, "OPTForCausalLM", "Gemma2ForCausalLM by mistralrs"),
             (EngineChoice::Candle, "LlamaForCausalLM", "PhiForCausalLM, OPTForCausalLM by candle"),
         ] {
-            let refused = selected(choice, architecture).unwrap_err();
+            let refused = selected(choice, of(architecture)).unwrap_err();
             assert!(refused.contains(words) && refused.contains(&format!("`{architecture}` is not supp")), "{refused}");
         }
     }

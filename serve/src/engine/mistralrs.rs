@@ -424,8 +424,15 @@ impl CustomLogitsProcessor for Chooser {
             return self.end(logits.len());
         }
         let mut choosing = self.choosing.lock().map_err(|_| candle_core::Error::msg("an earlier step panicked"))?;
-        let token =
-            choosing.sampler.sample(&logits, self.known_ids, self.top_logprobs).map_err(candle_core::Error::wrap)?;
+        let token = match choosing.sampler.sample(&logits, self.known_ids, self.top_logprobs) {
+            Ok(token) => token,
+            Err(error) => {
+                // The reader leaves after an error, and the sequence ends as one that nobody reads.
+                let _ = self.steps.send(Err(error.into()));
+                self.finished.store(true, Ordering::SeqCst);
+                return self.end(logits.len());
+            }
+        };
         choosing.chosen += 1;
         let id = token.id;
         let finish = if self.eos_ids.contains(&id) {

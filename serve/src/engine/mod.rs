@@ -3,9 +3,11 @@
 pub mod candle;
 pub mod choice;
 pub mod constraint;
+mod ending;
 #[cfg(feature = "mistralrs")]
 pub mod mistralrs;
 pub mod sampling;
+pub(crate) mod schema;
 pub(crate) mod schema_limits;
 pub mod stage;
 
@@ -17,7 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 pub use choice::{EngineChoice, Prepared, Selected};
-pub use sampling::{SampledToken, Sampling};
+pub use sampling::{SampledToken, Sampling, SamplingError};
 
 /// What is to be generated.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,9 +60,21 @@ pub enum EngineError {
     /// The engine reports that this request failed; others go on.
     #[error("the engine failed: {0}")]
     Failed(String),
+    /// The reply's grammar cannot be followed any further; the text is for the client.
+    #[error("{0}")]
+    Constraint(String),
     /// The engine went away without a word, as it does when its thread panics.
     #[error("the engine stopped before the reply was finished")]
     Stopped,
+}
+
+impl From<SamplingError> for EngineError {
+    fn from(error: SamplingError) -> Self {
+        match error {
+            SamplingError::Constraint(error) => Self::Constraint(error.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
+    }
 }
 
 /// A reply in the making. Dropping it cancels: the engine stops within one step.

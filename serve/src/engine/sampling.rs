@@ -28,6 +28,10 @@ pub struct Sampling {
     pub repetition_penalty: f64,
     /// What is added to the logits of single tokens.
     pub logit_bias: Vec<(u32, f32)>,
+    /// How many tokens a reply has before one of `endings` can be chosen.
+    pub min_tokens: usize,
+    /// The tokens that end a reply. A constrained reply ends when it is complete, whatever `min_tokens` says.
+    pub endings: Vec<u32>,
     /// What the reply must look like.
     pub constraint: Option<Constraint>,
     /// The seed of the request's own random numbers; `None` takes one from the operating system.
@@ -46,6 +50,8 @@ impl Default for Sampling {
             frequency_penalty: 0.0,
             repetition_penalty: 1.0,
             logit_bias: Vec::new(),
+            min_tokens: 0,
+            endings: Vec::new(),
             constraint: None,
             seed: None,
         }
@@ -99,13 +105,15 @@ pub struct Sampler {
     rng: ChaCha12Rng,
     /// How often each token was chosen.
     chosen: BTreeMap<u32, u32>,
+    /// How many tokens were chosen.
+    count: usize,
 }
 
 impl Sampler {
     /// A sampler with its own random numbers.
     pub fn new(sampling: Sampling) -> Self {
         let seed = sampling.seed.unwrap_or_else(rand::random);
-        Self { sampling, rng: ChaCha12Rng::seed_from_u64(seed), chosen: BTreeMap::new() }
+        Self { sampling, rng: ChaCha12Rng::seed_from_u64(seed), chosen: BTreeMap::new(), count: 0 }
     }
 
     /// Chooses among the first `choosable` of `logits` (a model's vocabulary can be padded beyond its tokenizer's).
@@ -120,21 +128,25 @@ impl Sampler {
     ) -> Result<SampledToken, SamplingError> {
         let log_total = log_sum_exp(logits)?;
         let choosable = &logits[..choosable.min(logits.len())];
-        let adjusted = self.adjust(choosable)?;
-        let best = argmax(&adjusted).filter(|&best| adjusted[best as usize].is_finite());
-        let best = best.ok_or(SamplingError::NotFinite)?;
-        let id = if self.sampling.temperature == 0.0 { best } else { self.draw(&adjusted, best) };
+        let adjusted = self.adjust(choosable);
+        let Self { sampling, rng, .. } = self;
+        let id = match sampling.constraint.take() {
+            None => pick(sampling, rng, &adjusted).ok_or(SamplingError::NotFinite)?,
+            Some(mut constraint) => {
+                let id = constraint.choose(&mut adjusted.into_owned(), |logits| pick(sampling, rng, logits));
+                sampling.constraint = Some(constraint);
+                id?
+            }
+        };
+        self.count += 1;
         if self.sampling.penalises() {
             *self.chosen.entry(id).or_default() += 1;
-        }
-        if let Some(constraint) = &mut self.sampling.constraint {
-            constraint.accept(id)?;
         }
         Ok(described(logits, log_total, id, choosable, top_logprobs))
     }
 
-    /// The logits after penalties, bias and constraint.
-    fn adjust<'a>(&mut self, logits: &'a [f32]) -> Result<Cow<'a, [f32]>, SamplingError> {
+    /// The logits after penalties and bias, without endings that come too early.
+    fn adjust<'a>(&self, logits: &'a [f32]) -> Cow<'a, [f32]> {
         let mut adjusted = Cow::Borrowed(logits);
         let Sampling { presence_penalty, frequency_penalty, repetition_penalty, .. } = self.sampling;
         for (&id, &count) in &self.chosen {
@@ -147,38 +159,47 @@ impl Sampler {
                 *logit += bias;
             }
         }
-        if let Some(constraint) = &mut self.sampling.constraint {
-            constraint.mask(adjusted.to_mut())?;
-        }
-        Ok(adjusted)
-    }
-
-    /// Draws by weight `exp((logit - max) / temperature)` among the tokens that top-k, top-p and min-p leave.
-    fn draw(&mut self, logits: &[f32], best: u32) -> u32 {
-        let max = f64::from(logits[best as usize]);
-        let temperature = self.sampling.temperature;
-        let weigh = |logit: f32| ((f64::from(logit) - max) / temperature).exp();
-        let mut candidates: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|&logit| weigh(logit))).collect();
-        if let Some(top_k) = self.sampling.top_k.filter(|&top_k| top_k < candidates.len()) {
-            let top_k = top_k.max(1);
-            candidates.select_nth_unstable_by(top_k - 1, heavier_first);
-            candidates.truncate(top_k);
-        }
-        if self.sampling.top_p < 1.0 {
-            keep_nucleus(&mut candidates, self.sampling.top_p);
-        }
-        // The most likely token weighs 1.
-        candidates.retain(|&(_, weight)| weight >= self.sampling.min_p);
-        let total: f64 = candidates.iter().map(|&(_, weight)| weight).sum();
-        let mut left = self.rng.random::<f64>() * total;
-        for &(id, weight) in &candidates {
-            left -= weight;
-            if left < 0.0 {
-                return id;
+        if self.count < self.sampling.min_tokens {
+            for &id in &self.sampling.endings {
+                if let Some(logit) = adjusted.to_mut().get_mut(id as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
             }
         }
-        best
+        adjusted
     }
+}
+
+/// Takes one of the tokens that have a finite logit.
+fn pick(sampling: &Sampling, rng: &mut ChaCha12Rng, logits: &[f32]) -> Option<u32> {
+    let best = argmax(logits).filter(|&best| logits[best as usize].is_finite())?;
+    Some(if sampling.temperature == 0.0 { best } else { draw(sampling, rng, logits, best) })
+}
+
+/// Draws by weight `exp((logit - max) / temperature)` among the tokens that top-k, top-p and min-p leave.
+fn draw(sampling: &Sampling, rng: &mut ChaCha12Rng, logits: &[f32], best: u32) -> u32 {
+    let max = f64::from(logits[best as usize]);
+    let weigh = |logit: f32| ((f64::from(logit) - max) / sampling.temperature).exp();
+    let mut candidates: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|&logit| weigh(logit))).collect();
+    if let Some(top_k) = sampling.top_k.filter(|&top_k| top_k < candidates.len()) {
+        let top_k = top_k.max(1);
+        candidates.select_nth_unstable_by(top_k - 1, heavier_first);
+        candidates.truncate(top_k);
+    }
+    if sampling.top_p < 1.0 {
+        keep_nucleus(&mut candidates, sampling.top_p);
+    }
+    // The most likely token weighs 1.
+    candidates.retain(|&(_, weight)| weight >= sampling.min_p);
+    let total: f64 = candidates.iter().map(|&(_, weight)| weight).sum();
+    let mut left = rng.random::<f64>() * total;
+    for &(id, weight) in &candidates {
+        left -= weight;
+        if left < 0.0 {
+            return id;
+        }
+    }
+    best
 }
 
 /// A given token as if it had been chosen, with the alternatives among the first `choosable` of `logits`.

@@ -33,6 +33,11 @@ impl Origin {
     fn is_any(&self) -> bool {
         self.0 == "*"
     }
+
+    /// Whether this is `origin`, or any.
+    pub(super) fn allows(&self, origin: &str) -> bool {
+        self.is_any() || self.0 == origin
+    }
 }
 
 /// Answers the question that a browser asks first, and marks answers that an allowed page may read.
@@ -59,7 +64,7 @@ pub(super) async fn for_pages(State(state): State<Arc<AppState>>, request: Reque
     let headers = response.headers_mut();
     if let Some(Origin(origin)) = allowed {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let readable = HeaderValue::from_static("x-request-id, retry-after");
+        let readable = HeaderValue::from_static("x-request-id, retry-after, x-unchecked-keywords");
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, readable);
     }
     if !origins.is_empty() {

@@ -1,29 +1,35 @@
 //! What stands around every request, whatever its route.
 //!
-//! From the outside in: the record (id, log line, metrics), CORS, panics, the API key, the end of the server, the body.
+//! From the outside in: the record (id, log line, metrics), CORS, panics, foreign pages, the API key, the end of the
+//! server, the body.
 //! So a refusal by any of them has an id, is logged and counted, and can be read by an allowed page.
 
 mod cors;
+mod guard;
 mod record;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, MatchedPath, Request, State};
+use axum::body::{Body, HttpBody};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 
 pub use cors::Origin;
-pub use record::Record;
+pub use guard::Hosts;
+pub use record::{Client, Record};
 
 use crate::openai::{ApiError, ErrorKind};
 use crate::state::AppState;
 
+/// How long the next bytes of a body may take.
+const BODY_PAUSE: Duration = Duration::from_secs(10);
 /// The routes that need no key: two that tell nothing but yes or no, and the page, which holds no secret and asks for
 /// the key itself.
 const OPEN_ROUTES: [&str; 3] = ["/health", "/ready", "/"];
@@ -35,9 +41,11 @@ pub fn around(router: Router, state: &Arc<AppState>) -> Router {
     // What is added last is met first.
     router
         .layer(from_fn_with_state(state.clone(), whole_body))
+        .layer(from_fn(guard::json_only))
         .layer(DefaultBodyLimit::max(state.limits.max_body_bytes))
         .layer(from_fn_with_state(state.clone(), while_running))
         .layer(from_fn_with_state(state.clone(), with_key))
+        .layer(from_fn_with_state(state.clone(), guard::own_pages))
         .layer(from_fn(without_panic))
         .layer(from_fn_with_state(state.clone(), cors::for_pages))
         .layer(from_fn_with_state(state.clone(), record::recorded))
@@ -96,14 +104,37 @@ async fn while_running(State(state): State<Arc<AppState>>, request: Request, nex
 async fn whole_body(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let limits = &state.limits;
-    let bytes = Bytes::from_request(Request::from_parts(parts.clone(), body), &());
-    let bytes = timeout(limits.request_timeout, bytes)
-        .await
-        .map_err(|_| ApiError::new(ErrorKind::BodyTimedOut, "the request body did not arrive in time"))?
-        .map_err(|rejection| ApiError::from_body_rejection(&rejection, limits.max_body_bytes))?;
+    let limit = limits.body_timeout.min(limits.request_timeout);
+    let bytes = timeout(limit, read(body, limits.max_body_bytes)).await.map_err(|_| timed_out())??;
     if state.access.log_prompts && !bytes.is_empty() {
         let id = Record::current().map(|record| record.id.clone());
         tracing::info!(request_id = id, body = %String::from_utf8_lossy(&bytes), "request body");
     }
     Ok(next.run(Request::from_parts(parts, Body::from(bytes))).await)
+}
+
+/// A body of at most `limit` bytes that does not pause for long.
+async fn read(body: Body, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let too_large = || {
+        let message = format!("the request body is larger than {limit} bytes; send less");
+        ApiError::new(ErrorKind::BodyTooLarge, message)
+    };
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = timeout(BODY_PAUSE, chunks.next()).await.map_err(|_| timed_out())? {
+        let chunk = chunk
+            .map_err(|_| ApiError::new(ErrorKind::BodyUnreadable, "the request body could not be read to its end"))?;
+        if bytes.len() + chunk.len() > limit {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+fn timed_out() -> ApiError {
+    ApiError::new(ErrorKind::BodyTimedOut, "the request body did not arrive in time")
 }

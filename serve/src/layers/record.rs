@@ -1,5 +1,6 @@
 //! A record of every request: its id, a log line at its end, and the metrics.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -21,6 +22,10 @@ const MAX_ID_BYTES: usize = 128;
 /// How nginx calls the end of a request whose client did not wait for it.
 const CLIENT_GONE: u16 = 499;
 
+/// The address that a connection comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Client(pub SocketAddr);
+
 tokio::task_local! {
     static CURRENT: Arc<Record>;
 }
@@ -33,6 +38,8 @@ pub struct Record {
     /// The pattern that the path matched, so that the number of routes is bounded.
     pub(crate) route: String,
     pub(crate) arrived: Instant,
+    /// Where it comes from.
+    client: Option<SocketAddr>,
     /// The name of the API key.
     pub(crate) key: OnceLock<String>,
     pub(crate) metrics: Arc<Metrics>,
@@ -51,6 +58,7 @@ impl Record {
             method,
             route,
             arrived: Instant::now(),
+            client: request.extensions().get::<Client>().map(|client| client.0),
             key: OnceLock::new(),
             metrics,
             prompt_tokens: AtomicUsize::new(0),
@@ -127,6 +135,7 @@ impl Drop for End {
             ($level:ident) => {
                 tracing::$level!(
                     request_id = %record.id,
+                    client = record.client.map(tracing::field::display),
                     method = %record.method,
                     route = %record.route,
                     status = *status,

@@ -76,8 +76,9 @@ pub fn verify(dir: &Path) -> Result<Option<usize>, ManifestError> {
     Ok(Some(files.len()))
 }
 
-/// What the manifest of `dir` says of where its weights come from, for clients: `{"manifest_sha256", "manifest", "base",
-/// "step", "weights", "verified"}`, where `weights` are the hashes of the weight files; nothing without a manifest.
+/// Returns what the manifest of `dir` says of where its weights come from, for clients: `{"manifest_sha256", "manifest",
+/// "base", "step", "weights", "verified"}`, where `manifest` is its name in the directory's, which says nothing of where
+/// that is on this machine, and `weights` are the hashes of the weight files; nothing without a manifest.
 ///
 /// # Errors
 /// When the manifest cannot be read or is none.
@@ -97,12 +98,19 @@ pub fn lineage(dir: &Path, verified: bool) -> Result<Option<Value>, ManifestErro
         .collect();
     Ok(Some(json!({
         "manifest_sha256": hex(&Sha256::digest(&bytes)),
-        "manifest": path.canonicalize().unwrap_or(path),
+        "manifest": public_name(&path),
         "base": manifest["base"],
         "step": manifest["step"],
         "weights": weights,
         "verified": verified,
     })))
+}
+
+/// The last two parts of a path: directory and file.
+fn public_name(path: &Path) -> PathBuf {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let dir = path.parent().and_then(Path::file_name).map(PathBuf::from).unwrap_or_default();
+    dir.join(path.file_name().unwrap_or_default())
 }
 
 fn hex(digest: &[u8]) -> String {
@@ -160,6 +168,8 @@ mod tests {
         let expected = hex(&Sha256::digest(std::fs::read(dir.path().join(MANIFEST)).unwrap()));
         assert_eq!((&lineage["manifest_sha256"], &lineage["step"]), (&json!(expected), &json!(3)));
         assert_eq!(lineage["weights"], json!({ "model.safetensors": "w" }));
+        let name = Path::new(dir.path().file_name().unwrap()).join(MANIFEST);
+        assert_eq!(lineage["manifest"], json!(name));
         assert_eq!(super::lineage(tempfile::tempdir().unwrap().path(), true).unwrap(), None);
     }
 

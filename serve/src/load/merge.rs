@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::adapter::{Adapter, AdapterError, Lora, MERGE_WITH_PEFT};
 use super::progress::Progress;
 use super::tensors;
-use crate::checkpoint::{Checkpoint, read_header};
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::files::link;
 
 /// Writes `base` with `adapter` merged into its weights to the new directory `into`: `W + scale B A` in f32, rounded to
@@ -30,7 +30,8 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, into: &Path) -> Result<Checkp
             base.dir.display()
         )));
     }
-    let tied = base.config.get("tie_word_embeddings").is_none_or(|tied| tied == &Value::Bool(true));
+    let stated = || base.config.get("tie_word_embeddings").is_none_or(|tied| tied == &Value::Bool(true));
+    let tied = base.model.as_ref().map_or_else(stated, |model| model.tie_word_embeddings);
     if tied && let Some(layer) = adapter.layers.keys().find(|layer| layer.ends_with("lm_head")) {
         return Err(refuse(format!("`{layer}` shares its weight with the embedding; {MERGE_WITH_PEFT}")));
     }
@@ -66,7 +67,7 @@ impl Plan {
         let mut plan = Self { adapted: Vec::new(), found: BTreeSet::new() };
         for file in &base.weights {
             let before = plan.found.len();
-            for place in tensors::places(&read_header(file)?) {
+            for place in tensors::places(file).map_err(CheckpointError::from)? {
                 let Some((layer, lora)) = layer_of(adapter, &place.name) else { continue };
                 if place.shape != [lora.outputs, lora.inputs] {
                     return Err(AdapterError::Refused {
@@ -94,7 +95,7 @@ fn layer_of<'a>(adapter: &'a Adapter, tensor: &str) -> Option<(&'a String, &'a L
 
 /// Copies a safetensors file, one tensor at a time, adding to those that the adapter names.
 fn merge_file(source: &PathBuf, target: &Path, adapter: &Adapter) -> io::Result<()> {
-    let places = tensors::places(&read_header(source).map_err(io::Error::other)?);
+    let places = tensors::places(source).map_err(io::Error::other)?;
     let mut input = File::open(source)?;
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let progress = Progress::new(&format!("merging {name}"), input.metadata()?.len());
@@ -106,9 +107,9 @@ fn merge_file(source: &PathBuf, target: &Path, adapter: &Adapter) -> io::Result<
             Some((_, lora)) => {
                 let mut bytes = vec![0; place.bytes];
                 input.read_exact(&mut bytes)?;
-                let mut weight = tensors::to_f32(&place.dtype, &bytes);
+                let mut weight = tensors::to_f32(place.dtype, &bytes);
                 add(&mut weight, lora);
-                output.write_all(&tensors::from_f32(&place.dtype, &weight))?;
+                output.write_all(&tensors::from_f32(place.dtype, &weight))?;
             }
         }
         progress.advance(place.bytes);

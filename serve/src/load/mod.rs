@@ -67,8 +67,9 @@ pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
     }
     let base = Checkpoint::open(&path)?;
     // Before long work: what no engine can run.
-    choice::select(args.engine, &base.config).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
+    choice::select(args.engine, &base).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
     let tokenizer_of_base = tokenizer(args, &base.dir)?;
+    check_vocabulary(&tokenizer_of_base, &base)?;
     let adapters: Vec<Adapter> =
         args.adapter.iter().map(|named| Adapter::open(&named.dir)).collect::<Result<_, _>>()?;
     for dir in std::iter::once(&base.dir).chain(args.adapter.iter().map(|named| &named.dir)) {
@@ -81,6 +82,7 @@ pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
         let checkpoint = merge(&base, adapter, &scratch.join(number.to_string()))?;
         let tokenizer =
             tokenizer(args, &checkpoint.dir).with_context(|| format!("adapter `{}`", named.dir.display()))?;
+        check_vocabulary(&tokenizer, &checkpoint)?;
         let parent = Some(name.clone());
         let lineage = manifest::lineage(&named.dir, !args.no_verify)?;
         let weights = Weights::Checkpoint(checkpoint);
@@ -115,6 +117,14 @@ fn model_dir(model: &Path) -> anyhow::Result<PathBuf> {
             hub::model(&Hub::from_env(), id).with_context(|| format!("there is no directory `{id}`"))
         }
         _ => Ok(model.to_path_buf()),
+    }
+}
+
+/// A token without a row in the embedding would fail each request that has it.
+fn check_vocabulary(tokenizer: &ChatTokenizer, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+    match checkpoint.config.get("vocab_size").and_then(Value::as_u64) {
+        Some(rows) => Ok(tokenizer.check_vocabulary(usize::try_from(rows)?)?),
+        None => Ok(()),
     }
 }
 

@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use half::{bf16, f16};
-use serde_json::{Map, Value};
+use orpo_model::{Dtype, ModelError, WeightFile};
 
-use crate::checkpoint::{CheckpointError, read_header};
+use crate::checkpoint::CheckpointError;
 
 /// A matrix in memory, by rows.
 #[derive(Debug)]
@@ -17,35 +17,32 @@ pub(super) struct Matrix {
     pub(super) values: Vec<f32>,
 }
 
-/// Where a tensor lies in a file that was checked.
+/// A tensor of a file that was checked.
 pub(super) struct Place {
     pub(super) name: String,
-    pub(super) dtype: String,
+    pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     pub(super) bytes: usize,
 }
 
-/// The tensors of a checked header, in the order of their bytes, which follow each other without gaps.
-pub(super) fn places(header: &Map<String, Value>) -> Vec<Place> {
-    let whole = |value: &Value| value.as_u64().unwrap_or_default() as usize;
-    let span = |tensor: &Value| (whole(&tensor["data_offsets"][0]), whole(&tensor["data_offsets"][1]));
-    let mut tensors: Vec<_> = header.iter().filter(|(name, _)| *name != "__metadata__").collect();
-    tensors.sort_by_key(|(_, tensor)| span(tensor));
-    let place = |(name, tensor): (&String, &Value)| {
-        let (start, end) = span(tensor);
-        Place {
-            name: name.clone(),
-            dtype: tensor["dtype"].as_str().unwrap_or_default().into(),
-            shape: tensor["shape"].as_array().into_iter().flatten().map(whole).collect(),
-            bytes: end - start,
-        }
-    };
-    tensors.into_iter().map(place).collect()
+/// The tensors of a safetensors file, in the order of their bytes, which follow each other without gaps.
+///
+/// # Errors
+/// For a file that is not whole, and for a type that is not computed with.
+pub(super) fn places(path: &Path) -> Result<Vec<Place>, ModelError> {
+    let file = WeightFile::open(path)?;
+    file.tensors()
+        .map(|(name, info)| {
+            let dtype = file.float_type(&name, info)?;
+            let (start, end) = info.data_offsets;
+            Ok(Place { name, dtype, shape: info.shape.clone(), bytes: end - start })
+        })
+        .collect()
 }
 
 /// All tensors of a safetensors file by name; none in the place of what is no matrix.
 pub(super) fn read_all(path: &Path) -> Result<Vec<(String, Option<Matrix>)>, CheckpointError> {
-    let places = places(&read_header(path)?);
+    let places = places(path)?;
     let failed = |source: io::Error| CheckpointError::Read { path: path.to_path_buf(), source };
     let mut file = File::open(path).map_err(failed)?;
     read_raw_header(&mut file).map_err(failed)?;
@@ -54,7 +51,7 @@ pub(super) fn read_all(path: &Path) -> Result<Vec<(String, Option<Matrix>)>, Che
         let mut bytes = vec![0; place.bytes];
         file.read_exact(&mut bytes).map_err(failed)?;
         let matrix = match place.shape[..] {
-            [rows, columns] => Some(Matrix { rows, columns, values: to_f32(&place.dtype, &bytes) }),
+            [rows, columns] => Some(Matrix { rows, columns, values: to_f32(place.dtype, &bytes) }),
             _ => None,
         };
         tensors.push((place.name, matrix));
@@ -71,21 +68,21 @@ pub(super) fn read_raw_header(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(raw)
 }
 
-/// Values of one of the types that [`read_header`] lets pass.
-pub(super) fn to_f32(dtype: &str, bytes: &[u8]) -> Vec<f32> {
+/// Values of one of the types that [`places`] lets pass.
+pub(super) fn to_f32(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
     let halves = bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
     match dtype {
-        "F16" => halves.map(|pair| f16::from_le_bytes(pair).to_f32()).collect(),
-        "BF16" => halves.map(|pair| bf16::from_le_bytes(pair).to_f32()).collect(),
+        Dtype::F16 => halves.map(|pair| f16::from_le_bytes(pair).to_f32()).collect(),
+        Dtype::BF16 => halves.map(|pair| bf16::from_le_bytes(pair).to_f32()).collect(),
         _ => bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().expect("4 bytes"))).collect(),
     }
 }
 
 /// The same the other way, rounded to the nearest.
-pub(super) fn from_f32(dtype: &str, values: &[f32]) -> Vec<u8> {
+pub(super) fn from_f32(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     match dtype {
-        "F16" => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
-        "BF16" => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+        Dtype::F16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
+        Dtype::BF16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
         _ => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
     }
 }

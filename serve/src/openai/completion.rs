@@ -2,20 +2,20 @@
 
 use serde_json::Value;
 
-use super::fields::{Fields, Neutral, wrong_type};
-use super::shared::{self, HARMLESS};
+use super::fields::{Fields, Neutral, nothing, whole, wrong_type};
+use super::shared::{self, AskedGrammar, Ending, HARMLESS, NEUTRAL, StreamUsage};
 use super::{ApiError, ErrorKind};
 use crate::engine::Sampling;
 
 /// How many tokens a completion has if the request does not say, as OpenAI has it.
 const DEFAULT_MAX_TOKENS: usize = 16;
-/// How many alternatives per token a request may ask for, as OpenAI has it.
-pub const MAX_COMPLETION_LOGPROBS: usize = 5;
+/// How many alternatives per token a request may ask for, as vLLM has it.
+pub const MAX_COMPLETION_LOGPROBS: usize = 20;
 /// How many prompts a request may have.
 pub const MAX_PROMPTS: usize = 2048;
 
 /// Fields that clients send with a value that asks for nothing; any other value is refused.
-const NEUTRAL: [Neutral; 2] = [("suffix", |value| value == ""), ("store", |value| value == false)];
+const OWN_NEUTRAL: [Neutral; 1] = [("suffix", nothing::is_empty)];
 
 /// A prompt as it came.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,8 +29,8 @@ pub enum PromptInput {
 /// A validated completion request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompletionRequest {
-    /// The model asked for.
-    pub model: String,
+    /// The model asked for; absent means the only one.
+    pub model: Option<String>,
     /// The prompts, at least one.
     pub prompts: Vec<PromptInput>,
     /// Whether text gets the tokens that the tokenizer puts around it, such as BOS.
@@ -43,14 +43,20 @@ pub struct CompletionRequest {
     pub echo: bool,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// When completions end.
+    pub ending: Ending,
+    /// What completions must look like.
+    pub grammar: Option<AskedGrammar>,
     /// Stop strings, none of them empty.
     pub stop: Vec<String>,
     /// The number of alternatives per token, if tokens are to be told.
     pub logprobs: Option<usize>,
     /// Reply as server-sent events.
     pub stream: bool,
-    /// End a stream with a chunk that carries the usage.
-    pub include_usage: bool,
+    /// Which chunks of a stream tell the usage.
+    pub stream_usage: StreamUsage,
+    /// Tell the ids of the prompt and of the text.
+    pub return_token_ids: bool,
 }
 
 impl CompletionRequest {
@@ -64,7 +70,7 @@ impl CompletionRequest {
         let prompts = prompts(fields.require("prompt")?)?;
         let max_tokens = fields.integer("max_tokens", 0)?;
         let max_tokens = max_tokens.map_or(DEFAULT_MAX_TOKENS, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
-        let (stream, include_usage) = shared::stream(&mut fields)?;
+        let (stream, stream_usage) = shared::stream(&mut fields)?;
         let request = Self {
             model,
             prompts,
@@ -73,12 +79,22 @@ impl CompletionRequest {
             max_tokens,
             echo: fields.boolean("echo")?.unwrap_or(false),
             sampling: shared::sampling(&mut fields)?,
+            ending: shared::ending(&mut fields)?,
+            grammar: shared::grammar(&mut fields)?,
             stop: shared::stop(&mut fields)?,
             logprobs: logprobs(&mut fields)?,
             stream,
-            include_usage,
+            stream_usage,
+            return_token_ids: fields.boolean("return_token_ids")?.unwrap_or(false),
         };
-        fields.refuse_rest(&HARMLESS, &NEUTRAL)?;
+        fields.refuse_rest(&HARMLESS, &[&NEUTRAL[..], &OWN_NEUTRAL].concat())?;
+        if request.echo && request.grammar.is_some() {
+            return Err(ApiError::of_field(
+                ErrorKind::Unsupported,
+                "echo",
+                "`echo` and a completion of a given form are not supported together by this server; leave one out",
+            ));
+        }
         Ok(request)
     }
 }
@@ -122,7 +138,7 @@ fn prompts(value: Value) -> Result<Vec<PromptInput>, ApiError> {
 /// Token ids at `path`.
 pub(super) fn token_ids(values: Vec<Value>, path: &str) -> Result<Vec<u32>, ApiError> {
     let id = |(index, value): (usize, Value)| {
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let id = whole(&value).and_then(|id| u32::try_from(id).ok());
         id.ok_or_else(|| wrong_type(&format!("{path}[{index}]"), "a token id", &value))
     };
     values.into_iter().enumerate().map(id).collect()
@@ -174,7 +190,9 @@ mod tests {
             (json!({"prompt": ["a", 1]}), InvalidValue, "prompt[1]"),
             (json!({"prompt": [[1], [-2]]}), InvalidValue, "prompt[1][0]"),
             (json!({"max_tokens": -1}), InvalidValue, "max_tokens"),
-            (json!({"logprobs": 6}), InvalidValue, "logprobs"),
+            (json!({"logprobs": 21}), InvalidValue, "logprobs"),
+            (json!({"guided_regex": 1}), InvalidValue, "guided_regex"),
+            (json!({"stop_token_ids": [1.5]}), InvalidValue, "stop_token_ids[0]"),
             (json!({"logprobs": true}), InvalidValue, "logprobs"),
             (json!({"suffix": "x"}), Unsupported, "suffix"),
             (json!({"best_of": 3}), Unsupported, "best_of"),

@@ -55,12 +55,26 @@ fn every_field_that_is_read_is_documented_and_none_else() {
         "tool_choice": {"type": "function", "function": {"name": "f"}},
         "response_format": {"type": "json_schema", "json_schema": {"schema": {}}},
     });
-    let completion = json!({"model": "m", "prompt": "a", "stream": true, "stream_options": {}});
+    let completion = json!({
+        "model": "m", "prompt": "a", "stream": true, "stream_options": {},
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {}}},
+    });
+    let forms = json!({"response_format": {"type": "json_object"}});
+    let outputs = json!({"structured_outputs": {}});
+    let with = |extra: &Value, own: Value| {
+        let mut body = extra.clone();
+        body.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+        body
+    };
+    let chats = [&forms, &outputs].map(|extra| with(extra, json!({ "messages": messages })));
+    let completions = [&forms, &outputs].map(|extra| with(extra, json!({"prompt": "a"})));
     let parse_tokenize = |body: &[u8]| TokenizeRequest::parse(body).map(drop);
     type Parse = fn(&[u8]) -> Result<(), ApiError>;
     let cases: [(&[&str], &[Value], Parse); 4] = [
-        (&["ChatCompletionRequest"], &[chat], |body| ChatRequest::parse(body).map(drop)),
-        (&["CompletionRequest"], &[completion], |body| CompletionRequest::parse(body).map(drop)),
+        (&["ChatCompletionRequest"], &[&[chat][..], &chats].concat(), |body| ChatRequest::parse(body).map(drop)),
+        (&["CompletionRequest"], &[&[completion][..], &completions].concat(), |body| {
+            CompletionRequest::parse(body).map(drop)
+        }),
         (
             &["TokenizeTextRequest", "TokenizeChatRequest"],
             &[json!({"prompt": "a"}), json!({"messages": messages, "tools": [function]})],

@@ -33,6 +33,12 @@ pub enum ErrorKind {
     RouteNotFound,
     /// The route exists, but not with this method.
     MethodNotAllowed,
+    /// A page of another site asks.
+    ForeignOrigin,
+    /// The server is called by a name that is not its own.
+    ForeignHost,
+    /// The body is not announced as JSON.
+    NotJson,
     /// The API key is absent or not one of this server's.
     InvalidApiKey,
     /// The body could not be read to its end.
@@ -71,6 +77,9 @@ impl ErrorKind {
             Self::ReportNotFound => (StatusCode::NOT_FOUND, REQUEST, "report_not_found", None),
             Self::RouteNotFound => (StatusCode::NOT_FOUND, REQUEST, "unknown_url", None),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, REQUEST, "method_not_allowed", None),
+            Self::ForeignOrigin => (StatusCode::FORBIDDEN, REQUEST, "foreign_origin", None),
+            Self::ForeignHost => (StatusCode::FORBIDDEN, REQUEST, "foreign_host", None),
+            Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, REQUEST, "unsupported_media_type", None),
             Self::InvalidApiKey => (StatusCode::UNAUTHORIZED, REQUEST, "invalid_api_key", None),
             Self::BodyUnreadable => (StatusCode::BAD_REQUEST, REQUEST, "unreadable_body", None),
             Self::BodyTimedOut => (StatusCode::REQUEST_TIMEOUT, REQUEST, "body_timeout", None),
@@ -97,6 +106,9 @@ impl ErrorKind {
         Self::ReportNotFound,
         Self::RouteNotFound,
         Self::MethodNotAllowed,
+        Self::ForeignOrigin,
+        Self::ForeignHost,
+        Self::NotJson,
         Self::InvalidApiKey,
         Self::BodyUnreadable,
         Self::BodyTimedOut,

@@ -71,11 +71,17 @@ impl Fields {
     /// A whole number of at least `low`.
     pub(super) fn integer(&mut self, name: &str, low: i64) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        match value.as_i64() {
-            Some(number) if number >= low => Ok(Some(number)),
-            Some(number) => Err(self.invalid(name, &format!("must be at least {low}, not {number}"))),
+        match whole(&value).map(i64::try_from) {
+            Some(Ok(number)) if number >= low => Ok(Some(number)),
+            Some(Ok(number)) => Err(self.invalid(name, &format!("must be at least {low}, not {number}"))),
+            Some(Err(_)) => Err(self.out_of_range(name, low.into(), i64::MAX.into())),
             None => Err(wrong_type(&self.path(name), "a whole number", &value)),
         }
+    }
+
+    /// The error of a number outside of its range.
+    pub(super) fn out_of_range(&self, name: &str, low: i128, high: i128) -> ApiError {
+        self.invalid(name, &format!("must be between {low} and {high}"))
     }
 
     /// `true` or `false`.
@@ -110,6 +116,51 @@ impl Fields {
             return Err(ApiError::of_field(ErrorKind::Unsupported, path, message));
         }
         Ok(())
+    }
+}
+
+/// A whole number, however it is written: `8.0` is 8. What is too large to be read exactly is out of every range.
+pub(super) fn whole(value: &Value) -> Option<i128> {
+    /// Doubles hold every whole number up to here.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if let Some(number) = value.as_i64() {
+        return Some(number.into());
+    }
+    if let Some(number) = value.as_u64() {
+        return Some(number.into());
+    }
+    let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
+    Some(if number.abs() <= EXACT { number as i128 } else { i128::MAX })
+}
+
+/// Values of fields that ask for nothing.
+pub(super) mod nothing {
+    use serde_json::Value;
+
+    pub(in super::super) fn is_false(value: &Value) -> bool {
+        value == false
+    }
+
+    pub(in super::super) fn is_true(value: &Value) -> bool {
+        value == true
+    }
+
+    pub(in super::super) fn is_zero(value: &Value) -> bool {
+        value.as_f64() == Some(0.0)
+    }
+
+    pub(in super::super) fn is_one(value: &Value) -> bool {
+        value.as_f64() == Some(1.0)
+    }
+
+    /// An empty text, list or object.
+    pub(in super::super) fn is_empty(value: &Value) -> bool {
+        match value {
+            Value::String(text) => text.is_empty(),
+            Value::Array(values) => values.is_empty(),
+            Value::Object(fields) => fields.is_empty(),
+            _ => false,
+        }
     }
 }
 

@@ -16,9 +16,9 @@ pub use error::{ApiError, ErrorKind};
 pub use request::{ChatRequest, MAX_TOP_LOGPROBS};
 pub use response::{
     ChatChoice, ChatChunk, ChatCompletion, ChunkChoice, ChunkDelta, Completion, CompletionChoice, CompletionLogprobs,
-    Detokenized, FinishReason, FunctionCall, FunctionDelta, Logprobs, ModelCard, ModelList, ReplyMessage, TokenLogprob,
-    Tokenized, TokenizerInfo, ToolCall, ToolCallDelta, TopLogprob, TopLogprobs, Usage,
+    Detokenized, FinishReason, FunctionCall, FunctionDelta, Logprobs, ModelCard, ModelList, PromptTokensDetails,
+    ReplyMessage, TokenLogprob, Tokenized, TokenizerInfo, ToolCall, ToolCallDelta, TopLogprob, TopLogprobs, Usage,
 };
-pub use shared::{MAX_CHOICES, MAX_STOPS};
+pub use shared::{AskedGrammar, Ending, MAX_CHOICES, MAX_GUIDED_CHOICES, MAX_STOPS, StreamUsage};
 pub use tokenize::{DetokenizeRequest, TokenizeInput, TokenizeRequest};
 pub use tools::{Function, MAX_TOOLS, ToolChoice, Tools};

@@ -24,12 +24,22 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Their sum.
     pub total_tokens: usize,
+    /// More about the prompt.
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// More about the tokens of a prompt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PromptTokensDetails {
+    /// How many need not be computed again; none, for nothing is kept between requests.
+    pub cached_tokens: usize,
 }
 
 impl Usage {
     /// The counts of a prompt and a completion.
     pub fn new(prompt_tokens: usize, completion_tokens: usize) -> Self {
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+        let total_tokens = prompt_tokens + completion_tokens;
+        Self { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details: PromptTokensDetails::default() }
     }
 }
 
@@ -134,6 +144,9 @@ pub struct ChatChoice {
     pub logprobs: Option<Logprobs>,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// The tokens of the text, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
 }
 
 /// The whole reply.
@@ -151,6 +164,9 @@ pub struct ChatCompletion {
     pub choices: Vec<ChatChoice>,
     /// Token counts.
     pub usage: Usage,
+    /// The tokens of the prompt, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
 }
 
 /// What a chunk adds.
@@ -178,6 +194,9 @@ pub struct ChunkChoice {
     pub logprobs: Option<Logprobs>,
     /// In the last chunk.
     pub finish_reason: Option<FinishReason>,
+    /// The tokens of the text, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
 }
 
 /// One event of a streamed reply.
@@ -193,9 +212,12 @@ pub struct ChatChunk {
     pub model: String,
     /// One choice; none in the usage chunk.
     pub choices: Vec<ChunkChoice>,
-    /// Absent unless asked for; then null in all chunks but the last.
+    /// Absent unless asked for; then null in all chunks but the last, or the counts so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Option<Usage>>,
+    /// The tokens of the prompt, if asked for, in the first chunk of each choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
 }
 
 /// Texts of tokens and their log-probabilities, each text once, best first; an object on the wire.
@@ -233,6 +255,12 @@ pub struct CompletionChoice {
     pub logprobs: Option<CompletionLogprobs>,
     /// Why it ended; null in a chunk that is not its last.
     pub finish_reason: Option<FinishReason>,
+    /// The tokens of the text, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+    /// The tokens of the prompt, if asked for; in a stream in the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
 }
 
 /// A completion, or one event of a streamed one.

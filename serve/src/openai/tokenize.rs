@@ -1,10 +1,10 @@
 //! The bodies of `POST /tokenize` and `POST /detokenize`, in vLLM's layout.
 
 use orpo_chat::Message;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::completion::token_ids;
-use super::fields::{Fields, wrong_type};
+use super::fields::wrong_type;
 use super::{ApiError, request, shared, tools};
 
 /// What is to be turned into tokens.
@@ -27,6 +27,8 @@ pub enum TokenizeInput {
         add_generation_prompt: bool,
         /// The last message is left open.
         continue_final_message: bool,
+        /// Further variables of the chat template.
+        variables: Map<String, Value>,
     },
 }
 
@@ -48,14 +50,15 @@ impl TokenizeRequest {
     /// An [`ApiError`] that names the field.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let mut fields = shared::body(body)?;
-        let model = model(&mut fields)?;
+        let model = shared::model(&mut fields)?;
         let return_token_strs = fields.boolean("return_token_strs")?.unwrap_or(false);
         let input = match fields.take("messages") {
             Some(messages) => {
                 let messages = request::messages(messages)?;
                 let (add_generation_prompt, continue_final_message) = request::turn(&mut fields, &messages)?;
                 let tools = tools::functions(&mut fields)?.into_iter().map(|function| function.presented).collect();
-                TokenizeInput::Chat { messages, tools, add_generation_prompt, continue_final_message }
+                let variables = request::variables(&mut fields)?;
+                TokenizeInput::Chat { messages, tools, add_generation_prompt, continue_final_message, variables }
             }
             None => match fields.require("prompt")? {
                 Value::String(text) => {
@@ -86,21 +89,13 @@ impl DetokenizeRequest {
     /// An [`ApiError`] that names the field.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let mut fields = shared::body(body)?;
-        let model = model(&mut fields)?;
+        let model = shared::model(&mut fields)?;
         let tokens = match fields.require("tokens")? {
             Value::Array(values) => token_ids(values, "tokens")?,
             other => return Err(wrong_type("tokens", "a list of token ids", &other)),
         };
         fields.refuse_rest(&[], &[])?;
         Ok(Self { model, tokens })
-    }
-}
-
-fn model(fields: &mut Fields) -> Result<Option<String>, ApiError> {
-    match fields.take("model") {
-        None => Ok(None),
-        Some(Value::String(model)) => Ok(Some(model)),
-        Some(other) => Err(wrong_type("model", "a string", &other)),
     }
 }
 

@@ -1,6 +1,5 @@
 //! Functions that a model may call: those a chat request offers, and the calls that its conversation holds already.
 
-use orpo_chat::Message;
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, wrong_type};
@@ -178,7 +177,7 @@ fn chosen(value: Value) -> Result<String, ApiError> {
     Ok(name)
 }
 
-/// `tool_calls` of an assistant's message, as templates want them: arguments as objects. Empty if there are none.
+/// `tool_calls` of an assistant's message. Empty if there are none.
 pub(super) fn calls(message: &mut Fields) -> Result<Vec<Value>, ApiError> {
     let calls = match message.take("tool_calls") {
         None => return Ok(Vec::new()),
@@ -189,6 +188,7 @@ pub(super) fn calls(message: &mut Fields) -> Result<Vec<Value>, ApiError> {
     calls.into_iter().enumerate().map(|(index, call)| self::call(call, &format!("{path}[{index}]."))).collect()
 }
 
+/// A call as chat templates are given it. The arguments are JSON text of an object, unless they were cut off by a limit.
 fn call(call: Value, prefix: &str) -> Result<Value, ApiError> {
     let mut fields = Fields::new(call, prefix)?;
     let id = fields.text("id")?;
@@ -197,31 +197,13 @@ fn call(call: Value, prefix: &str) -> Result<Value, ApiError> {
     // `index` is in the chunks of a stream, from which clients put messages together.
     fields.refuse_rest(&["index"], &[])?;
     let name = function.text("name")?;
-    let arguments = match function.text("arguments")?.as_str() {
-        "" => Ok(Map::new()),
-        json => serde_json::from_str::<Map<String, Value>>(json),
-    };
-    let arguments = arguments
-        .map_err(|error| function.invalid("arguments", &format!("must be an object as JSON text: {error}")))?;
-    function.refuse_rest(&[], &[])?;
-    Ok(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
-}
-
-/// Gives results of calls the name of their function where they have none: some templates want it, and OpenAI's clients
-/// do not send it.
-pub(super) fn name_results(messages: &mut [Message]) {
-    let mut names = Map::new();
-    for message in messages {
-        for call in message.extra.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
-            names.insert(call["id"].as_str().unwrap_or_default().into(), call["function"]["name"].clone());
-        }
-        let name = message.extra.get("tool_call_id").and_then(Value::as_str).and_then(|id| names.get(id));
-        if let Some(name) = name
-            && !message.extra.contains_key("name")
-        {
-            message.extra.insert("name".into(), name.clone());
-        }
+    let arguments = function.require("arguments")?;
+    if !arguments.is_string() && !arguments.is_object() {
+        return Err(wrong_type(&function.path("arguments"), "JSON text of an object", &arguments));
     }
+    // As the parsing helpers of clients leave it.
+    function.refuse_rest(&["parsed_arguments"], &[])?;
+    Ok(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
 }
 
 fn of_type_function(fields: &mut Fields) -> Result<(), ApiError> {

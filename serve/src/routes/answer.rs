@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream::{self, Stream, StreamExt};
@@ -13,8 +14,26 @@ use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::generation::{self, Output, Outputs, Token, Work};
-use crate::openai::{ApiError, ErrorKind, FinishReason, Usage};
+use crate::openai::{ApiError, ErrorKind, FinishReason, StreamUsage, Usage};
 use crate::state::{AppState, Served, unix_seconds};
+
+/// Names the keywords of a schema that the reply was not held to.
+const UNCHECKED: HeaderName = HeaderName::from_static("x-unchecked-keywords");
+
+/// The answer with a header for what was not checked, if anything was not.
+pub(super) fn unchecked(mut response: Response, keywords: &[&str]) -> Response {
+    if let Ok(value) = HeaderValue::from_str(&keywords.join(", "))
+        && !keywords.is_empty()
+    {
+        response.headers_mut().insert(UNCHECKED, value);
+    }
+    response
+}
+
+/// The ids of tokens, if they were asked for.
+pub(super) fn token_ids(asked: bool, tokens: &[Token]) -> Option<Vec<u32>> {
+    asked.then(|| tokens.iter().map(|token| token.id).collect())
+}
 
 /// The body of a request, or why it could not be had.
 pub(super) type Body = Result<Bytes, BytesRejection>;
@@ -38,6 +57,27 @@ pub(super) async fn aside<T: Send + 'static>(
     }
 }
 
+/// What a request asks for. Grammars are made one at a time: a hostile one keeps the others waiting, not the server busy.
+pub(super) async fn prepared<T: Send + 'static>(
+    state: &AppState,
+    wants_grammar: bool,
+    deadline: Instant,
+    prepare: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let turn = if wants_grammar {
+        let turn = timeout_at(deadline, state.grammar_maker.clone().acquire_owned());
+        Some(turn.await.map_err(|_| generation::timed_out())?)
+    } else {
+        None
+    };
+    let prepare = move || {
+        let prepared = prepare();
+        drop(turn);
+        prepared
+    };
+    aside(deadline, prepare).await
+}
+
 /// Waits for a slot and starts to generate.
 pub(super) async fn begin(
     state: &AppState,
@@ -54,14 +94,31 @@ pub(super) struct Head {
     pub(super) id: String,
     pub(super) created: u64,
     pub(super) model: String,
-    pub(super) include_usage: bool,
+    stream_usage: StreamUsage,
+    /// The counts so far.
+    usage: Usage,
 }
 
 impl Head {
     /// A new one, with an id that begins with `prefix`.
-    pub(super) fn new(prefix: &str, served: &Served, include_usage: bool) -> Self {
+    pub(super) fn new(prefix: &str, served: &Served, stream_usage: StreamUsage, prompt_tokens: usize) -> Self {
         let id = format!("{prefix}-{}", uuid::Uuid::new_v4().simple());
-        Self { id, created: unix_seconds(), model: served.name.clone(), include_usage }
+        let usage = Usage::new(prompt_tokens, 0);
+        Self { id, created: unix_seconds(), model: served.name.clone(), stream_usage, usage }
+    }
+
+    /// The usage that a chunk tells which is not the last.
+    pub(super) fn usage_so_far(&self) -> Option<Option<Usage>> {
+        match self.stream_usage {
+            StreamUsage::Never => None,
+            StreamUsage::AtEnd => Some(None),
+            StreamUsage::Always => Some(Some(self.usage)),
+        }
+    }
+
+    /// Whether a last chunk tells the usage.
+    pub(super) fn tells_usage(&self) -> bool {
+        self.stream_usage != StreamUsage::Never
     }
 }
 
@@ -93,6 +150,8 @@ pub(super) async fn collect(mut outputs: Outputs) -> Result<(Vec<Choice>, Usage)
 
 /// How an API writes the parts of a streamed answer: each as no, one or several chunks of JSON.
 pub(super) trait Chunks: Send + 'static {
+    /// What all parts have in common.
+    fn head(&mut self) -> &mut Head;
     /// What comes before everything.
     fn opening(&self) -> Vec<String>;
     /// More of a choice.
@@ -123,10 +182,14 @@ fn events(outputs: Outputs, mut chunks: impl Chunks) -> impl Stream<Item = Event
 
 fn events_of(chunks: &mut impl Chunks, output: Option<Result<Output, ApiError>>, ended: &mut bool) -> Vec<Event> {
     match output.unwrap_or_else(|| Err(vanished())) {
-        Ok(Output::Delta { choice, text, tokens }) => {
+        Ok(Output::Delta { choice, text, tokens, usage }) => {
+            chunks.head().usage = usage;
             chunks.delta(choice, text, tokens).into_iter().map(event).collect()
         }
-        Ok(Output::Finished { choice, reason }) => chunks.finished(choice, reason).into_iter().map(event).collect(),
+        Ok(Output::Finished { choice, reason, usage }) => {
+            chunks.head().usage = usage;
+            chunks.finished(choice, reason).into_iter().map(event).collect()
+        }
         Ok(Output::Done { usage }) => {
             *ended = true;
             let usage = chunks.usage(usage);

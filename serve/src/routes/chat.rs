@@ -5,16 +5,16 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::answer::{self, Body, Chunks, Head};
-use crate::generation::{self, Token, Work};
+use crate::generation::Token;
 use crate::openai::{
     ApiError, ChatChoice, ChatChunk, ChatCompletion, ChatRequest, ChunkChoice, ChunkDelta, FinishReason, FunctionCall,
     FunctionDelta, Logprobs, ReplyMessage, ToolCall, ToolCallDelta, Usage,
 };
 use crate::prepare;
-use crate::state::{AppState, Served};
+use crate::state::AppState;
 use crate::tool_calls::{CallReader, Part};
 
 const FUNCTION: &str = "function";
@@ -23,20 +23,29 @@ const FUNCTION: &str = "function";
 pub(super) async fn chat_completions(State(state): State<Arc<AppState>>, body: Body) -> Result<Response, ApiError> {
     let deadline = Instant::now() + state.limits.request_timeout;
     let request = ChatRequest::parse(&answer::bytes(&state, body)?)?;
-    let served = state.model(&request.model)?;
-    let (request, work) = prepared(&state, served, request, deadline).await?;
+    let served = state.asked_for(request.model.as_deref())?;
+    let wants_grammar = request.wants_grammar();
+    let preparing = served.clone();
+    let prepare = move || prepare::chat(&preparing, &request).map(|work| (request, work));
+    let (request, work) = answer::prepared(&state, wants_grammar, deadline, prepare).await?;
+    let unchecked = work.unchecked.clone();
+    let prompt_ids = work.prompts.first().map_or_else(Vec::new, |prompt| prompt.request.prompt_ids.clone());
     let outputs = answer::begin(&state, served, work, deadline).await?;
 
-    let head = Head::new("chatcmpl", served, request.include_usage);
+    let head = Head::new("chatcmpl", served, request.stream_usage, prompt_ids.len());
     let reader = prepare::call_reader(served, &request);
+    let (told, ids) = (Told::of(&request), request.return_token_ids);
     if request.stream {
-        return Ok(answer::stream(outputs, ChatChunks { head, readers: vec![reader; request.choices] }));
+        let prompt_ids = ids.then_some(prompt_ids);
+        let chunks = ChatChunks { head, readers: vec![reader; request.choices], told, prompt_ids };
+        return Ok(answer::unchecked(answer::stream(outputs, chunks), &unchecked));
     }
     let (choices, usage) = answer::collect(outputs).await?;
     let choice = |(index, choice): (usize, answer::Choice)| {
         let (message, finish_reason) = message(choice.text, choice.reason, reader.clone());
-        let logprobs = request.logprobs.map(|_| logprobs(choice.tokens));
-        ChatChoice { index, message, logprobs, finish_reason }
+        let token_ids = answer::token_ids(ids, &choice.tokens);
+        let logprobs = told.logprobs.then(|| logprobs(choice.tokens));
+        ChatChoice { index, message, logprobs, finish_reason, token_ids }
     };
     let completion = ChatCompletion {
         id: head.id,
@@ -45,31 +54,22 @@ pub(super) async fn chat_completions(State(state): State<Arc<AppState>>, body: B
         model: head.model,
         choices: choices.into_iter().enumerate().map(choice).collect(),
         usage,
+        prompt_token_ids: ids.then_some(prompt_ids),
     };
-    Ok(Json(completion).into_response())
+    Ok(answer::unchecked(Json(completion).into_response(), &unchecked))
 }
 
-/// The request and what it asks for. Grammars are made one at a time: a hostile one keeps the others waiting, not the
-/// server busy.
-async fn prepared(
-    state: &AppState,
-    served: &Arc<Served>,
-    request: ChatRequest,
-    deadline: Instant,
-) -> Result<(ChatRequest, Work), ApiError> {
-    let turn = if request.wants_grammar() {
-        let turn = timeout_at(deadline, state.grammar_maker.clone().acquire_owned());
-        Some(turn.await.map_err(|_| generation::timed_out())?)
-    } else {
-        None
-    };
-    let served = served.clone();
-    let prepare = move || {
-        let work = prepare::chat(&served, &request);
-        drop(turn);
-        work.map(|work| (request, work))
-    };
-    answer::aside(deadline, prepare).await
+/// What is told of tokens.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    logprobs: bool,
+    ids: bool,
+}
+
+impl Told {
+    fn of(request: &ChatRequest) -> Self {
+        Self { logprobs: request.logprobs.is_some(), ids: request.return_token_ids }
+    }
 }
 
 fn logprobs(tokens: Vec<Token>) -> Logprobs {
@@ -117,23 +117,30 @@ struct ChatChunks {
     head: Head,
     /// One for each choice; none where no calls are looked for.
     readers: Vec<Option<CallReader>>,
+    told: Told,
+    /// The tokens of the prompt, if asked for.
+    prompt_ids: Option<Vec<u32>>,
 }
 
 impl ChatChunks {
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> String {
-        let chunk = ChatChunk {
+    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Option<Usage>>) -> ChatChunk {
+        ChatChunk {
             id: self.head.id.clone(),
             object: "chat.completion.chunk",
             created: self.head.created,
             model: self.head.model.clone(),
             choices,
-            usage: self.head.include_usage.then_some(usage),
-        };
-        answer::json(&chunk)
+            usage,
+            prompt_token_ids: None,
+        }
     }
 
-    fn choice(&self, index: usize, delta: ChunkDelta, logprobs: Option<Logprobs>) -> String {
-        self.chunk(vec![ChunkChoice { index, delta, logprobs, finish_reason: None }], None)
+    fn choice(&self, index: usize, delta: ChunkDelta) -> ChunkChoice {
+        ChunkChoice { index, delta, logprobs: None, finish_reason: None, token_ids: None }
+    }
+
+    fn of_choice(&self, choice: ChunkChoice) -> String {
+        answer::json(&self.chunk(vec![choice], self.head.usage_so_far()))
     }
 }
 
@@ -153,12 +160,17 @@ fn delta(part: Part) -> ChunkDelta {
 }
 
 impl Chunks for ChatChunks {
+    fn head(&mut self) -> &mut Head {
+        &mut self.head
+    }
+
     fn opening(&self) -> Vec<String> {
         // Where calls are looked for, it is not known yet whether there is content.
         let content = |reader: &Option<CallReader>| reader.is_none().then(String::new);
         let first = |(index, reader)| {
             let delta = ChunkDelta { role: Some("assistant"), content: content(reader), ..ChunkDelta::default() };
-            self.choice(index, delta, None)
+            let chunk = self.chunk(vec![self.choice(index, delta)], self.head.usage_so_far());
+            answer::json(&ChatChunk { prompt_token_ids: self.prompt_ids.clone(), ..chunk })
         };
         self.readers.iter().enumerate().map(first).collect()
     }
@@ -168,13 +180,16 @@ impl Chunks for ChatChunks {
             Some(reader) => reader.push(&text),
             None => vec![Part::Content(text)],
         };
-        let mut deltas: Vec<ChunkDelta> = parts.into_iter().map(delta).collect();
+        let mut choices: Vec<ChunkChoice> = parts.into_iter().map(|part| self.choice(index, delta(part))).collect();
         // Tokens are told when they are there, with text or without.
-        let mut logprobs = (!tokens.is_empty()).then(|| logprobs(tokens));
-        if deltas.is_empty() && logprobs.is_some() {
-            deltas.push(ChunkDelta::default());
+        if choices.is_empty() && !tokens.is_empty() {
+            choices.push(self.choice(index, ChunkDelta::default()));
         }
-        deltas.into_iter().map(|delta| self.choice(index, delta, logprobs.take())).collect()
+        if let Some(first) = choices.first_mut().filter(|_| !tokens.is_empty()) {
+            first.token_ids = answer::token_ids(self.told.ids, &tokens);
+            first.logprobs = self.told.logprobs.then(|| logprobs(tokens));
+        }
+        choices.into_iter().map(|choice| self.of_choice(choice)).collect()
     }
 
     fn finished(&mut self, index: usize, reason: FinishReason) -> Vec<String> {
@@ -182,14 +197,12 @@ impl Chunks for ChatChunks {
             Some(reader) => (reader.finish(reason == FinishReason::Length), reason_with(reason, reader)),
             None => (Vec::new(), reason),
         };
-        let mut chunks: Vec<String> = parts.into_iter().map(|part| self.choice(index, delta(part), None)).collect();
-        let delta = ChunkDelta::default();
-        let end = ChunkChoice { index, delta, logprobs: None, finish_reason: Some(reason) };
-        chunks.push(self.chunk(vec![end], None));
-        chunks
+        let mut choices: Vec<ChunkChoice> = parts.into_iter().map(|part| self.choice(index, delta(part))).collect();
+        choices.push(ChunkChoice { finish_reason: Some(reason), ..self.choice(index, ChunkDelta::default()) });
+        choices.into_iter().map(|choice| self.of_choice(choice)).collect()
     }
 
     fn usage(&self, usage: Usage) -> Option<String> {
-        self.head.include_usage.then(|| self.chunk(Vec::new(), Some(usage)))
+        self.head.tells_usage().then(|| answer::json(&self.chunk(Vec::new(), Some(Some(usage)))))
     }
 }

@@ -21,30 +21,36 @@ use crate::state::AppState;
 pub(super) async fn completions(State(state): State<Arc<AppState>>, body: Body) -> Result<Response, ApiError> {
     let deadline = Instant::now() + state.limits.request_timeout;
     let request = CompletionRequest::parse(&answer::bytes(&state, body)?)?;
-    let served = state.model(&request.model)?;
+    let served = state.asked_for(request.model.as_deref())?;
+    let wants_grammar = request.grammar.is_some();
     let preparing = served.clone();
-    let prepared = move || prepare::completion(&preparing, &request).map(|work| (request, work));
-    let (request, work) = answer::aside(deadline, prepared).await?;
+    let prepare = move || prepare::completion(&preparing, &request).map(|work| (request, work));
+    let (request, work) = answer::prepared(&state, wants_grammar, deadline, prepare).await?;
+    let unchecked = work.unchecked.clone();
+    let prompts: Vec<Vec<u32>> = work.prompts.iter().map(|prompt| prompt.request.prompt_ids.clone()).collect();
     let outputs = answer::begin(&state, served, work, deadline).await?;
 
-    let chunks = CompletionChunks { head: Head::new("cmpl", served, request.include_usage) };
+    let prompt_tokens = prompts.iter().map(Vec::len).sum();
+    let head = Head::new("cmpl", served, request.stream_usage, prompt_tokens);
+    let (has_logprobs, choices) = (request.logprobs.is_some(), request.choices);
+    let chunks = CompletionChunks { head, has_logprobs, choices, prompts: request.return_token_ids.then_some(prompts) };
     if request.stream {
-        return Ok(answer::stream(outputs, chunks));
+        return Ok(answer::unchecked(answer::stream(outputs, chunks), &unchecked));
     }
     let (choices, usage) = answer::collect(outputs).await?;
     let choice = |(index, choice): (usize, answer::Choice)| CompletionChoice {
-        index,
-        text: choice.text,
-        logprobs: request.logprobs.map(|_| logprobs(choice.tokens)),
+        prompt_token_ids: chunks.prompt_ids(index),
         finish_reason: Some(choice.reason),
+        ..chunks.choice(index, choice.text, choice.tokens)
     };
     let choices = choices.into_iter().enumerate().map(choice).collect();
-    Ok(Json(chunks.completion(choices, Some(Some(usage)))).into_response())
+    let completion = chunks.completion(choices, Some(Some(usage)));
+    Ok(answer::unchecked(Json(completion).into_response(), &unchecked))
 }
 
 fn logprobs(tokens: Vec<Token>) -> CompletionLogprobs {
     let mut lists = CompletionLogprobs::default();
-    for Token { offset, logprob, unpredicted } in tokens {
+    for Token { offset, logprob, unpredicted, .. } in tokens {
         let text = written(&logprob.chosen);
         let top = || {
             let mut top: Vec<(String, f32)> = Vec::with_capacity(logprob.top_logprobs.len() + 1);
@@ -79,6 +85,11 @@ fn written(token: &TopLogprob) -> String {
 /// The chunks of a streamed completion.
 struct CompletionChunks {
     head: Head,
+    has_logprobs: bool,
+    /// How many each prompt has.
+    choices: usize,
+    /// The tokens of the prompts, if ids were asked for.
+    prompts: Option<Vec<Vec<u32>>>,
 }
 
 impl CompletionChunks {
@@ -93,27 +104,51 @@ impl CompletionChunks {
         }
     }
 
-    fn chunk(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> String {
-        answer::json(&self.completion(choices, self.head.include_usage.then_some(usage)))
+    fn choice(&self, index: usize, text: String, tokens: Vec<Token>) -> CompletionChoice {
+        let token_ids = answer::token_ids(self.prompts.is_some(), &tokens);
+        let logprobs = self.has_logprobs.then(|| logprobs(tokens));
+        CompletionChoice { index, text, logprobs, finish_reason: None, token_ids, prompt_token_ids: None }
+    }
+
+    fn prompt_ids(&self, index: usize) -> Option<Vec<u32>> {
+        self.prompts.as_ref().and_then(|prompts| prompts.get(index / self.choices).cloned())
+    }
+
+    fn chunk(&self, choice: CompletionChoice) -> String {
+        answer::json(&self.completion(vec![choice], self.head.usage_so_far()))
     }
 }
 
 impl Chunks for CompletionChunks {
+    fn head(&mut self) -> &mut Head {
+        &mut self.head
+    }
+
     fn opening(&self) -> Vec<String> {
         Vec::new()
     }
 
     fn delta(&mut self, index: usize, text: String, tokens: Vec<Token>) -> Vec<String> {
-        let logprobs = (!tokens.is_empty()).then(|| logprobs(tokens));
-        vec![self.chunk(vec![CompletionChoice { index, text, logprobs, finish_reason: None }], None)]
+        let without_tokens = tokens.is_empty();
+        let mut choice = self.choice(index, text, tokens);
+        if without_tokens {
+            (choice.logprobs, choice.token_ids) = (None, None);
+        }
+        vec![self.chunk(choice)]
     }
 
     fn finished(&mut self, index: usize, reason: FinishReason) -> Vec<String> {
-        let (text, finish_reason) = (String::new(), Some(reason));
-        vec![self.chunk(vec![CompletionChoice { index, text, logprobs: None, finish_reason }], None)]
+        vec![self.chunk(CompletionChoice {
+            index,
+            text: String::new(),
+            logprobs: None,
+            finish_reason: Some(reason),
+            token_ids: None,
+            prompt_token_ids: self.prompt_ids(index),
+        })]
     }
 
     fn usage(&self, usage: Usage) -> Option<String> {
-        self.head.include_usage.then(|| self.chunk(Vec::new(), Some(usage)))
+        self.head.tells_usage().then(|| answer::json(&self.completion(Vec::new(), Some(Some(usage)))))
     }
 }

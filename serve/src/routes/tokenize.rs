@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use orpo_chat::RenderOptions;
 use tokio::time::Instant;
 
 use super::answer::{self, Body};
@@ -21,8 +22,9 @@ pub(super) async fn tokenize(State(state): State<Arc<AppState>>, body: Body) -> 
     let tokenizing = served.clone();
     let tokenize = move || match input {
         TokenizeInput::Text { text, add_special_tokens } => prepare::text_ids(&tokenizing, &text, add_special_tokens),
-        TokenizeInput::Chat { messages, tools, add_generation_prompt, continue_final_message } => {
-            prepare::conversation(&tokenizing, &messages, &tools, add_generation_prompt, continue_final_message)
+        TokenizeInput::Chat { messages, tools, add_generation_prompt, continue_final_message, variables } => {
+            let options = RenderOptions { tools: &tools, add_generation_prompt, variables: Some(&variables) };
+            prepare::conversation(&tokenizing, &messages, options, continue_final_message)
         }
     };
     let tokens = answer::aside(deadline, tokenize).await?;

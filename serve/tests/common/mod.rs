@@ -104,7 +104,7 @@ impl Engine for Double {
                 let token = match sampler.sample(&logits, VOCABULARY, request.top_logprobs) {
                     Ok(token) => token,
                     Err(error) => {
-                        let _ = steps.send(Err(EngineError::Failed(error.to_string())));
+                        let _ = steps.send(Err(error.into()));
                         break;
                     }
                 };
@@ -203,7 +203,8 @@ pub fn write_tokenizer(dir: &Path, template: &str, bos: &str) {
 }
 
 pub fn limits() -> Limits {
-    Limits { max_concurrent: 1, max_queue: 4, request_timeout: Duration::from_secs(20), max_body_bytes: 64 << 10 }
+    let (request_timeout, body_timeout) = (Duration::from_secs(20), Duration::from_secs(20));
+    Limits { max_concurrent: 1, max_queue: 4, request_timeout, body_timeout, max_body_bytes: 64 << 10 }
 }
 
 /// A running server; it stops when dropped.

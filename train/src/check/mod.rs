@@ -53,7 +53,7 @@ pub fn check(recipe: &Recipe, shown: usize) -> Result<Report, TrainError> {
         time,
         holds_run: has_checkpoint || recipe.output_dir.join(MODEL_DIR).exists(),
         preview: preview(&data.train, shown, &source.files.chat, recipe.objective().nll()),
-        notes: data.notes,
+        notes: source.notes.into_iter().chain(data.notes).collect(),
         data: data.lineage,
     })
 }

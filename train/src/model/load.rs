@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
+use orpo_model::{BlockNames, LM_HEAD, Names};
 
 use super::block::{Attention, Block, Mlp};
 use super::lora::LoraSetup;
-use super::names::{BlockNames, LM_HEAD, Names};
 use super::{Decoder, ModelConfig, NormKind, Positions, WeightSource};
 use crate::error::TrainError;
 use crate::ops::{Head, Linear, LoraWeights, Norm, Param};
@@ -34,8 +34,6 @@ struct Loader<'a, S> {
     loras: BTreeMap<String, LoraWeights>,
     /// The linear layers that an adapter can belong to.
     linears: BTreeSet<String>,
-    /// Names that were asked for, as the source has them.
-    used: BTreeSet<String>,
 }
 
 /// Loads a decoder; of an `outline` nothing but the shapes.
@@ -54,10 +52,9 @@ pub fn load(
         params: Vec::new(),
         loras: BTreeMap::new(),
         linears: BTreeSet::new(),
-        used: BTreeSet::new(),
     };
     let decoder = loader.decoder()?;
-    loader.refuse_unused()?;
+    config.refuse_unused(source.names().into_iter()).map_err(TrainError::Refused)?;
     if let Trained::Adapter(setup) = trained {
         setup.check(&decoder.linears)?;
     }
@@ -164,33 +161,15 @@ impl<S: WeightSource> Loader<'_, S> {
 
     /// The name under which the source has what transformers calls `name`.
     fn stored_name(&self, name: &str) -> String {
-        if self.source.contains(name) {
-            return name.to_string();
-        }
-        // Some checkpoints store a tied matrix under the head's name only, and some OPT leave out the first part.
-        let head = format!("{LM_HEAD}.weight");
-        let without_model = name.strip_prefix("model.").unwrap_or(name);
-        if self.config.tie_word_embeddings && name == self.names.embed_tokens() && self.source.contains(&head) {
-            head
-        } else if self.source.contains(without_model) {
-            without_model.to_string()
-        } else {
-            name.to_string()
-        }
+        self.config.stored_name(name, |name| self.source.contains(name))
     }
 
-    fn read(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
-        let stored = self.stored_name(name);
-        let tensor = self.source.stored(&stored, shape)?;
-        self.used.insert(stored);
-        Ok(tensor)
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
+        self.source.stored(&self.stored_name(name), shape)
     }
 
-    fn dtype(&mut self, name: &str, shape: &[usize]) -> Result<DType, TrainError> {
-        let stored = self.stored_name(name);
-        let dtype = self.source.dtype(&stored, shape)?;
-        self.used.insert(stored);
-        Ok(dtype)
+    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, TrainError> {
+        self.source.dtype(&self.stored_name(name), shape)
     }
 
     fn param(&mut self, name: String, shape: &[usize]) -> Result<Arc<Param>, TrainError> {
@@ -248,21 +227,5 @@ impl<S: WeightSource> Loader<'_, S> {
         };
         self.linears.insert(name);
         Ok(Linear { weight, bias, lora })
-    }
-
-    /// A tensor that no part of the model asked for means that `config.json` describes another model.
-    fn refuse_unused(&self) -> Result<(), TrainError> {
-        // The tied head, and tables that older programs stored.
-        let harmless = |name: &str| {
-            name == format!("{LM_HEAD}.weight")
-                || name.ends_with("rotary_emb.inv_freq")
-                || name.ends_with("attn.masked_bias")
-        };
-        match self.source.names().into_iter().find(|name| !self.used.contains(*name) && !harmless(name)) {
-            None => Ok(()),
-            Some(name) => Err(TrainError::Refused(format!(
-                "the weights have a tensor `{name}`, for which the model that config.json describes has no use"
-            ))),
-        }
     }
 }

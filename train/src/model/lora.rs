@@ -10,7 +10,8 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::weights::{WeightFiles, WeightSource};
+use super::WeightFiles;
+use super::weights::WeightSource;
 use crate::error::TrainError;
 use crate::hub;
 use crate::ops::{LoraWeights, Param, fnv1a};

@@ -2,17 +2,17 @@
 //! weights by their Hugging Face names, [`lora`] adapters in PEFT's format.
 
 mod block;
-mod config;
 mod decoder;
 mod load;
 pub mod lora;
-mod names;
 mod tape;
 mod weights;
 
-pub use config::{Family, LlamaShape, ModelConfig, NormKind, NormPlacement, Positions, RopeConfig};
 pub use decoder::{Decoder, PackedRows};
 pub use load::Trained;
+pub use orpo_model::{
+    Checkpoint, Family, LlamaShape, ModelConfig, NormKind, NormPlacement, Positions, RopeConfig, WeightFiles,
+};
 pub use tape::Tape;
 pub(crate) use tape::gradient_of;
-pub use weights::{WeightFiles, WeightSource};
+pub use weights::WeightSource;

@@ -1,22 +1,11 @@
 //! The activations of feed-forward layers, alone or gating a second projection (Shazeer 2020).
 
+pub use orpo_model::Activation;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::math::{sigmoid, tanh};
 
 const CHUNK: usize = 4096;
-
-/// An element-wise function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Activation {
-    /// `x sigmoid(x)`.
-    Silu,
-    /// GELU by its tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
-    GeluTanh,
-    /// `max(x, 0)`.
-    Relu,
-}
 
 /// Value and derivative; a type for each function, so that every loop is compiled for its own.
 trait Function {
@@ -71,9 +60,20 @@ impl Function for Relu {
     }
 }
 
-impl Activation {
+/// What the activation computes.
+pub(super) trait Elementwise {
     /// The activation, element by element.
-    pub(super) fn apply(self, x: &[f32]) -> Vec<f32> {
+    fn apply(self, x: &[f32]) -> Vec<f32>;
+    /// The gradient of `x`, given that of the activation.
+    fn backward(self, x: &[f32], dy: &[f32]) -> Vec<f32>;
+    /// `activation(gate) * up`, element by element.
+    fn gate(self, gate: &[f32], up: &[f32]) -> Vec<f32>;
+    /// The gradients of `gate` and `up`, given that of the product.
+    fn gate_backward(self, gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>);
+}
+
+impl Elementwise for Activation {
+    fn apply(self, x: &[f32]) -> Vec<f32> {
         match self {
             Self::Silu => apply::<Silu>(x),
             Self::GeluTanh => apply::<GeluTanh>(x),
@@ -81,8 +81,7 @@ impl Activation {
         }
     }
 
-    /// The gradient of `x`, given that of the activation.
-    pub(super) fn backward(self, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    fn backward(self, x: &[f32], dy: &[f32]) -> Vec<f32> {
         match self {
             Self::Silu => backward::<Silu>(x, dy),
             Self::GeluTanh => backward::<GeluTanh>(x, dy),
@@ -90,8 +89,7 @@ impl Activation {
         }
     }
 
-    /// `activation(gate) * up`, element by element.
-    pub(super) fn gate(self, gate: &[f32], up: &[f32]) -> Vec<f32> {
+    fn gate(self, gate: &[f32], up: &[f32]) -> Vec<f32> {
         match self {
             Self::Silu => gated::<Silu>(gate, up),
             Self::GeluTanh => gated::<GeluTanh>(gate, up),
@@ -99,8 +97,7 @@ impl Activation {
         }
     }
 
-    /// The gradients of `gate` and `up`, given that of the product.
-    pub(super) fn gate_backward(self, gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    fn gate_backward(self, gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
         match self {
             Self::Silu => gated_backward::<Silu>(gate, up, dy),
             Self::GeluTanh => gated_backward::<GeluTanh>(gate, up, dy),

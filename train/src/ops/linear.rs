@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::activation::Activation;
+use super::activation::{Activation, Elementwise};
 use super::dropout::Dropout;
 use super::matmul::{Output, Threads, View, ViewMut, matmul};
 use super::{Param, column_sums, slice, tensor_like, with_slice};

@@ -10,7 +10,7 @@ use crate::checkpoint::{ModelFiles, sha256_file};
 use crate::error::TrainError;
 use crate::hub::model_dir;
 use crate::model::lora::{ADAPTER_FILE, BaseName, LoraSetup};
-use crate::model::{Decoder, LlamaShape, ModelConfig, Trained, WeightFiles};
+use crate::model::{Checkpoint, Decoder, LlamaShape, ModelConfig, Trained, WeightFiles};
 use crate::recipe::Recipe;
 
 /// The model to start from, not yet loaded.
@@ -20,6 +20,8 @@ pub struct ModelSource {
     pub config: ModelConfig,
     /// What stands beside the weights.
     pub files: ModelFiles,
+    /// What should be known of it.
+    pub notes: Vec<String>,
     weights: Option<WeightFiles>,
     lora: Option<LoraSetup>,
 }
@@ -33,12 +35,14 @@ impl ModelSource {
         let chat = |dir: &Path| load_chat(dir, recipe.data.chat_template.as_deref());
         if let Some(path) = &recipe.model.path {
             let dir = &model_dir(path)?;
-            let (config, json) = ModelConfig::from_dir(dir)?;
+            let checkpoint = Checkpoint::open(dir)?;
+            let notes = checkpoint.note().into_iter().collect();
+            let Checkpoint { config, json, weights, .. } = checkpoint;
             let base_name = BaseName::of(path);
             let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat: chat(dir)?, base_name };
-            let weights = WeightFiles::open(dir)?;
+            files.chat.check_vocabulary(config.vocab_size)?;
             let lora = recipe.lora.as_ref().map(|lora| lora.setup(recipe.seed)).transpose()?;
-            return Ok(Self { config, files, weights: Some(weights), lora });
+            return Ok(Self { config, files, notes, weights: Some(weights), lora });
         }
         let (Some(dir), Some(init)) = (&recipe.model.tokenizer, &recipe.model.init) else {
             unreachable!("the recipe was checked to have `path`, or `tokenizer` and `init`")
@@ -62,7 +66,7 @@ impl ModelSource {
         let config = ModelConfig::from_json(&json)
             .map_err(|reason| TrainError::Refused(format!("recipe [model.init]: {reason}")))?;
         let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat, base_name: BaseName::default() };
-        Ok(Self { config, files, weights: None, lora: None })
+        Ok(Self { config, files, notes: Vec::new(), weights: None, lora: None })
     }
 
     /// SHA-256 of the weight files, of an initial adapter too; none for random weights.
@@ -71,12 +75,12 @@ impl ModelSource {
     /// When a file cannot be read.
     pub fn hashes(&self) -> Result<BTreeMap<String, String>, TrainError> {
         let mut hashes = BTreeMap::new();
-        for path in self.weights.iter().flat_map(WeightFiles::paths) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            hashes.insert(name, sha256_file(path)?);
+        for file in self.weights.iter().flat_map(WeightFiles::files) {
+            let name = file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+            hashes.insert(name, sha256_file(file.path())?);
         }
-        for path in self.lora.iter().flat_map(|setup| &setup.initial).flat_map(WeightFiles::paths) {
-            hashes.insert(ADAPTER_FILE.into(), sha256_file(path)?);
+        for file in self.lora.iter().flat_map(|setup| &setup.initial).flat_map(WeightFiles::files) {
+            hashes.insert(ADAPTER_FILE.into(), sha256_file(file.path())?);
         }
         Ok(hashes)
     }

@@ -82,7 +82,7 @@ fn results(results: &Results, original: usize, rows: &[Value], generation: &Valu
         fields.insert(format!("{theirs},none"), value.into());
         // The harness knows the error of a mean of prompts, over n - 1, but none of its aggregation of instructions.
         let stderr = match ours.starts_with("prompt_") && effective > 1 {
-            true => (value * (1.0 - value) / (effective - 1) as f64).sqrt().into(),
+            true => value.map(|value| (value * (1.0 - value) / (effective - 1) as f64).sqrt()).into(),
             false => Value::from("N/A"),
         };
         fields.insert(format!("{theirs}_stderr,none"), stderr);

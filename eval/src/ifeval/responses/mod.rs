@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn rows_are_matched_by_key_or_prompt() {
-        let rows = "{\"prompt\": \"q\", \"response\": null}\n{\"key\": 1, \"prompt\": \"p\", \"response\": \"a\"}";
+        let rows = "{\"prompt\": \"q\", \"response\": \"\"}\n{\"key\": 1, \"prompt\": \"p\", \"response\": \"a\"}\n\
+                    {\"key\": 3, \"response\": null}";
         assert_eq!(outcomes(rows).unwrap(), [answered("a"), answered(""), Outcome::Missing]);
         for (rows, problem) in [
             ("{\"key\": 9, \"response\": \"\"}", "no example in `d.jsonl` has the key 9; name its data with --data"),

@@ -20,9 +20,10 @@ fn is(row: &Row) -> bool {
     row.contains_key("response") && (row.contains_key("prompt") || row.contains_key("key"))
 }
 
-/// A null response is an empty one.
+/// A null response is none: an answer that a model did not give is not scored as an empty one.
 fn read(row: Row) -> Result<Recorded, String> {
     let Fields { key, prompt, response } = typed(row)?;
-    let answer = Answer { response: response.unwrap_or_default(), finish_reason: None };
-    Ok(Recorded { key, prompt, outcome: Outcome::Answered(answer), example: None, was_stripped: false })
+    let answered = |response| Outcome::Answered(Answer { response, finish_reason: None });
+    let outcome = response.map_or(Outcome::Missing, answered);
+    Ok(Recorded { key, prompt, outcome, example: None, was_stripped: false })
 }

@@ -4,6 +4,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, VPos};
 
 use super::{Caption, GRID, INK, SCALE, SOFT, Style, draw, number, shorten, text};
+use crate::report::view::fixed;
 
 /// One bar.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,6 +37,8 @@ pub struct Chart {
     pub most: f64,
     /// A value that is worth a line: an even chance, for example.
     pub mark: Option<f64>,
+    /// The decimals of the values: those of the table beside the chart.
+    pub decimals: usize,
 }
 
 const WIDTH: i32 = 420;
@@ -43,14 +46,14 @@ const BAR: i32 = 12;
 const BETWEEN: i32 = 9;
 const AXIS: i32 = 24;
 /// The widest character of a label, roughly.
-const LETTER: i32 = 7;
+const LETTER: i32 = 8;
 const LABEL: usize = 28;
 
 /// The chart as an SVG element.
 pub fn svg(chart: &Chart) -> String {
     let labels: Vec<String> = chart.groups.iter().map(|group| shorten(&group.label, LABEL)).collect();
     let longest = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
-    let left = (LETTER * longest as i32 + 12).clamp(40, 196);
+    let left = (LETTER * longest as i32 + 12).clamp(40, 204);
     let right = WIDTH - 40;
     let heights: Vec<i32> = chart.groups.iter().map(|group| BAR * group.bars.len().max(1) as i32 + BETWEEN).collect();
     let bottom = heights.iter().sum::<i32>() + 4;
@@ -90,7 +93,7 @@ pub fn svg(chart: &Chart) -> String {
                 }
                 let label = (high.max(x(bar.value)) + 5 * SCALE, line);
                 let style = text(10, SOFT, HPos::Left, VPos::Center);
-                area.draw(&Text::new(number((bar.value * 10.0).round() / 10.0), label, style))?;
+                area.draw(&Text::new(fixed(bar.value, chart.decimals), label, style))?;
             }
             top += height;
         }
@@ -101,6 +104,7 @@ pub fn svg(chart: &Chart) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::view::Cell;
 
     fn bar(series: usize, value: f64, ci95: [f64; 2]) -> Bar {
         Bar { style: Style::of(series), value, ci95: Some(ci95) }
@@ -113,7 +117,7 @@ mod tests {
             Group { label: "<b>".into(), bars: vec![bar(0, 0.0, [0.0, 10.0])] },
         ];
         let caption = Caption { id: "b".into(), title: "t".into(), description: "d".into() };
-        let svg = svg(&Chart { caption, groups, most: 100.0, mark: Some(50.0) });
+        let svg = svg(&Chart { caption, groups, most: 100.0, mark: Some(50.0), decimals: 1 });
         let width = |rectangle: &str| -> i32 {
             rectangle.split("width=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
         };
@@ -125,10 +129,19 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_the_one_of_the_table() {
+        let caption = Caption { id: "b".into(), title: "t".into(), description: "d".into() };
+        let groups = vec![Group { label: "a".into(), bars: vec![bar(0, 91.25, [80.0, 95.0])] }];
+        let svg = svg(&Chart { caption, groups, most: 100.0, mark: None, decimals: 1 });
+        let cell = Cell::interval(0.9125, [0.8, 0.95], 100.0, 1).text;
+        assert!(svg.contains(&format!(">\n{cell}\n<")), "{cell} in {svg}");
+    }
+
+    #[test]
     fn a_long_label_is_cut() {
         let caption = Caption { id: "b".into(), title: "t".into(), description: "d".into() };
         let groups = vec![Group { label: "x".repeat(60), bars: vec![bar(0, 1.0, [0.5, 1.5])] }];
-        let svg = svg(&Chart { caption, groups, most: 2.0, mark: None });
+        let svg = svg(&Chart { caption, groups, most: 2.0, mark: None, decimals: 1 });
         assert!(svg.contains(&format!("{}…", "x".repeat(LABEL - 1))), "{svg}");
     }
 }

@@ -29,6 +29,8 @@ pub struct Chart {
     pub caption: Caption,
     /// What x counts.
     pub x_label: String,
+    /// The unit of y, where it has one.
+    pub y_label: String,
     /// The series.
     pub lines: Vec<Line>,
     /// The ends of the axes, where several charts share them.
@@ -58,7 +60,7 @@ pub fn svg(chart: &Chart) -> String {
         let mut mesh = ChartBuilder::on(area)
             .margin(8 * SCALE)
             .x_label_area_size(34 * SCALE)
-            .y_label_area_size(50 * SCALE)
+            .y_label_area_size(if chart.y_label.is_empty() { 50 } else { 66 } * SCALE)
             .build_cartesian_2d(x[0]..x[1], y[0]..y[1])?;
         mesh.configure_mesh()
             .x_labels(6)
@@ -66,6 +68,7 @@ pub fn svg(chart: &Chart) -> String {
             .x_label_formatter(&|value| number(*value))
             .y_label_formatter(&|value| number(*value))
             .x_desc(&chart.x_label)
+            .y_desc(&chart.y_label)
             .axis_desc_style(text(12, SOFT, HPos::Center, VPos::Top))
             .label_style(text(12, SOFT, HPos::Center, VPos::Center))
             .axis_style(GRID.stroke_width(2))
@@ -113,7 +116,7 @@ mod tests {
 
     fn chart(lines: Vec<Line>) -> String {
         let caption = Caption { id: "loss".into(), title: "Loss".into(), description: "By step".into() };
-        svg(&Chart { caption, x_label: "step".into(), lines, ranges: None })
+        svg(&Chart { caption, x_label: "step".into(), y_label: "nats".into(), lines, ranges: None })
     }
 
     fn line(points: Vec<(f64, f64)>, series: usize, marked: bool) -> Line {
@@ -132,7 +135,7 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), 2);
         let points = lines[0].split("points=\"").nth(1).unwrap().split('"').next().unwrap().split_whitespace().count();
         assert!((400..=POINTS).contains(&points), "{points}");
-        assert!(svg.contains(">\nstep\n<") && svg.contains(">\n600\n<"), "{svg}");
+        assert!(svg.contains(">\nstep\n<") && svg.contains(">\nnats\n<") && svg.contains(">\n600\n<"), "{svg}");
     }
 
     #[test]

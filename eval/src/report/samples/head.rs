@@ -29,7 +29,7 @@ pub fn head<T: DeserializeOwned>(path: &Path, rows: usize, bytes: usize) -> Resu
             taken += is_row;
         }
     }
-    let rows = jsonl::parse(path, &first)?;
+    let rows = jsonl::rows(path, &first)?;
     Ok((rows.into_iter().map(|(_, row)| row).collect(), total))
 }
 

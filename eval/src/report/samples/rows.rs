@@ -11,6 +11,7 @@ use crate::jsonl::InputError;
 use crate::mt_bench::{Id, Turn};
 use crate::report::collect::Subject;
 use crate::report::evaluation::Task;
+use crate::table::count;
 use crate::{alpaca, compare, ifeval, mt_bench};
 
 /// The samples of one file, at most.
@@ -226,7 +227,9 @@ fn verdict_of(winner: Option<Winner>, side: Winner) -> &'static str {
 fn clip(text: String) -> String {
     match text.char_indices().nth(CHARACTERS) {
         None => text,
-        Some((end, _)) => format!("{} … (the file has {} characters more)", &text[..end], text[end..].chars().count()),
+        Some((end, _)) => {
+            format!("{} … ({} in the file)", &text[..end], count(text[end..].chars().count(), "more character"))
+        }
     }
 }
 
@@ -266,7 +269,7 @@ mod tests {
     #[test]
     fn a_long_text_is_clipped_between_characters() {
         let clipped = clip("ü".repeat(CHARACTERS + 3));
-        assert!(clipped.ends_with("ü … (the file has 3 characters more)"), "{}", &clipped[clipped.len() - 60..]);
+        assert!(clipped.ends_with("ü … (3 more characters in the file)"), "{}", &clipped[clipped.len() - 60..]);
         assert_eq!(clip("ü".into()), "ü");
     }
 }

@@ -80,7 +80,8 @@ fn chart(
     let told = models.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
     let description = format!("Percent of instructions followed strictly by {told}; the numbers are in the table.");
     let caption = Figures::caption(id(&["ifeval", title]), &format!("Instructions followed: {title}"), description);
-    Figure { title: title.to_owned(), svg: bars::svg(&bars::Chart { caption, groups, most: 100.0, mark: None }) }
+    let chart = bars::Chart { caption, groups, most: 100.0, mark: None, decimals: 1 };
+    Figure { title: title.to_owned(), svg: bars::svg(&chart) }
 }
 
 fn table(caption: &str, models: &Models<'_>, rows: &BTreeSet<String>, counts: fn(&Ifeval) -> &Counts) -> Table {

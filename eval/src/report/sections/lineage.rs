@@ -24,7 +24,7 @@ pub fn section(collected: &Collected) -> Option<Section> {
 }
 
 /// From base and data to the checkpoint.
-fn model(Manifest { path, name, json }: &Manifest) -> Block {
+fn model(Manifest { path, name, parameters, json }: &Manifest) -> Block {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut terms: Vec<(String, String)> = vec![("Manifest".into(), path.display().to_string())];
     let mut add = |name: String, value: &Value| {
@@ -32,6 +32,7 @@ fn model(Manifest { path, name, json }: &Manifest) -> Block {
             terms.push((name, text(value)));
         }
     };
+    add("Parameters".into(), &(*parameters).into());
     add("Trainer".into(), &json["orpo_version"]);
     add("Steps".into(), &json["step"]);
     for (label, field) in [("Base", "base"), ("Checkpoint", "files")] {
@@ -107,7 +108,7 @@ fn conditions(subject: &Subject) -> Block {
     Block::Details { summary, blocks: vec![Block::Terms { items }] }
 }
 
-fn pipeline(Manifest { path, name, json }: &Manifest) -> Block {
+fn pipeline(Manifest { path, name, json, .. }: &Manifest) -> Block {
     let mut items = vec![("file".to_owned(), path.display().to_string())];
     // The stages have files of their own, and their commands are shown.
     let mut json = json.clone();

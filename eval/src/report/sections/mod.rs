@@ -1,8 +1,10 @@
 //! The sections of the page, each a function from what was collected; one without data is `None`.
 
+pub mod headline;
 pub mod ifeval;
 pub mod lineage;
 pub mod mt_bench;
+pub mod published;
 pub mod summary;
 pub mod training;
 pub mod win_rates;
@@ -12,7 +14,7 @@ use super::collect::Collected;
 use super::evaluation::Task;
 use super::view::Section;
 
-/// Those with data, in the order of the page. Between the last two the samples are shown.
+/// Those with data, in the order of the page. The samples and the lineage follow.
 pub fn all(collected: &Collected) -> Vec<Section> {
     let sections = [
         summary::section(collected),
@@ -20,6 +22,7 @@ pub fn all(collected: &Collected) -> Vec<Section> {
         ifeval::section(collected),
         win_rates::section(collected),
         mt_bench::section(collected),
+        published::section(collected),
     ];
     sections.into_iter().flatten().collect()
 }

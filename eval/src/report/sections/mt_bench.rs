@@ -69,7 +69,7 @@ fn radars(collected: &Collected, models: &[(&str, &Scores)]) -> Option<Figures> 
     }
     let chart = |(title, turn): &(&str, Mean)| {
         let value = |scores: &Scores, axis: &String| {
-            scores.by_category.get(axis).map(turn).filter(|metric| metric.n > 0).map(|metric| metric.value)
+            scores.by_category.get(axis).map(turn).filter(|metric| metric.n > 0)?.value
         };
         let shape = |(name, scores): &(&str, &Scores)| {
             let values: Vec<Option<f64>> = axes.iter().map(|axis| value(scores, axis)).collect();
@@ -98,7 +98,7 @@ fn radars(collected: &Collected, models: &[(&str, &Scores)]) -> Option<Figures> 
 }
 
 fn score(metric: Metric) -> Cell {
-    if metric.n == 0 { Cell::default() } else { Cell::interval(metric.value, metric.ci95, 1.0, 2) }
+    if metric.n == 0 { Cell::default() } else { Cell::metric(&metric, 1.0, 2) }
 }
 
 fn totals(models: &[(&str, &Scores)]) -> Table {
@@ -135,7 +135,7 @@ fn by_category(models: &[(&str, &Scores)], categories: &[String]) -> Table {
 fn pairs(models: &[(&str, &Standing)]) -> Table {
     let row = |(name, standing): &(&str, &Standing)| {
         let counts = [standing.win, standing.loss, standing.tie].map(|number| Cell::number(number.to_string()));
-        let rate = |metric: Metric| Cell::interval(metric.value, metric.ci95, 100.0, 1);
+        let rate = |metric: Metric| Cell::metric(&metric, 100.0, 1);
         let rates = [standing.win_rate, standing.loss_rate, standing.win_rate_adjusted].map(rate);
         Row { head: (*name).to_owned(), cells: counts.into_iter().chain(rates).collect() }
     };

@@ -1,27 +1,36 @@
-//! Every model's numbers in one table, and the paper's in another.
+//! The result in a sentence, and every model's numbers in one table.
 
 use std::collections::BTreeMap;
 
 use crate::mt_bench::summary::ByModel;
 use crate::report::collect::{Collected, Subject};
 use crate::report::evaluation::Task;
-use crate::report::published::{self, Published};
-use crate::report::view::{Block, Cell, Row, Section, Table};
+use crate::report::view::{Block, Cell, Row, Section, Table, fixed};
 use crate::stats::Metric;
 
+use super::headline;
+
 /// A column: its name, the key of its numbers, how they are shown.
-struct Column {
-    name: &'static str,
-    key: &'static str,
-    factor: f64,
-    decimals: usize,
+pub struct Column {
+    /// Its heading; one that ends in `%` is in percent.
+    pub name: &'static str,
+    /// The task and the metric.
+    pub key: &'static str,
+    /// What makes percent of the metric.
+    pub factor: f64,
+    /// The decimals.
+    pub decimals: usize,
 }
+
+/// Metrics by model and column.
+pub type Numbers<'a> = BTreeMap<(&'a str, String), Metric>;
 
 const fn percent(name: &'static str, key: &'static str, factor: f64) -> Column {
     Column { name, key, factor, decimals: 1 }
 }
 
-const COLUMNS: [Column; 8] = [
+/// The columns in their order.
+pub const COLUMNS: [Column; 8] = [
     percent("IFEval prompt strict, %", "ifeval/prompt_strict", 100.0),
     percent("IFEval prompt loose, %", "ifeval/prompt_loose", 100.0),
     percent("IFEval instruction strict, %", "ifeval/inst_strict", 100.0),
@@ -44,13 +53,13 @@ pub fn section(collected: &Collected) -> Option<Section> {
     }
     let row = |name: &&String| {
         let cell = |column: &&Column| match numbers.get(&(name.as_str(), column.key.to_owned())) {
-            Some(metric) => Cell::interval(metric.value, metric.ci95, column.factor, column.decimals),
+            Some(metric) => Cell::metric(metric, column.factor, column.decimals),
             None => Cell::default(),
         };
         let mut cells: Vec<Cell> = columns.iter().map(cell).collect();
         if !log_odds.is_empty() {
             let known = log_odds.get(name.as_str());
-            cells.push(known.map_or_else(Cell::default, |value| Cell::number(format!("{value:.2}"))));
+            cells.push(known.map_or_else(Cell::default, |value| Cell::number(fixed(*value, 2))));
         }
         Row { head: (*name).clone(), cells }
     };
@@ -63,18 +72,12 @@ pub fn section(collected: &Collected) -> Option<Section> {
     if !log_odds.is_empty() {
         header.push("Mean log odds");
     }
-    let mut blocks =
-        vec![Block::Table(Table::new("Measured here. The smaller numbers are 95 % intervals.", &header, rows))];
-    let notes = comparability(collected);
-    if !notes.is_empty() {
-        blocks.push(Block::Table(paper()));
-        blocks.push(Block::Notes { items: notes });
-    }
+    let mut blocks = headline::blocks(collected, &numbers);
+    blocks.push(Block::Table(Table::new("Measured here. The smaller numbers are 95 % intervals.", &header, rows)));
     Some(Section { id: "summary", title: "Summary", blocks })
 }
 
-/// Metrics by model and column.
-fn numbers(collected: &Collected) -> BTreeMap<(&str, String), Metric> {
+fn numbers(collected: &Collected) -> Numbers<'_> {
     let mut numbers = BTreeMap::new();
     for subject in &collected.evaluations {
         let Subject { evaluation, models } = subject;
@@ -91,9 +94,7 @@ fn numbers(collected: &Collected) -> BTreeMap<(&str, String), Metric> {
                 let ByModel::Single(scores) = &found.by_model else { continue };
                 for (raw, shown) in models {
                     let average = scores[raw].means.average;
-                    if average.n > 0 {
-                        numbers.insert((shown, "mt-bench/average".to_owned()), average);
-                    }
+                    numbers.insert((shown, "mt-bench/average".to_owned()), average);
                 }
             }
             Task::Compare(_) => {}
@@ -103,48 +104,4 @@ fn numbers(collected: &Collected) -> BTreeMap<(&str, String), Metric> {
         numbers.insert((&scores.name, "pairs/accuracy".to_owned()), scores.accuracy);
     }
     numbers
-}
-
-/// The paper's rows.
-fn paper() -> Table {
-    let cell = |value: Option<f64>| value.map_or_else(Cell::default, |value| Cell::number(format!("{value:.2}")));
-    let row = |published: &Published| {
-        let Published { model, ifeval, alpaca, length_controlled, mt_bench } = published;
-        let mut cells: Vec<Cell> = (0..4).map(|index| cell(ifeval.map(|numbers| numbers[index]))).collect();
-        cells.extend([
-            cell(alpaca.map(|[first, _]| first)),
-            cell(alpaca.map(|[_, second]| second)),
-            cell(*length_controlled),
-            cell(*mt_bench),
-        ]);
-        Row { head: (*model).to_owned(), cells }
-    };
-    let header = [
-        "Model",
-        "IFEval prompt strict, %",
-        "IFEval prompt loose, %",
-        "IFEval instruction strict, %",
-        "IFEval instruction loose, %",
-        "AlpacaEval 1.0, %",
-        "AlpacaEval 2.0, %",
-        "AlpacaEval 2.0 length-controlled, %",
-        "MT-Bench, 1 to 10",
-    ];
-    let caption = "Published, not measured here: the ORPO paper (arXiv 2403.07691), and the AlpacaEval leaderboard for the \
-                   length-controlled win rate.";
-    Table { published: true, ..Table::new(caption, &header, published::ROWS.iter().map(row).collect()) }
-}
-
-/// What the measured numbers rest on, each remark with the models that it is true of.
-fn comparability(collected: &Collected) -> Vec<String> {
-    let mut remarks: Vec<(String, Vec<&str>)> = Vec::new();
-    for subject in &collected.evaluations {
-        let Some(remark) = published::comparability(&subject.evaluation) else { continue };
-        let names = subject.models.iter().map(|(_, name)| name.as_str());
-        match remarks.iter_mut().find(|(known, _)| *known == remark) {
-            Some((_, known)) => known.extend(names),
-            None => remarks.push((remark, names.collect())),
-        }
-    }
-    remarks.into_iter().map(|(remark, names)| format!("{}: {remark}", names.join(", "))).collect()
 }

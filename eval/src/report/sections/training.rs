@@ -8,18 +8,19 @@ use crate::report::view::{Block, Cell, Figure, Figures, Legend, Row, Section, Ta
 
 use super::{at_most, style};
 
-/// What is drawn, under TRL's names.
-const METRICS: [(&str, &str); 9] = [
-    ("loss", "Loss"),
-    ("nll_loss", "Negative log-likelihood"),
-    ("log_odds_chosen", "Log odds of chosen against rejected"),
-    ("log_odds_ratio", "Log sigmoid of the log odds"),
-    ("rewards/margins", "Reward margin"),
-    ("rewards/accuracies", "Accuracy: chosen more probable than rejected"),
-    ("learning_rate", "Learning rate"),
-    ("grad_norm", "Gradient norm"),
-    ("tokens_per_sec", "Tokens per second"),
+/// What is drawn, under TRL's names, with its title and its unit.
+const METRICS: [(&str, &str, &str); 9] = [
+    ("loss", "Loss", ""),
+    ("nll_loss", "Negative log-likelihood", "nats per token"),
+    ("log_odds_chosen", "Log odds of chosen against rejected", "nats"),
+    ("log_odds_ratio", "Log sigmoid of the log odds", "nats"),
+    (MARGIN, "Reward margin", "nats"),
+    ("rewards/accuracies", "Accuracy: chosen more probable than rejected", "share of pairs"),
+    ("learning_rate", "Learning rate", ""),
+    ("grad_norm", "Gradient norm", ""),
+    ("tokens_per_sec", "Tokens per second", "tokens per second"),
 ];
+const MARGIN: &str = "rewards/margins";
 const CHOSEN: &str = "logps/chosen";
 const REJECTED: &str = "logps/rejected";
 
@@ -61,7 +62,8 @@ fn log_probabilities(runs: &[Named]) -> Option<Block> {
         );
         let caption =
             Figures::caption(id(&["logps", &index.to_string()]), &format!("Log-probabilities, {name}"), description);
-        let chart = lines::Chart { caption, x_label: "step".into(), lines, ranges: Some(ranges) };
+        let y_label = "nats per token".into();
+        let chart = lines::Chart { caption, x_label: "step".into(), y_label, lines, ranges: Some(ranges) };
         Figure { title: name, svg: lines::svg(&chart) }
     };
     let charts = panels.into_iter().enumerate().map(chart).collect();
@@ -79,16 +81,17 @@ fn log_probabilities(runs: &[Named]) -> Option<Block> {
 
 /// A chart for each metric, with a line for each run.
 fn metrics(collected: &Collected, runs: &[Named], remark: &str) -> Option<Block> {
-    let of_a_metric = |(metric, title): &(&str, &str)| {
+    let of_a_metric = |(metric, title, unit): &(&str, &str, &str)| {
         let lines: Vec<Line> =
             runs.iter().flat_map(|(name, run)| lines_of(run, metric, style(collected, name))).collect();
         if lines.is_empty() {
             return None;
         }
-        let names: Vec<&str> = runs.iter().filter(|(_, run)| has(run, metric)).map(|(name, _)| name.as_str()).collect();
+        let has_line = |(_, run): &&Named| !lines_of(run, metric, Style::of(0)).is_empty();
+        let names: Vec<&str> = runs.iter().filter(has_line).map(|(name, _)| name.as_str()).collect();
         let description = format!("{title} by step for {}.", names.join(", "));
         let caption = Figures::caption(id(&["training", metric]), title, description);
-        let chart = lines::Chart { caption, x_label: "step".into(), lines, ranges: None };
+        let chart = lines::Chart { caption, x_label: "step".into(), y_label: (*unit).to_owned(), lines, ranges: None };
         Some(Figure { title: (*title).to_owned(), svg: lines::svg(&chart) })
     };
     let charts: Vec<Figure> = METRICS.iter().filter_map(of_a_metric).collect();
@@ -107,13 +110,13 @@ fn metrics(collected: &Collected, runs: &[Named], remark: &str) -> Option<Block>
     }))
 }
 
-fn has(run: &Run, metric: &str) -> bool {
-    run.train.contains_key(metric) || run.eval.contains_key(metric)
-}
-
-/// A run's lines for a metric: of training, and of evaluations.
+/// A run's lines for a metric: of training, and of evaluations. A margin that is 0 throughout is that of a loss without
+/// rewards (beta 0), and says nothing.
 fn lines_of(run: &Run, metric: &str, style: Style) -> Vec<Line> {
-    let line = |series: Option<&Series>, marked| series.map(|points| Line { points: points.clone(), style, marked });
+    let says_something = |points: &&Series| metric != MARGIN || points.iter().any(|point| point.1.abs() > 0.0);
+    let line = |series: Option<&Series>, marked| {
+        series.filter(says_something).map(|points| Line { points: points.clone(), style, marked })
+    };
     [line(run.train.get(metric), false), line(run.eval.get(metric), true)].into_iter().flatten().collect()
 }
 
@@ -143,4 +146,27 @@ fn last(runs: &[Named]) -> Option<Block> {
     let header: Vec<&str> = ["Run", "steps"].into_iter().chain(LAST.iter().map(|(_, name)| *name)).collect();
     let caption = "Last logged values of training, and of the last evaluation below them.";
     Some(Block::Table(Table::new(caption, &header, runs.iter().map(row).collect())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_margin_without_rewards_is_no_chart() {
+        let run = |margins: [f64; 2]| Run {
+            train: [(MARGIN.to_owned(), vec![(1.0, margins[0]), (2.0, margins[1])])].into(),
+            ..Run::default()
+        };
+        let shown = |runs: Vec<Named>| {
+            let collected = Collected { runs, ..Collected::default() };
+            match metrics(&collected, &collected.runs, "") {
+                Some(Block::Figures(figures)) => figures.charts[0].svg.clone(),
+                _ => String::new(),
+            }
+        };
+        assert_eq!(shown(vec![("sft".into(), run([0.0, 0.0]))]), "");
+        let both = shown(vec![("sft".into(), run([0.0, 0.0])), ("orpo".into(), run([0.0, 0.5]))]);
+        assert!(both.contains("Reward margin by step for orpo."), "{both}");
+    }
 }

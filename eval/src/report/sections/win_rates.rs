@@ -4,7 +4,7 @@ use crate::report::charts::Style;
 use crate::report::charts::bars::{self, Bar, Group};
 use crate::report::collect::{Collected, Subject};
 use crate::report::evaluation::{Alpaca, Compare, Task};
-use crate::report::view::{Block, Cell, Figure, Figures, Legend, Row, Section, Table};
+use crate::report::view::{Block, Cell, Figure, Figures, Legend, Row, Section, Table, fixed};
 
 use super::{at_most, style};
 
@@ -52,8 +52,8 @@ pub fn section(collected: &Collected) -> Option<Section> {
 fn group(subject: &Subject, label: String, measures: &[(&str, usize, f64)]) -> Group {
     let bar = |(name, series, factor): &(&str, usize, f64)| {
         let metric = subject.evaluation.metric(name)?;
-        let ci95 = Some(metric.ci95.map(|end| factor * end));
-        Some(Bar { style: Style::of(*series), value: factor * metric.value, ci95 })
+        let ci95 = metric.ci95.map(|ends| ends.map(|end| factor * end));
+        Some(Bar { style: Style::of(*series), value: factor * metric.value?, ci95 })
     };
     Group { label, bars: measures.iter().filter_map(bar).collect() }
 }
@@ -64,7 +64,7 @@ fn alpaca_charts(collected: &Collected, evaluations: &[(&Subject, &Alpaca)]) -> 
     let groups = drawn.iter().map(|(subject, _)| group(subject, subject.name().to_owned(), &measures)).collect();
     let description = "Win rates against the baseline in percent; the numbers are in the table.".to_owned();
     let caption = Figures::caption("win-rates-alpaca".into(), "AlpacaEval win rates", description);
-    let rates = bars::Chart { caption, groups, most: 100.0, mark: Some(50.0) };
+    let rates = bars::Chart { caption, groups, most: 100.0, mark: Some(50.0), decimals: 1 };
     let mut charts = vec![Figure { title: "Win rate, %".into(), svg: bars::svg(&rates) }];
 
     let most = drawn.iter().filter_map(|(_, found)| found.avg_length).fold(0.0, f64::max);
@@ -76,7 +76,7 @@ fn alpaca_charts(collected: &Collected, evaluations: &[(&Subject, &Alpaca)]) -> 
         let description = "Mean length of the answers in characters; the numbers are in the table.".to_owned();
         let caption = Figures::caption("win-rates-lengths".into(), "Lengths of the answers", description);
         let groups = drawn.iter().map(length).collect();
-        let lengths = bars::Chart { caption, groups, most: round_up(most), mark: None };
+        let lengths = bars::Chart { caption, groups, most: round_up(most), mark: None, decimals: 0 };
         charts.push(Figure { title: "Mean length, characters".into(), svg: bars::svg(&lengths) });
     }
     Figures {
@@ -118,13 +118,12 @@ fn alpaca_table(evaluations: &[(&Subject, &Alpaca)]) -> Table {
     ];
     let row = |(subject, found): &(&Subject, &Alpaca)| {
         let evaluation = &subject.evaluation;
-        let rate =
-            |name| evaluation.metric(name).map_or_else(Cell::default, |m| Cell::interval(m.value, m.ci95, 1.0, 2));
+        let rate = |name| evaluation.metric(name).map_or_else(Cell::default, |metric| Cell::metric(&metric, 1.0, 2));
         let mut cells = ["win_rate", "discrete_win_rate", "length_controlled_winrate"].map(rate).to_vec();
         let counts = &found.counts;
         let numbers = [counts.n_wins, counts.n_wins_base, counts.n_draws, evaluation.common.counts.unscored];
         cells.extend(numbers.map(|number| Cell::number(number.to_string())));
-        cells.push(found.avg_length.map_or_else(Cell::default, |length| Cell::number(format!("{length:.0}"))));
+        cells.push(found.avg_length.map_or_else(Cell::default, |length| Cell::number(fixed(length, 0))));
         cells.push(Cell::words(evaluation.judge("annotator").unwrap_or("unknown")));
         Row { head: subject.name().to_owned(), cells }
     };
@@ -146,7 +145,7 @@ fn compare_chart(evaluations: &[(&Subject, &Compare)]) -> Figures {
     let groups = drawn.iter().map(|(subject, _)| group(subject, sides(subject), &measures)).collect();
     let description = "Win rates of the first model in percent; the numbers are in the table.".to_owned();
     let caption = Figures::caption("win-rates-compare".into(), "Comparisons of two models", description);
-    let chart = bars::Chart { caption, groups, most: 100.0, mark: Some(50.0) };
+    let chart = bars::Chart { caption, groups, most: 100.0, mark: Some(50.0), decimals: 1 };
     let legend = [(RAW, "win rate"), (CONTROLLED, "length-controlled"), (ADJUSTED, "inconsistent pairs as ties")];
     Figures {
         title: "Comparisons of two models".into(),
@@ -173,14 +172,14 @@ fn compare_table(evaluations: &[(&Subject, &Compare)]) -> Table {
     ];
     let row = |(subject, found): &(&Subject, &Compare)| {
         let evaluation = &subject.evaluation;
-        let rate =
-            |name| evaluation.metric(name).map_or_else(Cell::default, |m| Cell::interval(m.value, m.ci95, 100.0, 1));
+        let rate = |name| evaluation.metric(name).map_or_else(Cell::default, |metric| Cell::metric(&metric, 100.0, 1));
         let mut cells = ["win_rate", "win_rate_adjusted", "length_controlled_win_rate"].map(rate).to_vec();
         let numbers = [found.n_wins, found.n_losses, found.n_ties, evaluation.common.counts.unscored];
         cells.extend(numbers.map(|number| Cell::number(number.to_string())));
-        let p = found.sign_test_p;
-        cells.push(Cell::number(if p < 1e-4 { "< 0.0001".into() } else { format!("{p:.4}") }));
-        cells.push(Cell::number(found.avg_length.map(|length| format!("{length:.0}")).join(" / ")));
+        let p = |p: f64| Cell::number(if p < 1e-4 { "< 0.0001".into() } else { fixed(p, 4) });
+        cells.push(found.sign_test_p.map_or_else(Cell::default, p));
+        let lengths = |lengths: [f64; 2]| Cell::number(lengths.map(|length| fixed(length, 0)).join(" / "));
+        cells.push(found.avg_length.map_or_else(Cell::default, lengths));
         let is_checklist = evaluation.common.judge.as_ref().is_some_and(|judge| judge.get("checklist").is_some());
         let judge = evaluation.judge("model").unwrap_or(if is_checklist { "checklist" } else { "unknown" });
         cells.push(Cell::words(judge));

@@ -1,9 +1,11 @@
 //! What a decoder offers to the worker, and how one is loaded.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
+use orpo_model::{Family, ModelConfig};
 
-use super::config::{CandleConfig, CandleModel};
 use super::opt::Opt;
 use super::phi::Phi;
 use crate::checkpoint::Checkpoint;
@@ -52,12 +54,16 @@ pub trait Decoder {
 ///
 /// # Errors
 /// candle's: a tensor is missing or has another shape than the config says.
-pub fn load(checkpoint: &Checkpoint, config: &CandleConfig) -> Result<Box<dyn Decoder>> {
+pub fn load(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<Box<dyn Decoder>> {
     // SAFETY: the files must not change while they are mapped, which is until the tensors have been copied out of them
     // below; the checkpoint's check found them whole.
     let weights = unsafe { VarBuilder::from_mmaped_safetensors(&checkpoint.weights, DType::F32, &Device::Cpu)? };
-    Ok(match &config.model {
-        CandleModel::Phi(config) => Box::new(Phi::load(config, &weights)?),
-        CandleModel::Opt(config) => Box::new(Opt::load(config, &weights)?),
+    let stored: BTreeMap<String, String> =
+        checkpoint.renamed.iter().map(|(stored, name)| (name.clone(), stored.clone())).collect();
+    let weights = weights.rename_f(move |name| stored.get(name).map_or(name, String::as_str).to_string());
+    Ok(match config.family {
+        Family::Phi => Box::new(Phi::load(config, &weights)?),
+        Family::Opt => Box::new(Opt::load(config, &weights)?),
+        other => candle_core::bail!("candle does not compute {}", other.architecture()),
     })
 }

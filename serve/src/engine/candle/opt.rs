@@ -3,9 +3,9 @@
 
 use candle_core::{Device, Module, Result, Tensor};
 use candle_nn::{LayerNorm, Linear, VarBuilder, layer_norm, linear, linear_no_bias};
+use orpo_model::{ModelConfig, NormPlacement};
 
 use super::attention::{Attention, Projections, causal_mask};
-use super::config::OptConfig;
 use super::decoder::Decoder;
 
 /// The first rows of the position table belong to no position (`OPTLearnedPositionalEmbedding`).
@@ -31,9 +31,9 @@ impl Opt {
     ///
     /// # Errors
     /// candle's, for a tensor that is missing or of another shape.
-    pub fn load(config: &OptConfig, weights: &VarBuilder<'_>) -> Result<Self> {
+    pub fn load(config: &ModelConfig, weights: &VarBuilder<'_>) -> Result<Self> {
         let decoder = weights.pp("model.decoder");
-        let (hidden, embedded) = (config.hidden_size, config.word_embed_proj_dim);
+        let (hidden, embedded) = (config.hidden_size, config.embedding_size);
         let embed_tokens = decoder.pp("embed_tokens").get((config.vocab_size, embedded), "weight")?;
         let positions = config.max_position_embeddings + POSITION_OFFSET;
         let projection = |inputs, outputs, name| {
@@ -45,8 +45,7 @@ impl Opt {
             linear_no_bias(embedded, config.vocab_size, weights.pp("lm_head"))?
         };
         let layers = decoder.pp("layers");
-        let final_layer_norm =
-            config.final_layer_norm.then(|| norm(hidden, &decoder, "final_layer_norm")).transpose()?;
+        let final_layer_norm = config.final_norm.then(|| norm(hidden, &decoder, "final_layer_norm")).transpose()?;
         Ok(Self {
             embed_tokens,
             embed_positions: decoder.pp("embed_positions").get((positions, hidden), "weight")?,
@@ -99,7 +98,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(config: &OptConfig, weights: &VarBuilder<'_>) -> Result<Self> {
+    fn load(config: &ModelConfig, weights: &VarBuilder<'_>) -> Result<Self> {
         let hidden = config.hidden_size;
         let attention = |name| linear(hidden, hidden, weights.pp("self_attn").pp(name));
         let projections = Projections {
@@ -109,12 +108,12 @@ impl Layer {
             output: attention("out_proj")?,
         };
         Ok(Self {
-            norm_before: config.do_layer_norm_before,
+            norm_before: config.norm_placement == NormPlacement::Pre,
             self_attn_layer_norm: norm(hidden, weights, "self_attn_layer_norm")?,
             attention: Attention::new(projections, config.num_attention_heads, config.num_attention_heads),
             final_layer_norm: norm(hidden, weights, "final_layer_norm")?,
-            fc1: linear(hidden, config.ffn_dim, weights.pp("fc1"))?,
-            fc2: linear(config.ffn_dim, hidden, weights.pp("fc2"))?,
+            fc1: linear(hidden, config.intermediate_size, weights.pp("fc1"))?,
+            fc2: linear(config.intermediate_size, hidden, weights.pp("fc2"))?,
         })
     }
 

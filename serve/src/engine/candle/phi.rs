@@ -3,9 +3,9 @@
 
 use candle_core::{Device, Module, Result, Tensor};
 use candle_nn::{LayerNorm, Linear, VarBuilder, layer_norm, linear};
+use orpo_model::{ModelConfig, Positions};
 
 use super::attention::{Attention, Projections, causal_mask};
-use super::config::PhiConfig;
 use super::decoder::Decoder;
 use super::rotary::Rotary;
 
@@ -25,9 +25,10 @@ impl Phi {
     ///
     /// # Errors
     /// candle's, for a tensor that is missing or of another shape.
-    pub fn load(config: &PhiConfig, weights: &VarBuilder<'_>) -> Result<Self> {
+    pub fn load(config: &ModelConfig, weights: &VarBuilder<'_>) -> Result<Self> {
         let (model, hidden, vocab) = (weights.pp("model"), config.hidden_size, config.vocab_size);
         let embed_tokens = model.pp("embed_tokens").get((vocab, hidden), "weight")?;
+        let Positions::Rope(rope) = &config.positions else { candle_core::bail!("a Phi has rotary positions") };
         let head = weights.pp("lm_head");
         let lm_head = if config.tie_word_embeddings {
             Linear::new(embed_tokens.clone(), Some(head.get(vocab, "bias")?))
@@ -37,11 +38,11 @@ impl Phi {
         let layers = model.pp("layers");
         Ok(Self {
             embed_tokens,
-            rotary: Rotary::new(config.rotary_columns, config.rope_theta, config.max_position_embeddings)?,
+            rotary: Rotary::new(&rope.frequencies(), config.max_position_embeddings)?,
             layers: (0..config.num_hidden_layers)
                 .map(|index| Layer::load(config, &layers.pp(index)))
                 .collect::<Result<_>>()?,
-            final_layernorm: layer_norm(hidden, config.layer_norm_eps, model.pp("final_layernorm"))?,
+            final_layernorm: layer_norm(hidden, config.norm_eps, model.pp("final_layernorm"))?,
             lm_head,
             seen: 0,
         })
@@ -80,18 +81,18 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(config: &PhiConfig, weights: &VarBuilder<'_>) -> Result<Self> {
+    fn load(config: &ModelConfig, weights: &VarBuilder<'_>) -> Result<Self> {
         let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
-        let key_value_width = hidden / heads * config.num_key_value_heads;
+        let (query_width, key_value_width) = (heads * config.head_dim, config.num_key_value_heads * config.head_dim);
         let (attention, mlp) = (weights.pp("self_attn"), weights.pp("mlp"));
         let projections = Projections {
-            query: linear(hidden, hidden, attention.pp("q_proj"))?,
+            query: linear(hidden, query_width, attention.pp("q_proj"))?,
             key: linear(hidden, key_value_width, attention.pp("k_proj"))?,
             value: linear(hidden, key_value_width, attention.pp("v_proj"))?,
-            output: linear(hidden, hidden, attention.pp("dense"))?,
+            output: linear(query_width, hidden, attention.pp("dense"))?,
         };
         Ok(Self {
-            input_layernorm: layer_norm(hidden, config.layer_norm_eps, weights.pp("input_layernorm"))?,
+            input_layernorm: layer_norm(hidden, config.norm_eps, weights.pp("input_layernorm"))?,
             attention: Attention::new(projections, heads, config.num_key_value_heads),
             fc1: linear(hidden, config.intermediate_size, mlp.pp("fc1"))?,
             fc2: linear(config.intermediate_size, hidden, mlp.pp("fc2"))?,

@@ -11,13 +11,11 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// The angles of the positions from 0 on, for the first `columns` columns of a head (an even number).
+    /// The angles of the positions from 0 on, by radians per position of each pair of columns.
     ///
     /// # Errors
     /// candle's.
-    pub fn new(columns: usize, theta: f64, positions: usize) -> Result<Self> {
-        let frequencies: Vec<f32> =
-            (0..columns).step_by(2).map(|column| theta.powf(-(column as f64) / columns as f64) as f32).collect();
+    pub fn new(frequencies: &[f32], positions: usize) -> Result<Self> {
         let angles: Vec<f32> =
             (0..positions).flat_map(|position| frequencies.iter().map(move |f| position as f32 * f)).collect();
         let angles = Tensor::from_vec(angles, (positions, frequencies.len()), &Device::Cpu)?;

@@ -38,7 +38,7 @@ impl CandleEngine {
     ) -> Result<Self, LoadError> {
         let context_length = config.context_length;
         Self::start(context_length, known_ids(tokenizer), move || {
-            let mut decoder = decoder::load(&checkpoint, &config)?;
+            let mut decoder = decoder::load(&checkpoint, &config.model)?;
             decoder.logits(&[0])?;
             Ok(decoder)
         })
@@ -145,8 +145,13 @@ impl Worker {
             logits = self.decoder.logits(pass)?.to_vec1()?;
         }
         for chosen in 1..=request.max_tokens {
-            let token =
-                sampler.sample(&logits, self.known_ids, request.top_logprobs).map_err(candle_core::Error::wrap)?;
+            let token = match sampler.sample(&logits, self.known_ids, request.top_logprobs) {
+                Ok(token) => token,
+                Err(error) => {
+                    let _ = steps.send(Err(error.into()));
+                    break;
+                }
+            };
             let id = token.id;
             let finish = if request.eos_ids.contains(&id) {
                 Some(Finish::Eos)

@@ -4,16 +4,14 @@ mod families;
 mod fields;
 mod rope;
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::TrainError;
-use crate::ops::Activation;
+use crate::error::ModelError;
 
-pub use rope::RopeConfig;
+pub use rope::{RopeConfig, RopeScaling};
 
 /// A family of checkpoints: which fields `config.json` has and what the tensors are called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +31,50 @@ pub enum Family {
     Phi,
     /// OPT.
     Opt,
+}
+
+impl Family {
+    /// The families with their `model_type` and the name that `architectures` has for them.
+    const NAMES: [(Self, &str, &str); 7] = [
+        (Self::Llama, "llama", "LlamaForCausalLM"),
+        (Self::Mistral, "mistral", "MistralForCausalLM"),
+        (Self::Qwen2, "qwen2", "Qwen2ForCausalLM"),
+        (Self::Qwen3, "qwen3", "Qwen3ForCausalLM"),
+        (Self::Gemma2, "gemma2", "Gemma2ForCausalLM"),
+        (Self::Phi, "phi", "PhiForCausalLM"),
+        (Self::Opt, "opt", "OPTForCausalLM"),
+    ];
+
+    /// The family of a `config.json`: `model_type` decides, and `architectures` only where that is missing.
+    ///
+    /// # Errors
+    /// A sentence with what it says instead.
+    pub fn of(json: &Value) -> Result<Self, String> {
+        let found = |name: &str| Self::NAMES.into_iter().find(|(_, kind, class)| name == *kind || name == *class);
+        let (field, name) = match (json["model_type"].as_str(), json["architectures"][0].as_str()) {
+            (Some(name), _) => ("model_type", name),
+            (None, Some(name)) => ("architectures", name),
+            (None, None) => return Err("`model_type` is missing".into()),
+        };
+        match found(name) {
+            Some((family, ..)) => Ok(family),
+            None => {
+                let known: Vec<&str> = Self::NAMES.iter().map(|(_, kind, _)| *kind).collect();
+                Err(format!("`{field}` is `{name}`; supported: {}", known.join(", ")))
+            }
+        }
+    }
+
+    /// The class of `transformers` that computes it.
+    pub fn architecture(self) -> &'static str {
+        Self::NAMES.iter().find(|(family, ..)| *family == self).expect("every family is listed").2
+    }
+}
+
+/// A JSON file, with or without a byte order mark.
+pub(crate) fn read_json(path: &Path) -> Result<Value, ModelError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ModelError::read(path, source))?;
+    serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| ModelError::invalid(path, error))
 }
 
 /// Which normalisation.
@@ -57,6 +99,17 @@ pub enum NormPlacement {
     Sandwich,
     /// One before both, which are computed side by side (Phi).
     Parallel,
+}
+
+/// An element-wise function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Activation {
+    /// `x sigmoid(x)`.
+    Silu,
+    /// GELU by its tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
 }
 
 /// How a token's place in the sequence enters.
@@ -141,17 +194,14 @@ impl ModelConfig {
     ///
     /// # Errors
     /// When it is missing or is not JSON, or as [`ModelConfig::from_json`].
-    pub fn from_dir(dir: &Path) -> Result<(Self, Value), TrainError> {
+    pub fn from_dir(dir: &Path) -> Result<(Self, Value), ModelError> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                let reason = "no `config.json` there; a model is a Hugging Face checkpoint directory or hub:owner/name";
-                TrainError::invalid(dir, reason)
-            }
-            _ => TrainError::read(&path, error),
-        })?;
-        let json: Value = serde_json::from_str(&text).map_err(|e| TrainError::invalid(&path, e))?;
-        let config = Self::from_json(&json).map_err(|reason| TrainError::invalid(&path, reason))?;
+        if !path.exists() {
+            let reason = "no `config.json` there; a model is a Hugging Face checkpoint directory or hub:owner/name";
+            return Err(ModelError::invalid(dir, reason));
+        }
+        let json = read_json(&path)?;
+        let config = Self::from_json(&json).map_err(|reason| ModelError::invalid(&path, reason))?;
         Ok((config, json))
     }
 
@@ -304,25 +354,154 @@ mod tests {
         assert_eq!(ModelConfig::from_json(&shape.to_json()).unwrap(), ModelConfig::llama(&shape));
     }
 
+    fn read(changes: &Value) -> ModelConfig {
+        ModelConfig::from_json(&with(&llama(), changes)).unwrap()
+    }
+
+    fn rope(changes: &Value) -> RopeConfig {
+        match read(changes).positions {
+            Positions::Rope(rope) => rope,
+            Positions::Learned { .. } => panic!("it has rotary positions"),
+        }
+    }
+
     #[test]
-    fn both_spellings_of_rope_theta_are_read() {
-        let theta = |json: &Value| match ModelConfig::from_json(json).unwrap().positions {
-            Positions::Rope(rope) => rope.theta,
-            Positions::Learned { .. } => panic!("a Llama has rotary positions"),
-        };
-        let mut json = llama();
-        json["rope_theta"] = json!(5e5);
-        assert_eq!(theta(&json), 5e5);
-        json["rope_parameters"] = json!({"rope_theta": 1e6, "rope_type": "default"});
-        assert_eq!(theta(&json), 1e6);
+    fn of_two_spellings_of_the_rotation_the_one_is_read_that_transformers_5_reads() {
+        let plain = json!({"rope_theta": 1e6, "rope_type": "default"});
+        for (changes, theta, scaling) in [
+            (json!({}), 1e4, RopeScaling::Default),
+            (json!({"rope_theta": 5e5}), 5e5, RopeScaling::Default),
+            (json!({"rope_theta": 5e5, "rope_parameters": plain}), 1e6, RopeScaling::Default),
+            (json!({"rope_theta": 5e5, "rope_parameters": {"rope_type": "default"}}), 5e5, RopeScaling::Default),
+            (json!({"rope_theta": 5e5, "rope_scaling": null, "rope_parameters": plain}), 1e6, RopeScaling::Default),
+            (json!({"rope_scaling": {}, "rope_parameters": plain}), 1e6, RopeScaling::Default),
+            // A `rope_scaling` that says something stands for all of `rope_parameters`, its base included.
+            (
+                json!({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": plain}),
+                1e4,
+                RopeScaling::Linear { factor: 2.0 },
+            ),
+            (
+                json!({"rope_scaling": {"rope_type": "default", "type": "linear", "rope_theta": 7.0}, "rope_theta": 5e5}),
+                7.0,
+                RopeScaling::Default,
+            ),
+            (
+                json!({"rope_parameters": {"rope_type": "linear", "factor": 4}, "rope_theta": 5e5}),
+                5e5,
+                RopeScaling::Linear { factor: 4.0 },
+            ),
+            // Without its own, the number of positions is the model's.
+            (
+                json!({"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}}),
+                1e4,
+                RopeScaling::Llama3 {
+                    factor: 8.0,
+                    low_freq_factor: 1.0,
+                    high_freq_factor: 4.0,
+                    original_max_position_embeddings: 32,
+                },
+            ),
+        ] {
+            assert_eq!(rope(&changes), RopeConfig { theta, rotary_dim: 4, scaling }, "{changes}");
+        }
+    }
+
+    #[test]
+    fn the_rotated_part_is_phi_s_alone() {
+        let phi = |changes: Value| rope(&with(&json!({"model_type": "phi", "hidden_act": "gelu_new"}), &changes));
+        assert_eq!(phi(json!({})).rotary_dim, 2);
+        assert_eq!(phi(json!({"partial_rotary_factor": 1.0})).rotary_dim, 4);
+        let both = json!({"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 1.0}});
+        assert_eq!(phi(both).rotary_dim, 4);
+        // As `transformers` does.
+        assert_eq!(rope(&json!({"partial_rotary_factor": 0.5})).rotary_dim, 4);
+    }
+
+    #[test]
+    fn model_type_decides_on_the_family() {
+        let family = |changes: Value| read(&changes).family;
+        assert_eq!(family(json!({"architectures": null})), Family::Llama);
+        assert_eq!(family(json!({"architectures": ["MistralForCausalLM"]})), Family::Llama);
+        let without_type =
+            json!({"model_type": null, "architectures": ["MistralForCausalLM"], "num_key_value_heads": 2});
+        assert_eq!(family(without_type), Family::Mistral);
+        for (family, kind, class) in Family::NAMES {
+            assert_eq!(Family::of(&json!({ "model_type": kind })), Ok(family));
+            assert_eq!(Family::of(&json!({ "architectures": [class] })), Ok(family));
+            assert_eq!(family.architecture(), class);
+        }
+        for (json, words) in [
+            (json!({}), "`model_type` is missing"),
+            (json!({"model_type": "llava", "text_config": {"model_type": "llama"}}), "`model_type` is `llava`"),
+            (json!({"architectures": ["GPT2LMHeadModel"]}), "`architectures` is `GPT2LMHeadModel`"),
+        ] {
+            let refused = Family::of(&json).unwrap_err();
+            assert!(refused.contains(words), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_missing_field_has_the_default_of_its_class_and_null_means_none() {
+        // Sizes with which every default is possible.
+        let sized = json!({"num_attention_heads": 32, "hidden_size": 256});
+        let read = |changes: Value| read(&with(&sized, &changes));
+        for (changes, key_value_heads, head_dim) in [
+            (json!({}), 32, 8),
+            (json!({"model_type": "mistral"}), 8, 8),
+            (json!({"model_type": "mistral", "num_key_value_heads": null}), 32, 8),
+            (json!({"model_type": "qwen2"}), 32, 8),
+            (json!({"model_type": "qwen3"}), 32, 128),
+            (json!({"model_type": "gemma2"}), 4, 256),
+            (json!({"model_type": "gemma2", "head_dim": 16, "num_key_value_heads": 2}), 2, 16),
+            (json!({"model_type": "phi"}), 32, 8),
+        ] {
+            let mut changes = changes;
+            if changes["model_type"] == "phi" {
+                changes["hidden_act"] = json!("gelu_new");
+            }
+            let config = read(changes.clone());
+            assert_eq!((config.num_key_value_heads, config.head_dim), (key_value_heads, head_dim), "{changes}");
+        }
+        let gemma = read(json!({"model_type": "gemma2"}));
+        assert_eq!((gemma.attention_softcap, gemma.final_softcap), (Some(50.0), Some(30.0)));
+        assert!(gemma.tie_word_embeddings && !read(json!({})).tie_word_embeddings);
+        let uncapped = json!({"model_type": "gemma2", "attn_logit_softcapping": null, "final_logit_softcapping": null});
+        assert_eq!((read(uncapped.clone()).attention_softcap, read(uncapped).final_softcap), (None, None));
+        // Biases that only some families have.
+        let biased = json!({"attention_bias": true, "mlp_bias": true});
+        assert!(read(biased.clone()).qkv_bias && read(biased.clone()).mlp_bias);
+        let mistral = read(with(&biased, &json!({"model_type": "mistral"})));
+        assert!(!mistral.qkv_bias && !mistral.mlp_bias);
+        assert_eq!(read(json!({"pad_token_id": -1})).pad_token_id, Some(9));
+        assert_eq!(read(json!({"pad_token_id": null})).pad_token_id, None);
+    }
+
+    #[test]
+    fn opt_does_not_look_at_what_it_has_not() {
+        let opt = json!({"model_type": "opt", "hidden_size": 8, "ffn_dim": 16, "num_hidden_layers": 2,
+                         "num_attention_heads": 2, "vocab_size": 10});
+        let plain = ModelConfig::from_json(&opt).unwrap();
+        assert_eq!((plain.max_position_embeddings, plain.tie_word_embeddings), (2048, true));
+        let others = json!({"head_dim": 3, "num_key_value_heads": 1, "rope_scaling": {"type": "dynamic"},
+                            "intermediate_size": 99, "sliding_window": 4});
+        assert_eq!(ModelConfig::from_json(&with(&opt, &others)).unwrap(), plain);
     }
 
     #[test]
     fn windows_by_layer() {
-        let windows = |changes: Value| ModelConfig::from_json(&with(&llama(), &changes)).unwrap().windows;
+        let windows = |changes: Value| read(&with(&json!({"num_key_value_heads": 2}), &changes)).windows;
         assert_eq!(windows(json!({})), [None, None]);
+        assert_eq!(
+            windows(json!({"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]})),
+            [None, None]
+        );
         assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": 7})), [Some(7), Some(7)]);
         assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": null})), [None, None]);
+        assert_eq!(windows(json!({"model_type": "mistral"})), [Some(4096), Some(4096)]);
+        let types = json!({"layer_types": ["full_attention", "sliding_attention"]});
+        let mistral = json!({"model_type": "mistral", "sliding_window": 7});
+        assert_eq!(windows(with(&mistral, &types)), [None, Some(7)]);
         let qwen =
             json!({"model_type": "qwen2", "sliding_window": 7, "use_sliding_window": true, "max_window_layers": 1});
         assert_eq!(windows(qwen.clone()), [None, Some(7)]);
@@ -330,7 +509,6 @@ mod tests {
         let gemma = json!({"model_type": "gemma2", "sliding_window": 7, "hidden_activation": "gelu_pytorch_tanh",
                            "query_pre_attn_scalar": 4, "head_dim": 4});
         assert_eq!(windows(gemma.clone()), [Some(7), None]);
-        let types = json!({"layer_types": ["full_attention", "sliding_attention"]});
         assert_eq!(windows(with(&gemma, &types)), [None, Some(7)]);
     }
 
@@ -339,8 +517,11 @@ mod tests {
         let opt = json!({"model_type": "opt", "hidden_size": 8, "ffn_dim": 16, "num_hidden_layers": 2,
                          "num_attention_heads": 2, "vocab_size": 10, "max_position_embeddings": 32});
         let phi = with(&llama(), &json!({"model_type": "phi", "hidden_act": "gelu_new", "partial_rotary_factor": 0.5}));
-        assert!(ModelConfig::from_json(&opt).is_ok());
-        assert!(ModelConfig::from_json(&phi).is_ok());
+        // Its window is not in use.
+        let qwen = with(&llama(), &json!({"model_type": "qwen2", "num_key_value_heads": 2, "sliding_window": 7}));
+        for possible in [&opt, &phi, &qwen] {
+            assert!(ModelConfig::from_json(possible).is_ok());
+        }
         for (base, field, value) in [
             (&llama(), "model_type", json!("bert")),
             (&llama(), "hidden_act", json!("gelu")),
@@ -351,8 +532,14 @@ mod tests {
             (&llama(), "head_dim", json!(3)),
             (&llama(), "rope_scaling", json!({"type": "dynamic", "factor": 2.0})),
             (&llama(), "rope_scaling", json!({"rope_type": "llama3", "factor": 8.0})),
-            (&llama(), "layer_types", json!(["full_attention"])),
-            (&llama(), "layer_types", json!(["full_attention", "chunked_attention"])),
+            (&llama(), "rope_scaling", json!({"rope_type": null, "type": "linear", "factor": 2.0})),
+            (&llama(), "rope_scaling", json!("linear")),
+            (&llama(), "rope_parameters", json!({"full_attention": {"rope_theta": 1e6}})),
+            (&llama(), "rope_theta", json!(0)),
+            (&llama(), "quantization_config", json!({"load_in_4bit": true, "quant_method": "bitsandbytes"})),
+            (&qwen, "layer_types", json!(["full_attention"])),
+            (&qwen, "layer_types", json!(["full_attention", "chunked_attention"])),
+            (&qwen, "layer_types", json!(["full_attention", "sliding_attention"])),
             (&opt, "activation_function", json!("gelu")),
             (&opt, "enable_bias", json!(false)),
             (&opt, "layer_norm_elementwise_affine", json!(false)),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::fields::{count, optional_number};
+use super::fields::{count, optional_count, optional_number};
 
 /// Rotary positions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,27 +45,34 @@ impl RopeConfig {
         Self { theta, rotary_dim, scaling: RopeScaling::Default }
     }
 
-    /// Reads `rope_theta` and `rope_scaling`, or `rope_parameters` of newer files.
+    /// Reads `rope_parameters`, or `rope_theta` and `rope_scaling` of older files; where both are there, with the
+    /// precedence of `transformers` 5 (`convert_rope_params_to_dict`).
     pub(super) fn from_json(json: &Value, rotary_dim: usize) -> Result<Self, String> {
-        let newer = &json["rope_parameters"];
-        let theta = optional_number(newer, "rope_theta")?.or(optional_number(json, "rope_theta")?).unwrap_or(10_000.0);
-        let (field, scaling) = match &json["rope_scaling"] {
-            Value::Null => ("rope_parameters", newer),
-            older => ("rope_scaling", older),
-        };
-        let kind = scaling.get("rope_type").or(scaling.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let (field, section) = section(json)?;
         let within = |reason: String| format!("`{field}`: {reason}");
-        let number = |name: &str| {
-            optional_number(scaling, name).map_err(within)?.ok_or_else(|| within(format!("`{name}` is missing")))
+        let theta = match optional_number(section, "rope_theta").map_err(within)? {
+            Some(theta) => theta,
+            None => optional_number(json, "rope_theta")?.unwrap_or(10_000.0),
         };
-        let scaling = match kind {
+        if theta <= 0.0 {
+            return Err(format!("`rope_theta` must be above 0, got {theta}"));
+        }
+        let number = |name: &str| {
+            optional_number(section, name).map_err(within)?.ok_or_else(|| within(format!("`{name}` is missing")))
+        };
+        let scaling = match kind(section).map_err(within)? {
             "default" => RopeScaling::Default,
             "linear" => RopeScaling::Linear { factor: number("factor")? },
             "llama3" => RopeScaling::Llama3 {
                 factor: number("factor")?,
                 low_freq_factor: number("low_freq_factor")?,
                 high_freq_factor: number("high_freq_factor")?,
-                original_max_position_embeddings: count(scaling, "original_max_position_embeddings").map_err(within)?,
+                original_max_position_embeddings: {
+                    match optional_count(section, "original_max_position_embeddings").map_err(within)? {
+                        Some(positions) => positions,
+                        None => count(json, "max_position_embeddings")?,
+                    }
+                },
             },
             other => return Err(within(format!("rope type \"{other}\"; supported: default, linear, llama3"))),
         };
@@ -88,4 +95,35 @@ impl RopeConfig {
         });
         scaled.map(|frequency| frequency as f32).collect()
     }
+}
+
+/// The object that describes rotary positions, and its name: `rope_scaling` unless it says nothing, which then stands
+/// for all of `rope_parameters`.
+fn section(json: &Value) -> Result<(&'static str, &Value), String> {
+    for field in ["rope_scaling", "rope_parameters"] {
+        match &json[field] {
+            Value::Null => {}
+            Value::Object(section) if section.is_empty() => {}
+            Value::Object(section) if section.values().any(Value::is_object) => {
+                return Err(format!("`{field}` differs from layer to layer, which is not supported"));
+            }
+            section @ Value::Object(_) => return Ok((field, section)),
+            other => return Err(format!("`{field}` must be an object, got {other}")),
+        }
+    }
+    Ok(("rope_parameters", &Value::Null))
+}
+
+/// How the frequencies are stretched, in either spelling.
+fn kind(section: &Value) -> Result<&str, String> {
+    match section.get("rope_type").or(section.get("type")) {
+        None => Ok("default"),
+        Some(kind) => kind.as_str().ok_or_else(|| format!("`rope_type` must be a text, got {kind}")),
+    }
+}
+
+/// Which part of a head's columns is rotated, where the file says so.
+pub(super) fn partial_rotary_factor(json: &Value) -> Result<Option<f64>, String> {
+    let (_, section) = section(json)?;
+    Ok(optional_number(section, "partial_rotary_factor")?.or(optional_number(json, "partial_rotary_factor")?))
 }

@@ -1,0 +1,34 @@
+//! What can be wrong with a checkpoint directory.
+
+use std::path::{Path, PathBuf};
+
+/// Why a checkpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// A file cannot be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file is missing, or its content cannot be used.
+    #[error("`{}`: {reason}", path.display())]
+    Invalid {
+        /// The file, or the directory without it.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+}
+
+impl ModelError {
+    pub(crate) fn read(path: &Path, source: std::io::Error) -> Self {
+        Self::Read { path: path.to_path_buf(), source }
+    }
+
+    pub(crate) fn invalid(path: &Path, reason: impl ToString) -> Self {
+        Self::Invalid { path: path.to_path_buf(), reason: reason.to_string() }
+    }
+}
