@@ -20,6 +20,8 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::shell::describe;
+
 /// How long a child may take to stop after it was told to.
 const GRACE: Duration = Duration::from_secs(10);
 /// How often a child and the stop flag are looked at.
@@ -181,34 +183,6 @@ fn pass_on(mut from: impl Read, mut log: File) -> io::Result<()> {
     }
 }
 
-/// The command as a person in this directory would type it.
-pub fn describe(args: &[OsString]) -> String {
-    let here = std::env::current_dir().unwrap_or_default();
-    let word = |arg: &OsString| {
-        let arg = arg.to_string_lossy();
-        let (flag, value) = match arg.split_once('=') {
-            Some((flag, value)) if flag.starts_with("--") => (format!("{flag}="), value),
-            _ => (String::new(), &*arg),
-        };
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-        let value = shown(Path::new(value), &here);
-        if value.chars().all(plain) && !value.is_empty() {
-            format!("{flag}{value}")
-        } else {
-            format!("{flag}'{}'", value.replace('\'', r"'\''"))
-        }
-    };
-    std::iter::once("orpo".to_string()).chain(args.iter().map(word)).collect::<Vec<_>>().join(" ")
-}
-
-/// A path as seen from the directory `here`.
-pub fn shown(path: &Path, here: &Path) -> String {
-    match path.strip_prefix(here) {
-        Ok(inside) if !inside.as_os_str().is_empty() => inside.display().to_string(),
-        _ => path.display().to_string(),
-    }
-}
-
 /// A server that runs until it is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -237,19 +211,5 @@ impl Drop for Running {
         // The same: it may have ended by now.
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_can_be_typed_again() {
-        let here = std::env::current_dir().unwrap();
-        let inside = here.join("runs/a");
-        let args = ["eval", "report", inside.to_str().unwrap(), "--title=It's ORPO", "--data=/b", ""];
-        let args: Vec<OsString> = args.iter().map(OsString::from).collect();
-        assert_eq!(describe(&args), r"orpo eval report runs/a --title='It'\''s ORPO' --data=/b ''");
     }
 }

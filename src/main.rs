@@ -7,10 +7,13 @@ mod children;
 #[cfg(test)]
 mod docker;
 mod hash;
+mod keys;
 mod pipeline;
 mod quickstart;
+mod shell;
 mod summary;
 mod trace;
+mod words;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -19,9 +22,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::children::{Children, Interrupted, describe};
+use crate::children::{Children, Interrupted};
 use crate::pipeline::Options;
 use crate::pipeline::stages::Kind;
+use crate::shell::describe;
 
 /// Align a language model with ORPO, serve it and measure it, in one command.
 #[derive(Debug, Parser)]
@@ -39,6 +43,7 @@ Examples:
   orpo run pipeline.toml --resume          go on where a run was stopped, or do again what has changed
   orpo run pipeline.toml --until train     only that far
   orpo trace runs/mine/eval/orpo/ifeval/results.json
+  orpo keys judge                          every key of a section of pipeline.toml
   orpo serve --model orpo-quickstart/orpo/model
   orpo train --help, orpo serve --help, orpo eval --help";
 
@@ -81,13 +86,21 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print every key of a pipeline file with its meaning and default.
+    Keys {
+        /// Only this section, such as judge.
+        section: Option<String>,
+        /// Print the page docs/keys.md, with the server's flags.
+        #[arg(long, conflicts_with = "section")]
+        markdown: bool,
+    },
     /// Follow a result back to its responses, server, checkpoint, recipe, data and base, and check their hashes.
     ///
     /// Every link is verified, differs, or is not at hand. Exit codes: 0 nothing differs, 1 something does, 2 it cannot be
     /// read.
     #[command(after_help = TRACE_EXAMPLES)]
     Trace {
-        /// A results.json of an evaluation.
+        /// The results.json of an evaluation, or the score.json of a pipeline.
         results: PathBuf,
         /// Print one JSON object.
         #[arg(long)]
@@ -140,11 +153,16 @@ struct StageArgs {
     /// its name in the pipeline, and may be away for up to three minutes at a time.
     #[arg(long, value_name = "MODEL=URL", value_parser = pipeline::endpoint)]
     endpoint: Vec<(String, String)>,
+    /// Where people reach the server and its /report; the closing lines name this instead of paths and a command.
+    #[arg(long, value_name = "URL", env = "ORPO_PUBLIC_URL")]
+    public_url: Option<String>,
 }
 
 impl StageArgs {
     fn options(&self) -> Options {
-        Options { until: self.until, endpoints: self.endpoint.iter().cloned().collect() }
+        let public_url =
+            self.public_url.as_ref().map(|url| url.trim_end_matches('/').to_owned()).filter(|url| !url.is_empty());
+        Options { until: self.until, endpoints: self.endpoint.iter().cloned().collect(), public_url }
     }
 
     /// The flags again.
@@ -183,6 +201,10 @@ fn main() -> ExitCode {
                 (text, ExitCode::SUCCESS)
             }))
         }
+        Command::Keys { section, markdown } => {
+            let text = if markdown { Ok(keys::page().trim_end().to_owned()) } else { keys::text(section.as_deref()) };
+            say(text.map(|text| (text, ExitCode::SUCCESS)))
+        }
         Command::Trace { results, json } => say(trace::Trace::of(&results).map(|trace| {
             let text = if json { format!("{:#}", trace.to_json()) } else { trace.to_string() };
             (text, ExitCode::from(u8::from(trace.differs())))
@@ -217,7 +239,7 @@ fn finish(result: anyhow::Result<summary::Summary>, again: &str) -> ExitCode {
             ExitCode::from(u8::from(!summary.is_complete))
         }
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("\nstopped; go on with: {again}");
+            eprintln!("\nstopped; resume with: {again}");
             ExitCode::from(orpo_train::cli::INTERRUPTED)
         }
         Err(error) => {

@@ -16,6 +16,7 @@ use crate::children::Children;
 use crate::pipeline::file::Pipeline;
 use crate::pipeline::run::announce;
 use crate::pipeline::{self, Options};
+use crate::shell::describe;
 use crate::summary::Summary;
 
 /// Tokens of the vocabulary.
@@ -25,14 +26,14 @@ const MAX_LENGTH: usize = 256;
 /// The pipeline, but for its seed.
 const PIPELINE: &str = include_str!("quickstart/pipeline.toml");
 
-/// What a directory was made with; a directory made with anything else is not gone on with.
+/// What a directory was made with; one made with anything else is refused.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Made {
     seed: u64,
     version: String,
 }
 
-/// Runs the quickstart in `out`, going on with what an earlier one left there.
+/// Runs the quickstart in `out`, resuming what an earlier one left there.
 ///
 /// # Errors
 /// When `out` holds something else, a stage fails, or a signal came.
@@ -64,7 +65,7 @@ fn prepare(out: &Path, seed: u64) -> Result<()> {
                 found.seed,
                 found.version
             );
-            eprintln!("going on with {}; remove it to start afresh", out.display());
+            eprintln!("resuming in {}; remove it to start afresh", out.display());
             return Ok(());
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -92,14 +93,15 @@ fn prepare(out: &Path, seed: u64) -> Result<()> {
     announce("tokenizer: byte-level BPE, trained on the training texts");
     let tokenizer = tokenizer::train_tokenizer(dataset.training_texts(), VOCAB_SIZE)?;
     tokenizer::write_tokenizer(&tokenizer, &out.join("tokenizer"))?;
-    let text = format!("# orpo run {} --resume\n{PIPELINE}", out.join("pipeline.toml").display());
+    let path = out.join("pipeline.toml");
+    let text = format!("# {}\n{PIPELINE}", describe(&["run".into(), (&path).into(), "--resume".into()]));
     let text = text.replacen("seed = 42", &format!("seed = {seed}"), 1);
-    orpo_train::checkpoint::write_file(&out.join("pipeline.toml"), text.as_bytes())?;
+    orpo_train::checkpoint::write_file(&path, text.as_bytes())?;
     orpo_train::checkpoint::write_file(&mark, &serde_json::to_vec(&made)?)?;
     Ok(())
 }
 
-/// A Llama of about 1.2 million parameters, fitted on plain text.
+/// A Llama of 918,656 parameters, fitted on plain text.
 fn base_recipe(out: &Path, seed: u64) -> Recipe {
     let init = InitSection {
         hidden_size: 128,
@@ -136,6 +138,15 @@ fn base_recipe(out: &Path, seed: u64) -> Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_base_model_has_as_many_parameters_as_is_said() {
+        let init = base_recipe(Path::new("out"), 42).model.init.unwrap();
+        let (hidden, head) = (init.hidden_size, init.hidden_size / init.num_attention_heads);
+        let attention = 2 * hidden * hidden + 2 * hidden * head * init.num_key_value_heads;
+        let layer = attention + 3 * hidden * init.intermediate_size + 2 * hidden;
+        assert_eq!(VOCAB_SIZE * hidden + init.num_hidden_layers * layer + hidden, 918_656);
+    }
 
     #[test]
     fn the_embedded_pipeline_is_one() {

@@ -11,10 +11,11 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use crate::children::shown;
 use crate::pipeline::file::{ORPO, Pipeline};
 use crate::pipeline::record::{Record, Status};
 use crate::pipeline::stages::{Kind, Model, Stage, stages};
+use crate::shell::{describe, here, shown};
+use crate::words::counted;
 
 /// One model's numbers; what was not measured is null.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -71,6 +72,8 @@ pub struct Summary {
     pub out: PathBuf,
     /// Wall time of this invocation.
     pub seconds: f64,
+    /// Where the server and the report are reached, if somebody has arranged for that.
+    pub public_url: Option<String>,
 }
 
 impl Serialize for Summary {
@@ -107,15 +110,22 @@ impl Summary {
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn read(pipeline: &Pipeline, seconds: f64) -> Result<Self> {
+    pub fn read(pipeline: &Pipeline, seconds: f64, public_url: Option<String>) -> Result<Self> {
         let out = &pipeline.out;
         let mut models = Vec::new();
         for name in pipeline.models() {
             let model = Model::of(pipeline, name)?.dir;
             models.push(ModelScores { name: name.into(), model, ..ModelScores::default() });
         }
-        let mut summary =
-            Self { models, comparisons: Vec::new(), is_complete: true, report: None, out: out.clone(), seconds };
+        let mut summary = Self {
+            models,
+            comparisons: Vec::new(),
+            is_complete: true,
+            report: None,
+            out: out.clone(),
+            seconds,
+            public_url,
+        };
         for stage in stages(pipeline)? {
             let Some(record) = Record::read(out, &stage.name)? else { continue };
             if matches!(record.status, Status::Done | Status::Incomplete) {
@@ -144,6 +154,14 @@ impl Summary {
             _ => {}
         }
         Ok(())
+    }
+
+    /// What serves the model that a reader wants to talk to.
+    fn serve_command(&self) -> String {
+        let preferred = |model: &&ModelScores| model.name == ORPO;
+        let tuned = self.models.iter().find(preferred).or(self.models.last());
+        let model = tuned.map_or(PathBuf::new(), |tuned| tuned.model.clone());
+        describe(&["serve".into(), "--model".into(), model.into()])
     }
 
     fn rows(&self) -> Vec<Vec<String>> {
@@ -218,8 +236,9 @@ fn read_json(path: &Path) -> Result<Value> {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { a, b, results } = self;
-        let (wins, losses, ties) = (&results["n_wins"], &results["n_losses"], &results["n_ties"]);
-        write!(f, "{a} against {b}: {wins} wins, {losses} losses, {ties} ties")?;
+        let count = |key: &str, noun| counted(results[key].as_u64().unwrap_or(0) as usize, noun);
+        let [wins, losses, ties] = [count("n_wins", "win"), count("n_losses", "loss"), count("n_ties", "tie")];
+        write!(f, "{a} against {b}: {wins}, {losses}, {ties}")?;
         let rate = &results["metrics"]["win_rate"];
         let percent = |value: &Value| value.as_f64().map(|value| format!("{:.1}", 100.0 * value));
         match (percent(&rate["value"]), percent(&rate["ci95"][0]).zip(percent(&rate["ci95"][1]))) {
@@ -231,7 +250,6 @@ impl fmt::Display for Comparison {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let here = std::env::current_dir().unwrap_or_default();
         let rows = self.rows();
         if !rows.is_empty() {
             let mut table = Table::new();
@@ -252,16 +270,15 @@ impl fmt::Display for Summary {
         }
         let prompts = self.models.iter().filter_map(|model| model.ifeval.as_ref()?["counts"]["total"].as_u64()).next();
         let pairs = self.models.iter().find_map(|model| model.pairs.as_ref().map(|pairs| pairs.n));
-        let counts = [prompts.map(|n| format!("{n} prompts, ")), pairs.map(|n| format!("{n} pairs, "))];
+        let counts = [prompts.map(|n| counted(n as usize, "prompt")), pairs.map(|n| counted(n, "pair"))];
+        let counts: String = counts.into_iter().flatten().map(|count| count + ", ").collect();
         let (minutes, seconds) = (self.seconds as u64 / 60, self.seconds as u64 % 60);
-        let counts: String = counts.into_iter().flatten().collect();
-        writeln!(f, "{counts}{minutes}:{seconds:02} minutes. Everything is in {}", shown(&self.out, &here))?;
+        writeln!(f, "{counts}{minutes}:{seconds:02} minutes. Everything is in {}", shown(&self.out, &here()))?;
         if let Some(report) = &self.report {
-            writeln!(f, "Read it:     {}", shown(report, &here))?;
+            let place = self.public_url.as_ref().map(|url| format!("{url}/report"));
+            writeln!(f, "Read it:     {}", place.unwrap_or_else(|| shown(report, &here())))?;
         }
-        let preferred = |model: &&ModelScores| model.name == ORPO;
-        let tuned = self.models.iter().find(preferred).or(self.models.last());
-        write!(f, "Talk to it:  orpo serve --model {}", tuned.map_or(String::new(), |m| shown(&m.model, &here)))
+        write!(f, "Talk to it:  {}", self.public_url.clone().unwrap_or_else(|| self.serve_command()))
     }
 }
 
@@ -277,22 +294,23 @@ mod tests {
     }
 
     fn summary(models: Vec<ModelScores>) -> Summary {
-        Summary { models, comparisons: Vec::new(), is_complete: true, report: None, out: "out".into(), seconds: 75.0 }
+        Summary {
+            models,
+            comparisons: Vec::new(),
+            is_complete: true,
+            report: None,
+            out: "out".into(),
+            seconds: 75.0,
+            public_url: None,
+        }
     }
 
     #[test]
     fn the_table_shows_before_after_and_change() {
         let text = summary(vec![scores("base", 0.5, -0.25), scores("orpo", 0.975, 3.0)]).to_string();
-        for part in [
-            "50.0 %",
-            "97.5 %",
-            "+47.5",
-            "-0.25",
-            "+3.25",
-            "7 pairs",
-            "1:15 minutes",
-            "orpo serve --model out/orpo/model",
-        ] {
+        for part in
+            ["50.0 %", "97.5 %", "+47.5", "-0.25", "+3.25", "7 pairs", "1:15 minutes", " serve --model out/orpo/model"]
+        {
             assert!(text.contains(part), "no `{part}` in\n{text}");
         }
         assert!(!text.contains("IFEval") && !text.contains("prompts"), "{text}");
@@ -315,19 +333,24 @@ mod tests {
             "6.12",
             "12.2 %",
             "12 prompts, 7 pairs",
-            "orpo against sft: 8 wins, 3 losses, 1 ties; win rate 70.0 % (50.0 to 90.0)",
+            "orpo against sft: 8 wins, 3 losses, 1 tie; win rate 70.0 % (50.0 to 90.0)",
             "Read it:     out/report.html",
         ] {
             assert!(text.contains(part), "no `{part}` in\n{text}");
         }
         assert!(!text.contains("change"), "{text}");
+        summary.public_url = Some("http://localhost:8000".into());
+        let text = summary.to_string();
+        for part in ["Read it:     http://localhost:8000/report", "Talk to it:  http://localhost:8000"] {
+            assert!(text.contains(part), "no `{part}` in\n{text}");
+        }
         // Where nothing was scored there is no number.
         let nothing = json!({"value": null, "stderr": null, "ci95": null, "n": 0, "reason": "nothing was scored"});
         summary.models[2].ifeval = Some(json!({"metrics": {"inst_strict": nothing}, "counts": {"total": 12}}));
         summary.comparisons[0].results["metrics"]["win_rate"] = nothing;
         let text = summary.to_string();
         assert!(!text.contains("IFEval") && !text.contains("NaN"), "{text}");
-        assert!(text.contains("; no win rate: nothing was scored"), "{text}");
+        assert!(text.contains("1 tie; no win rate: nothing was scored"), "{text}");
         let json = serde_json::to_value(&summary).unwrap();
         assert_eq!(json["sft"]["pairs"]["mean_log_odds"], 1.0);
         assert_eq!(json["compare"][0]["results"]["n_wins"], 8);

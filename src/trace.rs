@@ -18,11 +18,12 @@ use orpo_train::recipe::Recipe;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::children::shown;
 use crate::hash::Stamp;
 use crate::pipeline::file::BASE;
-use crate::pipeline::manifest::Manifest;
+use crate::pipeline::manifest::{Manifest, Variant};
 use crate::pipeline::record::Record;
+use crate::pipeline::stages::Kind;
+use crate::shell::{here, shown};
 
 /// How many bases of bases are followed.
 const MAX_DEPTH: usize = 8;
@@ -55,7 +56,7 @@ pub enum State {
 pub struct Link {
     /// 0 for what the result itself rests on, one more for each base of a base.
     pub depth: usize,
-    /// Its kind: results, responses, prompts, server, checkpoint, recipe, data, base.
+    /// Its kind: results, responses, prompts, template, server, checkpoint, recipe, data, base.
     pub link: &'static str,
     /// Which one.
     pub name: String,
@@ -72,10 +73,10 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Follows a `results.json` back to where it came from.
+    /// Follows a `results.json`, or the `score.json` of a pipeline, back to where it came from.
     ///
     /// # Errors
-    /// When the file is no result, or a manifest cannot be read. That something differs is no error.
+    /// When the file is neither, or a manifest cannot be read. That something differs is no error.
     pub fn of(path: &Path) -> Result<Self> {
         let mut trace = Self::default();
         trace.results(path, 0)?;
@@ -96,9 +97,10 @@ impl Trace {
         let path = std::path::absolute(path).with_context(failed)?;
         let text = fs::read_to_string(&path).with_context(failed)?;
         let results: Value = serde_json::from_str(&text).with_context(failed)?;
+        let is_score = results.get("rewards/accuracies").is_some();
         anyhow::ensure!(
-            results["task"].is_string() && results["metrics"].is_object(),
-            "`{}` is no results.json: it has no `task` and `metrics`",
+            is_score || (results["task"].is_string() && results["metrics"].is_object()),
+            "`{}` is neither a results.json (with `task` and `metrics`) nor a score.json (with `rewards/accuracies`)",
             path.display()
         );
         let pipeline = Pipeline::around(&path)?;
@@ -109,9 +111,12 @@ impl Trace {
             match &pipeline {
                 Some(Pipeline { dir, results: Some(stamp), .. }) => file_is(&dir.join(&stamp.path), &stamp.sha256),
                 Some(_) => not_at_hand("the manifest of the pipeline does not name it"),
-                None => not_at_hand("it is of no pipeline, so that nothing says what it was"),
+                None => not_at_hand("it belongs to no pipeline, so nothing says what it was"),
             },
         );
+        if is_score {
+            return pipeline.map_or(Ok(()), |pipeline| self.scored(&pipeline, depth));
+        }
         for stamp in pipeline.iter().flat_map(Pipeline::responses) {
             let file = pipeline.as_ref().map_or(stamp.path.clone(), |pipeline| pipeline.dir.join(&stamp.path));
             self.add(depth, "responses", display(&file), file_is(&file, &stamp.sha256));
@@ -124,7 +129,36 @@ impl Trace {
             self.add(depth, "responses", display(&samples), not_at_hand("nothing says what they were"));
         }
         self.prompts(&results, depth);
+        if let Some(pipeline) = &pipeline {
+            self.template(pipeline, results["model"].as_str().unwrap_or_default(), depth);
+        }
         self.server(&results, pipeline.as_ref(), depth)
+    }
+
+    /// Preference metrics on held-out pairs, which the trainer computes without a server.
+    fn scored(&mut self, pipeline: &Pipeline, depth: usize) -> Result<()> {
+        let Some(Record { stage, inputs, .. }) = &pipeline.record else { return Ok(()) };
+        for stamp in inputs.files.get("data.test").into_iter().flatten() {
+            self.add(depth, "data", format!("test {}", display(&stamp.path)), file_is(&stamp.path, &stamp.sha256));
+        }
+        let model = stage.split_once(':').map_or("", |(_, model)| model);
+        self.template(pipeline, model, depth);
+        match pipeline.manifest.variants.get(model) {
+            Some(Variant { checkpoint, .. }) => {
+                let manifest = pipeline.dir.join(&checkpoint.path);
+                self.checkpoint(&manifest, Some(&checkpoint.sha256), Some((pipeline, model)), depth)
+            }
+            None => self.base_of_pipeline(pipeline, depth),
+        }
+    }
+
+    /// The chat template that the pipeline file gave the base model, and with it the variants trained from it.
+    fn template(&mut self, pipeline: &Pipeline, model: &str, depth: usize) {
+        let trained = pipeline.manifest.stages.get(&format!("{}:{model}", Kind::Train));
+        let record = if model == BASE { pipeline.record.as_ref() } else { trained };
+        for stamp in record.and_then(|record| record.inputs.files.get("base.chat_template")).into_iter().flatten() {
+            self.add(depth, "template", display(&stamp.path), file_is(&stamp.path, &stamp.sha256));
+        }
     }
 
     /// The two sides of a comparison, each with what it rests on.
@@ -236,8 +270,8 @@ impl Trace {
     }
 
     fn recipe(&mut self, recipe: &Recipe, pipeline: Option<(&Pipeline, &str)>, depth: usize) {
-        let objective = format!("{:?}", recipe.training.objective).to_lowercase();
-        let name = format!("{objective}, beta {}", recipe.training.beta);
+        let objective = serde_json::to_value(recipe.training.objective).unwrap_or_default();
+        let name = format!("{}, beta {}", objective.as_str().unwrap_or_default(), recipe.training.beta);
         let variant = pipeline.and_then(|(pipeline, model)| {
             let variant = pipeline.manifest.variants.get(model)?;
             Some(pipeline.dir.join(&variant.recipe))
@@ -303,10 +337,9 @@ impl Pipeline {
         for dir in path.ancestors().skip(1) {
             let Some(manifest) = Manifest::read(dir)? else { continue };
             let inside = path.strip_prefix(dir).unwrap_or(path);
-            let named = manifest.results.iter().find(|(_, stamp)| stamp.path == inside);
-            let named = named.map(|(stage, stamp)| (stage.clone(), stamp.clone()));
-            let (stage, results) = named.unzip();
-            let record = stage.and_then(|stage| manifest.stages.get(&stage).cloned());
+            let made = |record: &Record| record.outputs.iter().find(|stamp| stamp.path == inside).cloned();
+            let named = manifest.stages.values().find_map(|record| Some((record.clone(), made(record)?)));
+            let (record, results) = named.unzip();
             return Ok(Some(Self { dir: dir.to_path_buf(), manifest, results, record }));
         }
         Ok(None)
@@ -342,7 +375,7 @@ fn compared(path: &Path, expected: &str, found: Result<String, String>) -> State
     match found {
         Ok(found) if found == expected => verified(&format!("SHA-256 {}", short(expected))),
         Ok(found) => State::Differs { expected: expected.into(), found },
-        Err(_) if !path.exists() => not_at_hand("there is no such file any more"),
+        Err(_) if !path.exists() => not_at_hand("the file no longer exists"),
         Err(error) => not_at_hand(&error),
     }
 }
@@ -371,7 +404,7 @@ fn first_difference(recipe: &Recipe, other: &Recipe) -> String {
 }
 
 fn display(path: &Path) -> String {
-    shown(path, &std::env::current_dir().unwrap_or_default())
+    shown(path, &here())
 }
 
 impl fmt::Display for State {
@@ -429,6 +462,6 @@ mod tests {
         assert_eq!(links, ["results", "responses", "server"]);
         assert!(trace.links.iter().all(|link| matches!(link.state, State::NotAtHand { .. })), "{trace}");
         fs::write(&path, "{}").unwrap();
-        assert!(Trace::of(&path).unwrap_err().to_string().contains("no results.json"));
+        assert!(Trace::of(&path).unwrap_err().to_string().contains("neither a results.json"));
     }
 }

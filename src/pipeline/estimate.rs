@@ -1,6 +1,7 @@
 //! What a stage is going to take, before it runs.
 
 use anyhow::{Context, Result};
+use orpo_chat::ChatError;
 use orpo_eval::alpaca::comparison::Comparison;
 use orpo_eval::alpaca::outputs::Outputs;
 use orpo_eval::alpaca::verdicts;
@@ -16,6 +17,7 @@ use orpo_eval::mt_bench::verdict::Rule;
 use orpo_eval::mt_bench::{Answers, JudgePrompts, Questions};
 use orpo_eval::official::Hub;
 use orpo_train::check::check;
+use orpo_train::error::TrainError;
 use serde::Serialize;
 use toml::Table;
 
@@ -47,25 +49,26 @@ const ALPACA_TOKENS: usize = 2048;
 const MT_BENCH_TOKENS: usize = 1024;
 const IFEVAL_TOKENS: usize = 1280;
 
-/// What a stage takes if it runs from the beginning.
+/// What a stage takes if it runs from the beginning, and what there is to say of its training data.
 ///
 /// # Errors
 /// When a file cannot be read, or training could not start.
-pub fn estimate(pipeline: &Pipeline, stage: &Stage) -> Result<Estimate> {
+pub fn estimate(pipeline: &Pipeline, stage: &Stage) -> Result<(Estimate, Vec<String>)> {
     let mut estimate = Estimate::default();
     let requests = match stage.kind {
         Kind::Train => {
             let (_, variant) = stage.name.split_once(':').context("training has a variant")?;
-            let report = check(&pipeline.recipes[variant], 0)?;
+            let report = check(&pipeline.recipes[variant], 0).map_err(in_words_of_pipelines)?;
             estimate.steps = Some(report.steps.total);
             estimate.seconds = Some(report.time.seconds);
             estimate.memory_bytes = Some(report.memory.total());
-            return Ok(estimate);
+            let notes = report.notes.iter().flat_map(|note| note.lines()).map(str::to_owned).collect();
+            return Ok((estimate, notes));
         }
-        Kind::Score | Kind::Report => return Ok(estimate),
+        Kind::Score | Kind::Report => Vec::new(),
         Kind::Ifeval => {
             estimate.prompts = Some(ifeval_prompts(pipeline.ifeval.as_ref())?.len());
-            return Ok(estimate);
+            Vec::new()
         }
         Kind::Alpaca => {
             let table = pipeline.alpaca.as_ref().context("the stage has a section")?;
@@ -87,7 +90,15 @@ pub fn estimate(pipeline: &Pipeline, stage: &Stage) -> Result<Estimate> {
         estimate.judge_requests = Some(judged.requests);
         estimate.dollars = judged.dollars;
     }
-    Ok(estimate)
+    Ok((estimate, Vec::new()))
+}
+
+/// The trainer's error, with the key of a pipeline file where it is about one of a recipe.
+fn in_words_of_pipelines(error: TrainError) -> anyhow::Error {
+    match error {
+        TrainError::Chat(ChatError::NoTemplate { dir }) => super::no_template(&dir),
+        error => error.into(),
+    }
 }
 
 /// An answer of so many tokens.

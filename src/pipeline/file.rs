@@ -12,6 +12,7 @@ use serde_json::Value;
 use toml::Table;
 
 use super::options::{ALPACA, COMPARE, IFEVAL, JUDGE, MT_BENCH, SERVE};
+use crate::shell;
 
 /// The name of the model that training starts from.
 pub const BASE: &str = "base";
@@ -22,6 +23,39 @@ const SFT: &str = "sft";
 /// Names in a pipeline's directory, or in its summary, that no variant can have.
 const RESERVED: [&str; 11] =
     [BASE, "eval", "compare", "logs", "stages", "data", "tokenizer", "pipeline", "report", "out", "seconds"];
+
+/// The keys that are no flags of another program: section, name, meaning, default.
+pub const OWN_KEYS: [(&str, &str, &str, &str); 14] = [
+    ("", "out", "Directory where everything is written", "required"),
+    ("", "seed", "Seed of the data order, in every variant", "42"),
+    ("base", "model", "Model to start from: a Hugging Face directory, or `hub:owner/name[@revision]`", "required"),
+    ("base", "chat_template", "File with a chat template (jinja) that replaces the model's, or that it lacks", ""),
+    ("data", "train", "Training pairs, and any other key of `[data]` in a recipe but `chat_template`", "required"),
+    ("data", "test", "Held-out pairs: preference accuracy and log odds of every model", "not scored"),
+    ("training", "KEY", "Any key of `[training]` in a recipe, for every variant", ""),
+    (
+        "lora",
+        "KEY",
+        "Any key of `[lora]` in a recipe, for every variant; its adapters are merged",
+        "all weights are trained",
+    ),
+    ("variants", "NAME.training, NAME.lora", "Keys in which the variant NAME differs", "one variant, `orpo`"),
+    ("ifeval", "max_tokens", "Most tokens of a response", "256"),
+    (
+        "compare",
+        "judge",
+        "Who decides: `checklist` (the prompts' verifiable instructions) or `model` (the judge)",
+        "checklist",
+    ),
+    (
+        "compare",
+        "pairs",
+        "Which models are compared, as in `[[\"orpo\", \"base\"]]`",
+        "each variant with the base, orpo with sft",
+    ),
+    ("report", "enabled", "Whether report.html is written", "true"),
+    ("report", "title", "Heading of the report", ""),
+];
 
 /// A pipeline. All paths are absolute; in the file they are relative to its directory.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,8 +196,15 @@ impl Pipeline {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self> {
-        let written: Written = toml::from_str(text).map_err(|error| anyhow!("{}", error.to_string().trim_end()))?;
-        let source: Value = toml::from_str(text).context("it was read before")?;
+        let wrong = |error: toml::de::Error| anyhow!("{}", error.to_string().trim_end());
+        let source: Value = toml::from_str(text).map_err(wrong)?;
+        ensure!(
+            source.get("base").is_some() || source.get("output_dir").is_none(),
+            "this is a recipe for one training run, not a pipeline: run it with `{} train run {}`",
+            shell::program(),
+            shell::quoted(&shell::shown(path, &shell::here()))
+        );
+        let written: Written = toml::from_str(text).map_err(wrong)?;
         let dir = path.parent().unwrap_or(Path::new("/"));
         let Written { out, base, mut data, variants, mut serve, .. } = written;
         // Without the dots that it may be written with.
@@ -328,6 +369,17 @@ fn merged(mut table: Table, over: Table) -> Table {
     table
 }
 
+/// What the parser of every section takes, as it tells when it meets a key that it does not know.
+#[cfg(test)]
+pub fn known_keys() -> Vec<(&'static str, Vec<String>)> {
+    fn of<T: serde::de::DeserializeOwned>(section: &'static str) -> (&'static str, Vec<String>) {
+        let Err(error) = toml::from_str::<T>("unknown = 1") else { panic!("[{section}] takes any key") };
+        let message = error.message().to_owned();
+        (section, message.split('`').skip(3).step_by(2).map(str::to_owned).collect())
+    }
+    vec![of::<Written>(""), of::<Base>("base"), of::<Variant>("variants"), of::<WrittenReport>("report")]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -388,6 +440,21 @@ mod tests {
         assert_eq!(parse("").unwrap().report, Some(Report { title: None }));
         assert_eq!(parse("[report]\ntitle = \"T\"\n").unwrap().report, Some(Report { title: Some("T".into()) }));
         assert_eq!(parse("[report]\nenabled = false\n").unwrap().report, None);
+    }
+
+    #[test]
+    fn a_recipe_is_told_from_a_pipeline() {
+        let recipe = "output_dir = \"o\"\n[model]\npath = \"m\"\n[data]\ntrain = \"t\"\n";
+        let error = Pipeline::parse(Path::new("/dir/my r.toml"), recipe).unwrap_err().to_string();
+        assert!(error.contains("train run '/dir/my r.toml'"), "{error}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_windows_line_ends_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("p.toml");
+        fs::write(&path, format!("\u{feff}{}", MINIMAL.replace('\n', "\r\n"))).unwrap();
+        assert_eq!(Pipeline::load(&path).unwrap().out, dir.path().join("run"));
     }
 
     #[test]

@@ -16,8 +16,9 @@ pub mod stages;
 mod validate;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use self::file::Pipeline;
 use self::stages::Kind;
@@ -29,6 +30,8 @@ pub struct Options {
     pub until: Option<Kind>,
     /// Models that are served elsewhere, and where.
     pub endpoints: BTreeMap<String, String>,
+    /// Where people reach the server and the report, for the closing lines.
+    pub public_url: Option<String>,
 }
 
 impl Options {
@@ -52,6 +55,11 @@ impl Options {
     pub fn wants(&self, kind: Kind) -> bool {
         self.until.is_none_or(|until| kind <= until)
     }
+}
+
+/// The error of a base model in `dir` without the chat template that something needs.
+fn no_template(dir: &Path) -> anyhow::Error {
+    anyhow!("the base model `{}` has no chat template; name a file with one as `base.chat_template`", dir.display())
 }
 
 /// A model and its address, as `--endpoint` has it.

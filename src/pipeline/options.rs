@@ -144,6 +144,11 @@ impl Section {
         self.keys.iter().copied().flatten()
     }
 
+    /// Every key with the flag that it stands for.
+    pub fn flags_of_keys(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.keys().map(|(key, flag, _)| (*key, *flag))
+    }
+
     /// Checks that every key is known and every value can be a flag's, and makes the paths relative to `dir`.
     ///
     /// # Errors

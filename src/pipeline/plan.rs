@@ -13,6 +13,7 @@ use super::inputs::{self, Surveyed};
 use super::record::Decision;
 use super::{Options, validate};
 use crate::hash::Hashes;
+use crate::words::counted;
 
 /// What an invocation of `orpo run` would do.
 #[derive(Debug, PartialEq, Serialize)]
@@ -21,6 +22,8 @@ pub struct Plan {
     pub stages: Vec<Planned>,
     /// What all that run take.
     pub total: Estimate,
+    /// What the trainer's check says of the data that would be trained on.
+    pub notes: Vec<String>,
 }
 
 /// What would be done about a stage.
@@ -56,19 +59,26 @@ pub fn plan(path: &Path, options: &Options) -> Result<Plan> {
     let pipeline = Pipeline::load(path)?;
     validate::check(&pipeline, options)?;
     let mut stages = Vec::new();
+    let mut notes: Vec<String> = Vec::new();
     for Surveyed { stage, decision, .. } in inputs::survey(&pipeline, options, &mut Hashes::default())? {
         let (action, reasons) = match decision {
             Decision::UpToDate => (Action::UpToDate, Vec::new()),
             Decision::GoOn(reason) => (Action::GoesOn, vec![reason]),
             Decision::Redo(reasons) => (Action::Runs, reasons),
         };
-        let estimate = match action {
-            Action::UpToDate => Estimate::default(),
+        let (estimate, said) = match action {
+            Action::UpToDate => Default::default(),
             Action::GoesOn | Action::Runs => estimate(&pipeline, &stage)?,
         };
+        // Variants share their data, and most of what is to be said of them.
+        for note in said {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
         stages.push(Planned { stage: stage.name, action, reasons, estimate });
     }
-    Ok(Plan { total: total(&stages), stages })
+    Ok(Plan { total: total(&stages), stages, notes })
 }
 
 fn total(stages: &[Planned]) -> Estimate {
@@ -90,11 +100,11 @@ fn total(stages: &[Planned]) -> Estimate {
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [
-            self.steps.map(|n| format!("{n} steps")),
+            self.steps.map(|n| counted(n, "step")),
             self.seconds.map(|seconds| format!("about {} of training", duration(seconds))),
             self.memory_bytes.map(size_of),
-            self.prompts.map(|n| format!("{n} prompts")),
-            self.judge_requests.map(|n| format!("{n} judge requests")),
+            self.prompts.map(|n| counted(n, "prompt")),
+            self.judge_requests.map(|n| counted(n, "judge request")),
             self.dollars.map(|dollars| format!("at most {dollars:.2} US dollars")),
         ];
         f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
@@ -107,7 +117,7 @@ impl fmt::Display for Plan {
         for Planned { stage, action, reasons, estimate } in &self.stages {
             let action = match action {
                 Action::UpToDate => "up to date",
-                Action::GoesOn => "goes on",
+                Action::GoesOn => "resumes",
                 Action::Runs => "runs",
             };
             let mut line = format!("{stage:<width$}  {action:<10}  {}", reasons.join(", "));
@@ -117,11 +127,11 @@ impl fmt::Display for Plan {
             writeln!(f, "{}", line.trim_end())?;
         }
         let runs = self.stages.iter().filter(|planned| planned.action != Action::UpToDate).count();
-        write!(f, "{runs} of {} stages to run", self.stages.len())?;
+        write!(f, "{runs} of {} to run", counted(self.stages.len(), "stage"))?;
         if self.total != Estimate::default() {
             write!(f, ": {}", self.total)?;
         }
-        Ok(())
+        self.notes.iter().try_for_each(|note| write!(f, "\n{note}"))
     }
 }
 
@@ -151,13 +161,15 @@ mod tests {
             planned("score:base", Action::UpToDate, &[], Estimate::default()),
             planned("alpaca:orpo", Action::Runs, &["train:orpo runs first"], judged),
         ];
-        let plan = Plan { total: total(&stages), stages };
+        let notes = vec!["train.jsonl: 12 rows, layout documents".into()];
+        let plan = Plan { total: total(&stages), stages, notes };
         let expected = "\
 train:orpo   runs        training.beta 0.1 → 0.5 (300 steps, about 52 seconds of training, 181 MB)
-train:sft    goes on     it failed (300 steps, about 100 seconds of training, 200 MB)
+train:sft    resumes     it failed (300 steps, about 100 seconds of training, 200 MB)
 score:base   up to date
 alpaca:orpo  runs        train:orpo runs first (805 prompts, 805 judge requests, at most 3.46 US dollars)
-3 of 4 stages to run: 600 steps, about 3 minutes of training, 200 MB, 805 prompts, 805 judge requests, at most 3.46 US dollars";
+3 of 4 stages to run: 600 steps, about 3 minutes of training, 200 MB, 805 prompts, 805 judge requests, at most 3.46 US dollars
+train.jsonl: 12 rows, layout documents";
         assert_eq!(plan.to_string(), expected);
         let json = serde_json::to_value(&plan).unwrap();
         assert_eq!(json["stages"][2]["action"], "up_to_date");

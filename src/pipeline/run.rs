@@ -16,8 +16,9 @@ use super::inputs::{self, Surveyed};
 use super::record::{Decision, Record, Status, file_name};
 use super::stages::{Kind, Model, Stage};
 use super::{Options, manifest, validate};
-use crate::children::{Children, Server, describe};
+use crate::children::{Children, Server};
 use crate::hash::Hashes;
+use crate::shell::describe;
 use crate::summary::Summary;
 
 /// How long a server elsewhere may be away before a request to it fails.
@@ -65,15 +66,15 @@ pub fn run(children: &Children, pipeline: &Pipeline, options: &Options, started:
     runner.server = None;
     // The report shows both.
     manifest::write(pipeline, &mut runner.hashes)?;
-    write_summary(pipeline, started)?;
+    write_summary(pipeline, options, started)?;
     for stage in report {
         runner.stage(stage)?;
     }
-    write_summary(pipeline, started)
+    write_summary(pipeline, options, started)
 }
 
-fn write_summary(pipeline: &Pipeline, started: Instant) -> Result<Summary> {
-    let summary = Summary::read(pipeline, started.elapsed().as_secs_f64())?;
+fn write_summary(pipeline: &Pipeline, options: &Options, started: Instant) -> Result<Summary> {
+    let summary = Summary::read(pipeline, started.elapsed().as_secs_f64(), options.public_url.clone())?;
     let json = serde_json::to_string_pretty(&summary).context("a summary is plain data")? + "\n";
     write_file(&pipeline.out.join("summary.json"), json.as_bytes())?;
     Ok(summary)
@@ -99,10 +100,12 @@ impl Runner<'_> {
                 announce(&format!("{}: up to date", stage.name));
                 return Ok(());
             }
-            Decision::GoOn(reason) => (format!("{reason}; going on"), true),
-            Decision::Redo(reasons) => (reasons.join(", "), false),
+            Decision::GoOn(reason) => (format!(": {reason}; resuming"), true),
+            // A stage that runs for the first time needs no reason.
+            Decision::Redo(_) if record.is_none() => (String::new(), false),
+            Decision::Redo(reasons) => (format!(": {}", reasons.join(", ")), false),
         };
-        announce(&format!("{}: {reason}", stage.name));
+        announce(&format!("{}{reason}", stage.name));
         let out = &self.pipeline.out;
         let log = Path::new("logs").join(format!("{}.log", file_name(&stage.name)));
         if !goes_on {
@@ -158,8 +161,10 @@ impl Runner<'_> {
             Some(1) if stage.asks.is_some() || stage.kind == Kind::Compare => Status::Incomplete,
             code => {
                 let code = code.map_or("killed by a signal".to_owned(), |code| format!("exit code {code}"));
+                let lacks_template = stage.kind == Kind::Train && !validate::has_template(self.pipeline)?;
+                let hint = if lacks_template { "; `base.chat_template` names the template it lacks" } else { "" };
                 bail!(
-                    "stage {} failed ({code}); its log is `{}`; repeat it alone with:\n  {}",
+                    "stage {} failed ({code}); its log is `{}`{hint}; repeat it alone with:\n  {}",
                     stage.name,
                     out.join(log).display(),
                     self.command(stage)?.replace('\n', "\n  ")

@@ -11,11 +11,11 @@ use orpo_eval::mt_bench::{Answers, JudgePrompts, Questions};
 use orpo_serve::config::ServeArgs;
 use orpo_train::run::ModelSource;
 
-use super::file::Pipeline;
+use super::file::{BASE, Pipeline};
 use super::inputs::Surveyed;
 use super::options::{JUDGE, file};
 use super::stages::{Kind, Model, Stage};
-use super::{Options, stages};
+use super::{Options, no_template, stages};
 
 /// Checks all that a pipeline names: files, recipes against the base model's headers, options of every program.
 ///
@@ -26,7 +26,14 @@ pub fn check(pipeline: &Pipeline, options: &Options) -> Result<()> {
     for recipe in pipeline.recipes.values() {
         ModelSource::open(recipe)?.outline()?;
     }
+    let has_template = has_template(pipeline)?;
     for stage in stages::stages(pipeline)? {
+        // What is asked over HTTP are chats; a server elsewhere has a template of its own.
+        let asks_here = stage.asks.as_ref().is_some_and(|model| !options.endpoints.contains_key(model));
+        if asks_here && !has_template && options.wants(stage.kind) {
+            let dir = Model::of(pipeline, BASE)?.dir;
+            return Err(no_template(&dir)).with_context(|| format!("stage {} asks its model in chats", stage.name));
+        }
         for (key, paths) in &stage.files {
             for path in paths {
                 ensure!(path.exists(), "there is no `{}`; `{key}` names it", path.display());
@@ -35,6 +42,15 @@ pub fn check(pipeline: &Pipeline, options: &Options) -> Result<()> {
         check_command(pipeline, &stage).with_context(|| format!("stage {}", stage.name))?;
     }
     check_data(pipeline)
+}
+
+/// True if the base model has a chat template, of its own or by the pipeline file.
+///
+/// # Errors
+/// When the model cannot be opened.
+pub fn has_template(pipeline: &Pipeline) -> Result<bool> {
+    let recipe = pipeline.recipes.values().next().context("a pipeline has a variant")?;
+    Ok(ModelSource::open(recipe)?.files.chat.template().is_ok())
 }
 
 /// Checks that the judge can be asked, if a stage is going to.

@@ -91,7 +91,10 @@ pub fn write_tokenizer(tokenizer: &Tokenizer, dir: &Path) -> anyhow::Result<()> 
     config.insert("clean_up_tokenization_spaces".into(), false.into());
     config.insert("added_tokens_decoder".into(), decoder.into());
     config.insert("chat_template".into(), CHAT_TEMPLATE.into());
-    write_json(&dir.join("tokenizer_config.json"), &special_tokens)
+    write_json(&dir.join("tokenizer_config.json"), &special_tokens)?;
+    // The trainer passes this on. A model this small is at its best where it is surest, so clients that read the file,
+    // the playground among them, start from greedy replies.
+    write_json(&dir.join("generation_config.json"), &json!({ "temperature": 0.0 }))
 }
 
 fn write_json(path: &Path, value: &Value) -> anyhow::Result<()> {

@@ -156,11 +156,11 @@ impl Setting {
         }
     }
 
-    /// What a successful `orpo run` says of each stage: `(name, what)`.
+    /// What a successful `orpo run` says of each stage: `(name, what)`; nothing of one that runs for the first time.
     pub fn stages_of(&self, args: &[&str]) -> Vec<(String, String)> {
         let said = stderr(&self.succeed(args));
-        let lines = said.lines().filter_map(|line| line.strip_prefix("==> ")?.split_once(": "));
-        let stages = lines.filter(|(name, _)| *name != "serve");
+        let lines = said.lines().filter_map(|line| line.strip_prefix("==> "));
+        let stages = lines.map(|line| line.split_once(": ").unwrap_or((line, ""))).filter(|(name, _)| *name != "serve");
         stages.map(|(name, what)| (name.to_owned(), what.to_owned())).collect()
     }
 

@@ -105,7 +105,7 @@ fn two_variants_run_once_and_then_only_what_has_changed() {
 fn until_stops_after_a_kind_of_stage() {
     let setting = Setting::with_base();
     let stages = setting.stages_of(&["run", "pipeline.toml", "--until", "train"]);
-    assert_eq!(stages, [("train:orpo".to_owned(), "not run yet".to_owned())]);
+    assert_eq!(stages, [("train:orpo".to_owned(), String::new())]);
     assert!(!setting.path("run/eval").exists());
     let stages = setting.stages_of(&["run", "pipeline.toml", "--resume", "--until", "score"]);
     assert_eq!(stages.len(), 3);
@@ -129,7 +129,7 @@ fn a_killed_training_goes_on_to_the_same_weights() {
     assert!(!setting.path("run/orpo/model").exists(), "there was nothing left to kill");
     let output = setting.succeed(&args);
     let said = stderr(&output);
-    assert!(said.contains("==> train:orpo: it was begun and not finished; going on"), "{said}");
+    assert!(said.contains("==> train:orpo: it was begun and not finished; resuming"), "{said}");
     assert!(said.contains("going on after step"), "{said}");
     let weights = |out: &str| fs::read(setting.path(out).join("orpo/model/model.safetensors")).unwrap();
     assert!(weights("run") == weights("whole"), "a killed run ends in the same bits");
@@ -150,7 +150,7 @@ fn a_killed_evaluation_asks_only_what_is_missing() {
     child.wait().unwrap();
     assert!(!setting.path("run/eval/base/ifeval/results.json").exists(), "there was nothing left to kill");
     let stages = setting.stages_of(&args);
-    assert!(stages.contains(&("ifeval:base".into(), "it was begun and not finished; going on".into())), "{stages:?}");
+    assert!(stages.contains(&("ifeval:base".into(), "it was begun and not finished; resuming".into())), "{stages:?}");
     let results = setting.json("run/eval/base/ifeval/results.json");
     assert_eq!((&results["counts"]["scored"], &results["counts"]["errors"]), (&json!(120), &json!(0)));
     let asked = slow.asked("base");
@@ -177,8 +177,27 @@ fn a_failed_stage_is_named_with_its_log_and_the_commands_that_repeat_it() {
         assert!(said.contains(word), "no `{word}` in\n{said}");
     }
     let log = fs::read_to_string(setting.path("run/logs/score-base.log")).unwrap();
-    assert!(log.starts_with("$ orpo train score") && log.contains("rejected"), "{log}");
+    let command = format!("$ {} train score", env!("CARGO_BIN_EXE_orpo"));
+    assert!(log.starts_with(&command) && log.contains("rejected"), "{log}");
     assert_eq!(setting.json("run/stages/score-base.json")["status"], "failed");
+}
+
+#[test]
+fn a_missing_template_names_the_key_of_the_pipeline() {
+    let setting = Setting::with_base();
+    let config = setting.path("base/model/tokenizer_config.json");
+    let mut json = setting.json("base/model/tokenizer_config.json");
+    json.as_object_mut().unwrap().remove("chat_template");
+    fs::write(config, json.to_string()).unwrap();
+    // What is served without a template cannot be asked, whatever it was trained on.
+    for command in ["plan", "run"] {
+        setting.refuse(&[command, "pipeline.toml"], &["base/model", "`base.chat_template`", "ifeval:base"]);
+    }
+    let (without, _) = Setting::pipeline(6).split_once("[ifeval]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    setting.write("pipeline.toml", &without);
+    setting.refuse(&["plan", "pipeline.toml"], &["base/model", "`base.chat_template`"]);
+    let said = stderr(&setting.orpo(&["run", "pipeline.toml"]));
+    assert!(said.contains("`base.chat_template`"), "{said}");
 }
 
 #[test]
@@ -195,6 +214,8 @@ fn what_is_wrong_is_said_before_anything_runs() {
     refuse(&pipeline.replace("test.jsonl", "nowhere.jsonl"), &["nowhere.jsonl", "data.test"]);
     refuse(&pipeline.replace("base/model", "nowhere"), &["nowhere", "config.json"]);
     refuse(&pipeline.replace("prompts.jsonl", "pairs.jsonl"), &["pairs.jsonl:1"]);
+    let recipe = "output_dir = \"run\"\n[model]\npath = \"base/model\"\n[data]\ntrain = \"pairs.jsonl\"\n";
+    refuse(recipe, &["wrong.toml", "recipe", "train run wrong.toml"]);
     refuse(&format!("{pipeline}temperature = -1\n"), &["stage ifeval:base", "--temperature"]);
     refuse(&format!("{pipeline}[serve]\nquantize = \"q9\"\n"), &["[serve]", "q9", "--quantize"]);
     setting.refuse(&["run", "pipeline.toml", "--endpoint", "dpo=http://127.0.0.1:1"], &["`dpo`", "base, orpo"]);

@@ -19,6 +19,40 @@ fn in_state(links: &[Value], state: &str) -> Vec<String> {
     wanted.map(|link| format!("{} {}", link["link"].as_str().unwrap(), link["name"].as_str().unwrap())).collect()
 }
 
+/// Depth and kind of every link.
+fn kinds(links: &[Value]) -> Vec<(u64, &str)> {
+    links.iter().map(|link| (link["depth"].as_u64().unwrap(), link["link"].as_str().unwrap())).collect()
+}
+
+#[test]
+fn a_changed_template_or_test_file_is_found() {
+    let setting = Setting::with_base();
+    let template = "{{ bos_token }}{% for m in messages %}({{ m.role }}) {{ m.content }}{% if m.role == 'assistant' %}\
+                    {{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}(assistant) {% endif %}";
+    setting.write("chat.jinja", template);
+    let text = Setting::pipeline(6).replace("[data]", "chat_template = \"chat.jinja\"\n[data]");
+    setting.write("pipeline.toml", &text.replace("beta = 0.5", "beta = 0.5\nobjective = \"orpo_beta\""));
+    setting.succeed(&["run", "pipeline.toml"]);
+    let results = ["base", "orpo"].map(|model| format!("run/eval/{model}/ifeval/results.json"));
+    let scores = ["base", "orpo"].map(|model| format!("run/eval/{model}/score.json"));
+    for result in results.iter().chain(&scores) {
+        let links = trace(&setting, result, 0);
+        assert!(in_state(&links, "verified").iter().any(|link| link.starts_with("template ")), "{links:#?}");
+    }
+    let text = stdout(&setting.succeed(&["trace", &results[1]]));
+    assert!(text.contains("recipe      orpo_beta, beta 0.5"), "{text}");
+    setting.write("chat.jinja", &template.replace("(", "["));
+    for result in results.iter().chain(&scores) {
+        let differs = in_state(&trace(&setting, result, 1), "differs");
+        assert!(differs.len() == 1 && differs[0].ends_with("chat.jinja"), "{differs:?}");
+    }
+    setting.write("chat.jinja", template);
+    let pairs = fs::read_to_string(setting.path("test.jsonl")).unwrap();
+    setting.write("test.jsonl", &pairs.replace("storm", "stork"));
+    let differs = in_state(&trace(&setting, &scores[0], 1), "differs");
+    assert!(differs.len() == 1 && differs[0].starts_with("data test"), "{differs:?}");
+}
+
 #[test]
 fn a_result_is_traced_to_data_and_base_and_tampering_is_found() {
     let setting = Setting::with_base();
@@ -27,8 +61,6 @@ fn a_result_is_traced_to_data_and_base_and_tampering_is_found() {
     let results = "run/eval/orpo/ifeval/results.json";
     let links = trace(&setting, results, 0);
     assert_eq!(in_state(&links, "verified").len(), links.len(), "{links:#?}");
-    let kinds: Vec<(u64, &str)> =
-        links.iter().map(|link| (link["depth"].as_u64().unwrap(), link["link"].as_str().unwrap())).collect();
     let expected = [
         (0, "results"),
         (0, "responses"),
@@ -44,7 +76,7 @@ fn a_result_is_traced_to_data_and_base_and_tampering_is_found() {
         (1, "data"),
         (1, "base"),
     ];
-    assert_eq!(kinds, expected);
+    assert_eq!(kinds(&links), expected);
     let text = stdout(&setting.succeed(&["trace", results]));
     assert!(
         text.contains("server      orpo-serve") && text.contains("  base        random weights, seed 42"),
@@ -55,6 +87,13 @@ fn a_result_is_traced_to_data_and_base_and_tampering_is_found() {
     assert_eq!(in_state(&links, "verified").len(), links.len(), "{links:#?}");
     assert!(links.len() > 20, "{links:#?}");
     trace(&setting, "run/eval/base/ifeval/results.json", 0);
+    // Scores of the pipeline, of both models.
+    for (model, last) in [("base", (0, "base")), ("orpo", (1, "base"))] {
+        let links = trace(&setting, &format!("run/eval/{model}/score.json"), 0);
+        assert_eq!(in_state(&links, "verified").len(), links.len(), "{links:#?}");
+        let kinds = kinds(&links);
+        assert_eq!((&kinds[..3], kinds.last()), (&[(0, "results"), (0, "data"), (0, "checkpoint")][..], Some(&last)));
+    }
 
     // The data are gone: nothing can be said of them. The weights and a response are others: both are named.
     fs::rename(setting.path("pairs.jsonl"), setting.path("moved.jsonl")).unwrap();

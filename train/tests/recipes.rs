@@ -36,7 +36,7 @@ fn every_recipe_is_valid_and_names_its_command_and_source() {
         let text = fs::read_to_string(&path).unwrap();
         let (first, rest) = text.split_once('\n').unwrap();
         let command: Vec<&str> = first.trim_start_matches("# ").split(' ').collect();
-        let ["orpo-train", command, file] = command[..] else { panic!("{name} begins with `{first}`") };
+        let ["orpo", "train", command, file] = command[..] else { panic!("{name} begins with `{first}`") };
         assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{command} "))), "{name}: {command}");
         assert_eq!(file, format!("train/recipes/{name}"));
         assert!(rest.contains("# Numbers: "), "{name} does not say where its numbers come from");

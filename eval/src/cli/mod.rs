@@ -78,6 +78,11 @@ fn stop_on_signals() {
     });
 }
 
+/// The commands with their flags, for programs that describe them.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Whether a command line would be understood, the program's name included. Nothing is run, no file is looked at.
 ///
 /// # Errors
