@@ -7,10 +7,13 @@ use crate::ChatError;
 /// How many prompt tokens are decoded along with the reply. Some tokenizers treat the first token of a text
 /// differently (a leading space is dropped), so that a reply decoded alone would not be the one in context.
 const CONTEXT_TOKENS: usize = 6;
+/// Among how many tokens at the end of the prompt those are looked for.
+const PROMPT_TAIL: usize = 64;
 
-/// Decodes a reply token by token. The concatenation of everything it returns equals the text of all tokens decoded
-/// at once after the prompt; an unfinished UTF-8 character is held back until it is complete or the reply ends. (A token
-/// of one byte that stands as a character until a later byte makes the run invalid is an exception: it stays.)
+/// Decodes a reply token by token. The concatenation of everything it returns equals what `tokenizers` decodes from all
+/// tokens at once: text is held back until nothing that follows can change it. That takes a character whose bytes are
+/// spread over several tokens, and a run of single-byte tokens (`<0x0A>`), which is decoded as a whole: one byte that
+/// does not fit makes all characters of its run invalid.
 #[derive(Debug, Clone)]
 pub struct StreamDecoder {
     ids: Vec<u32>,
@@ -19,13 +22,26 @@ pub struct StreamDecoder {
     /// Tokens before this index have been emitted.
     emitted_to: usize,
     skip_special_tokens: bool,
+    /// Whether `ids` begins with the context, and no longer with the end of the prompt.
+    started: bool,
+}
+
+/// How a token takes part in decoding.
+#[derive(PartialEq, Eq)]
+enum Part {
+    /// It is text of its own.
+    Text,
+    /// It is one byte of a run.
+    Byte,
+    /// It is left out; a run goes on after it.
+    Nothing,
 }
 
 impl StreamDecoder {
     /// A decoder for a reply that follows `prompt_ids`.
     pub fn new(prompt_ids: &[u32], skip_special_tokens: bool) -> Self {
-        let ids = prompt_ids[prompt_ids.len().saturating_sub(CONTEXT_TOKENS)..].to_vec();
-        Self { context_from: 0, emitted_to: ids.len(), ids, skip_special_tokens }
+        let ids = prompt_ids[prompt_ids.len().saturating_sub(PROMPT_TAIL)..].to_vec();
+        Self { ids, context_from: 0, emitted_to: 0, skip_special_tokens, started: false }
     }
 
     /// Adds one token and returns the text that became certain with it (often empty).
@@ -33,7 +49,11 @@ impl StreamDecoder {
     /// # Errors
     /// [`ChatError::Tokenizer`] when the tokenizer cannot decode the ids.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String, ChatError> {
+        self.start(tokenizer);
         self.ids.push(id);
+        if self.part(tokenizer, id) != Part::Text {
+            return Ok(String::new());
+        }
         let (before, text) = self.decode_window(tokenizer)?;
         if text.len() <= before.len() || text.ends_with('\u{FFFD}') {
             return Ok(String::new());
@@ -48,9 +68,33 @@ impl StreamDecoder {
     /// # Errors
     /// [`ChatError::Tokenizer`] when the tokenizer cannot decode the ids.
     pub fn finish(mut self, tokenizer: &Tokenizer) -> Result<String, ChatError> {
+        self.start(tokenizer);
         let (before, text) = self.decode_window(tokenizer)?;
-        self.emitted_to = self.ids.len();
         Ok(continuation(&before, &text))
+    }
+
+    /// Keeps as context the last tokens of the prompt that are text: a run of bytes at its end would join the reply's.
+    fn start(&mut self, tokenizer: &Tokenizer) {
+        if self.started {
+            return;
+        }
+        self.started = true;
+        let text = self.ids.iter().rposition(|id| self.part(tokenizer, *id) == Part::Text);
+        self.ids.truncate(text.map_or(0, |last| last + 1));
+        self.ids.drain(..self.ids.len().saturating_sub(CONTEXT_TOKENS));
+        self.emitted_to = self.ids.len();
+    }
+
+    fn part(&self, tokenizer: &Tokenizer, id: u32) -> Part {
+        let Some(token) = tokenizer.id_to_token(id) else { return Part::Nothing };
+        if self.skip_special_tokens && tokenizer.get_added_vocabulary().is_special_token(&token) {
+            return Part::Nothing;
+        }
+        let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        match digits {
+            Some(digits) if digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok() => Part::Byte,
+            _ => Part::Text,
+        }
     }
 
     fn decode_window(&self, tokenizer: &Tokenizer) -> Result<(String, String), ChatError> {
@@ -100,8 +144,30 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_lost_behind_bytes_that_are_no_character() {
-        let text = stream(&[0x61, 0xFD, 256, 0x62]);
-        assert!(text.starts_with('a') && text.ends_with("3b"), "{text:?}");
+    fn one_wrong_byte_makes_its_run_invalid_as_in_tokenizers() {
+        assert_eq!(stream(&[0x61, 0xFD, 256, 0x62]), "\u{FFFD}\u{FFFD}3b");
+    }
+
+    #[test]
+    fn a_stream_of_any_tokens_equals_the_decoding_of_all() {
+        let tokenizer = tokenizer();
+        let mut state = 1_u32;
+        for length in 0..200 {
+            let ids: Vec<u32> = (0..length)
+                .map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    [256, 0x0A, 0x61, 0xC3, 0xA9, 0xF0, 0x9F, 0xA6, 0x80, 0xFD][(state >> 16) as usize % 10]
+                })
+                .collect();
+            assert_eq!(stream(&ids), tokenizer.decode(&ids, false).unwrap(), "{ids:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_at_the_end_of_the_prompt_do_not_join_the_reply() {
+        let tokenizer = tokenizer();
+        let mut decoder = StreamDecoder::new(&[256, 0x0A], false);
+        assert_eq!(decoder.push(&tokenizer, 0xFD).unwrap(), "");
+        assert_eq!(decoder.push(&tokenizer, 256).unwrap(), "\u{FFFD}3");
     }
 }

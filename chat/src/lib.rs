@@ -19,6 +19,7 @@
 mod decode;
 mod error;
 mod files;
+mod jinja;
 mod message;
 mod portable;
 mod probe;
@@ -29,8 +30,9 @@ mod vocabulary;
 
 pub use decode::StreamDecoder;
 pub use error::ChatError;
+pub use files::{is_tokenizer_file, tokenizer_files};
 pub use message::{ContentError, Message, content_text};
 pub use portable::PortableTemplates;
 pub use probe::GenerationPromptFault;
 pub use template::{ChatTemplate, RenderOptions, SpecialTokens};
-pub use tokenizer::{ChatTokenizer, TOKENIZER_FILES};
+pub use tokenizer::ChatTokenizer;

@@ -61,7 +61,7 @@ fn without_indentation(source: &str) -> &str {
 struct Prompts<'a> {
     tokenizer: &'a ChatTokenizer,
     conversations: Vec<Vec<Message>>,
-    tools: Vec<Value>,
+    tools: [Value; 1],
 }
 
 impl<'a> Prompts<'a> {
@@ -78,15 +78,13 @@ impl<'a> Prompts<'a> {
         conversations.push(vec![system("Be brief.")]);
         conversations.push(vec![assistant("Hello.")]);
         conversations.push(probe_history("2"));
-        let tools = if tokenizer.knows_tools() { vec![probe_tool()] } else { Vec::new() };
-        Self { tokenizer, conversations, tools }
+        Self { tokenizer, conversations, tools: [probe_tool()] }
     }
 
     /// The ids that `templates` give for every conversation, with and without tools and generation prompt; `None` where
     /// they refuse one. With `add_bos` by the rule of training and serving, otherwise as programs without that rule have
     /// them.
     fn ids(&self, templates: &ChatTemplates, add_bos: bool) -> Vec<Option<Vec<u32>>> {
-        let tools: &[&[Value]] = if self.tools.is_empty() { &[&[]] } else { &[&[], &self.tools] };
         let ids = |messages: &[Message], options: RenderOptions<'_>| {
             let template = templates.choose(!options.tools.is_empty())?;
             let text = template.render(messages, options, self.tokenizer.special_tokens()).ok()?;
@@ -95,7 +93,7 @@ impl<'a> Prompts<'a> {
         };
         let mut all = Vec::new();
         for messages in &self.conversations {
-            for &tools in tools {
+            for tools in [&[][..], &self.tools] {
                 for add_generation_prompt in [true, false] {
                     all.push(ids(messages, RenderOptions { tools, add_generation_prompt, variables: None }));
                 }

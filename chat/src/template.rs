@@ -1,11 +1,10 @@
-//! Chat templates in the dialect of Hugging Face `transformers` (jinja2, `trim_blocks`, `lstrip_blocks`), on minijinja.
+//! Chat templates in the dialect of Hugging Face `transformers`.
 
 use chrono::{DateTime, Local};
-use minijinja::value::{Kwargs, Rest, Value, ValueKind};
-use minijinja::{Environment, Error, ErrorKind, Output, State};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
+use crate::jinja::Template;
 use crate::message::normalised;
 use crate::{ChatError, Message};
 
@@ -50,38 +49,25 @@ pub struct RenderOptions<'a> {
 /// A compiled chat template.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    template: Template,
     source: String,
+    now: fn() -> DateTime<Local>,
 }
-
-const NAME: &str = "chat_template";
 
 impl ChatTemplate {
     /// Compiles `source`.
     ///
     /// # Errors
-    /// [`ChatError::Template`] with jinja's message and line when it does not compile.
+    /// [`ChatError::Template`] with the line when it does not compile, or uses a filter, test or statement that is not
+    /// known.
     pub fn new(source: impl Into<String>) -> Result<Self, ChatError> {
         Self::with_clock(source.into(), chrono::Local::now)
     }
 
     /// As [`ChatTemplate::new`], with the time that `strftime_now` tells.
     fn with_clock(source: String, now: fn() -> DateTime<Local>) -> Result<Self, ChatError> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_formatter(format_as_python);
-        environment.add_filter("tojson", to_json);
-        environment.add_filter("indent", indent);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", move |format: String| now().format(&format).to_string());
-        environment
-            .add_template_owned(NAME, without_generation_blocks(&source))
-            .map_err(|error| ChatError::Template(error.to_string()))?;
-        Ok(Self { environment, source })
+        let template = Template::new(&source).map_err(|error| ChatError::Template(error.to_string()))?;
+        Ok(Self { template, source, now })
     }
 
     /// The text it was compiled from.
@@ -115,113 +101,9 @@ impl ChatTemplate {
         self.render_context(&context)
     }
 
-    fn render_context<C: Serialize>(&self, context: &C) -> Result<String, ChatError> {
-        self.environment
-            .get_template(NAME)
-            .and_then(|template| template.render(context))
-            .map_err(|error| ChatError::Template(error.to_string()))
+    fn render_context(&self, context: &Map<String, Json>) -> Result<String, ChatError> {
+        self.template.render(context, self.now).map_err(|error| ChatError::Template(error.to_string()))
     }
-}
-
-/// Python prints `None`, `True` and `False` where minijinja prints `none`, `true` and `false`.
-fn format_as_python(out: &mut Output<'_>, state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
-    let python = match value.kind() {
-        ValueKind::None => "None",
-        ValueKind::Bool if value.is_true() => "True",
-        ValueKind::Bool => "False",
-        _ => return minijinja::escape_formatter(out, state, value),
-    };
-    out.write_str(python).map_err(Error::from)
-}
-
-/// `json.dumps(value, ensure_ascii=False, indent=indent, separators=separators)`, as `transformers` defines the filter:
-/// `", "` and `": "` between items, and no HTML escapes (minijinja's own filter escapes `<`, `>`, `&` and `'`).
-fn to_json(value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = match args.first() {
-        Some(indent) => usize::try_from(indent.clone()).ok(),
-        None => kwargs.get("indent")?,
-    };
-    let separators: Option<Vec<String>> = kwargs.get("separators")?;
-    let failed = |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
-    let json = serde_json::to_value(&value).map_err(failed)?;
-    let mut text = Vec::new();
-    match indent {
-        Some(width) => {
-            let spaces = " ".repeat(width);
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            json.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter)).map_err(failed)?;
-        }
-        None => {
-            let formatter = match separators.as_deref() {
-                Some([item, key]) => Separators { item: item.clone(), key: key.clone() },
-                None => Separators { item: ", ".into(), key: ": ".into() },
-                Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "separators must be two strings")),
-            };
-            json.serialize(&mut serde_json::Serializer::with_formatter(&mut text, formatter)).map_err(failed)?;
-        }
-    }
-    Ok(Value::from_safe_string(String::from_utf8(text).expect("serde_json writes UTF-8")))
-}
-
-/// jinja's `indent(width=4, first=False, blank=False)`, which keeps a newline at the end (minijinja's drops it).
-fn indent(text: String, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
-    let argument = |at: usize, name: &str| -> Result<Option<Value>, Error> {
-        Ok(args.get(at).cloned().or(kwargs.get::<Option<Value>>(name)?))
-    };
-    let width = argument(0, "width")?.unwrap_or(Value::from(4));
-    let indention = match width.as_str() {
-        Some(text) => text.to_string(),
-        None => " ".repeat(usize::try_from(width)?),
-    };
-    let first = argument(1, "first")?.is_some_and(|value| value.is_true());
-    let blank = argument(2, "blank")?.is_some_and(|value| value.is_true());
-    kwargs.assert_all_used()?;
-    let indented = text.split('\n').enumerate().map(|(at, line)| {
-        let wanted = if at == 0 { first } else { blank || !line.is_empty() };
-        if wanted { format!("{indention}{line}") } else { line.to_string() }
-    });
-    Ok(indented.collect::<Vec<_>>().join("\n"))
-}
-
-/// JSON on one line, as Python writes it.
-struct Separators {
-    item: String,
-    key: String,
-}
-
-impl serde_json::ser::Formatter for Separators {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(self.item.as_bytes()) }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(self.item.as_bytes()) }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        out.write_all(self.key.as_bytes())
-    }
-}
-
-/// `{% generation %}` blocks mark the assistant's tokens for `transformers` and change no text; jinja knows them only
-/// through an extension. They become blocks that jinja knows, so that their whitespace control stays as it is.
-fn without_generation_blocks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let (before, tag) = (&rest[..start], &rest[start..start + length + 2]);
-        let name = tag[2..tag.len() - 2].trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '+'));
-        out.push_str(before);
-        match name {
-            "generation" => out.push_str(&tag.replacen(name, "if true", 1)),
-            "endgeneration" => out.push_str(&tag.replacen(name, "endif", 1)),
-            _ => out.push_str(tag),
-        }
-        rest = &rest[start + length + 2..];
-    }
-    out.push_str(rest);
-    out
 }
 
 #[cfg(test)]
@@ -298,6 +180,55 @@ mod tests {
         assert!(error.to_string().contains("`messages`"), "{error}");
     }
 
+    fn error(source: &str) -> String {
+        let rendered = ChatTemplate::new(source).and_then(|template| template.render(&[], PLAIN, &special()));
+        rendered.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_when_the_template_is_loaded() {
+        for (source, name) in [
+            ("a\n{{ x | nosuch }}", "the filter `nosuch` is not known (line 2)"),
+            ("{{ x is nosuch }}", "the test `nosuch` is not known (line 1)"),
+            ("{% if false %}{% nosuch %}{% endif %}", "the statement `nosuch` is not known (line 1)"),
+            ("{% include 'x' %}", "`include` is not supported"),
+        ] {
+            let error = ChatTemplate::new(source).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_does_not_end_is_an_error() {
+        let (steps, depth) = ("too many steps", "nests too deeply");
+        for (source, reason) in [
+            ("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", steps),
+            ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", depth),
+            ("{% set n = namespace(x='a') %}{% for i in range(100) %}{% set n.x = n.x + n.x %}{% endfor %}", steps),
+            ("{{ 'a' * 10 ** 15 }}", steps),
+            ("{{ [] * 10 ** 15 }}", steps),
+            ("{{ ('a' * 1000000).replace('', 'b' * 1000000) }}", steps),
+            ("{{ '%1000000000d' % 1 }}", "wider"),
+            ("{% set n = namespace(x=[]) %}{% for i in range(1000) %}{% set n.x = [n.x] %}{% endfor %}", depth),
+            ("{% set n = namespace() %}{% set n.x = n %}{{ n }}", depth),
+            ("{% for x in [1] * 9 recursive %}{{ loop([x]) }}{% endfor %}", depth),
+        ] {
+            let error = error(source);
+            assert!(error.contains(reason), "{source}: {error}");
+        }
+        let nested = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
+        assert!(ChatTemplate::new(nested).is_err());
+        assert!(ChatTemplate::new("{% if 1 %}".repeat(100_000)).is_err());
+        assert!(ChatTemplate::new(format!("{{{{ {}1 }}}}", "not ".repeat(100_000))).is_err());
+        assert!(ChatTemplate::new(format!("{{{{ 1{} }}}}", " + 1".repeat(100_000))).is_err());
+    }
+
+    #[test]
+    fn a_deep_rendering_gets_the_stack_that_it_needs() {
+        let source = "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{% else %}deep{% endif %}{% endmacro %}{{ f(200) }}";
+        assert_eq!(ChatTemplate::new(source).unwrap().render(&[], PLAIN, &special()).unwrap(), "deep");
+    }
+
     /// 53 templates rendered by the reference jinja engine, where the shared data is at hand.
     #[test]
     fn golden_templates() {
@@ -315,7 +246,7 @@ mod tests {
             // The cases with a date in them were rendered on that day.
             let day = || Local.with_ymd_and_hms(2025, 7, 10, 12, 0, 0).unwrap();
             let template = ChatTemplate::with_clock(case["template"].as_str().unwrap().into(), day);
-            let rendered = template.and_then(|template| template.render_context(&case["context"]));
+            let rendered = template.and_then(|template| template.render_context(case["context"].as_object().unwrap()));
             checked += 1;
             match rendered {
                 Ok(rendered) if rendered == case["expected"].as_str().unwrap() => {}

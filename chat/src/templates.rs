@@ -13,7 +13,7 @@ const DEFAULT: &str = "default";
 /// The template for conversations with tools, where there is one of its own.
 const TOOL_USE: &str = "tool_use";
 /// Where `transformers` 5 keeps templates other than the default, one file each.
-pub const TEMPLATES_DIR: &str = "additional_chat_templates";
+pub(crate) const TEMPLATES_DIR: &str = "additional_chat_templates";
 
 /// Templates by name, as `transformers` reads them: those in files of their own come before those of
 /// `tokenizer_config.json`.

@@ -10,10 +10,6 @@ use crate::files::read_json;
 use crate::templates::ChatTemplates;
 use crate::{ChatError, ChatTemplate, Message, RenderOptions, SpecialTokens, StreamDecoder};
 
-/// The files of a tokenizer directory that belong to the tokenizer (not to the model).
-pub const TOKENIZER_FILES: [&str; 4] =
-    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
-
 /// Tokenizer, special tokens and chat template of one model.
 ///
 /// One rule about BOS holds for training and serving: if the tokenizer has a BOS token and the rendered text does not
@@ -21,6 +17,7 @@ pub const TOKENIZER_FILES: [&str; 4] =
 #[derive(Debug, Clone)]
 pub struct ChatTokenizer {
     tokenizer: Tokenizer,
+    class: TokenizerClass,
     special: SpecialTokens,
     templates: ChatTemplates,
     eos_ids: Vec<u32>,
@@ -43,7 +40,9 @@ impl ChatTokenizer {
             return Err(parse("it is a Git LFS pointer, not the tokenizer; fetch the file with `git lfs pull`".into()));
         }
         let mut json: Value = serde_json::from_slice(&bytes).map_err(|error| parse(error.to_string()))?;
-        if matches!(config["tokenizer_class"].as_str(), Some("LlamaTokenizer" | "LlamaTokenizerFast")) {
+        let model_config = read_json(&dir.join("config.json"))?.unwrap_or(Value::Null);
+        let class = tokenizer_class(&config, &model_config);
+        if class == TokenizerClass::Llama {
             prepend_space_as_transformers(&mut json, &config);
         }
         let mut tokenizer: Tokenizer = serde_json::from_value(json).map_err(|error| parse(error.to_string()))?;
@@ -64,14 +63,13 @@ impl ChatTokenizer {
 
         let mut eos_ids = BTreeSet::new();
         eos_ids.extend(special.eos_token.as_deref().and_then(|token| tokenizer.token_to_id(token)));
-        for file in ["generation_config.json", "config.json"] {
-            if let Some(config) = read_json(&dir.join(file))? {
-                eos_ids.extend(ids_of(&config["eos_token_id"]));
-            }
+        let generation_config = read_json(&dir.join("generation_config.json"))?.unwrap_or(Value::Null);
+        for config in [&generation_config, &model_config] {
+            eos_ids.extend(ids_of(&config["eos_token_id"]));
         }
         // Some checkpoints name ids that no token has.
         let eos_ids = eos_ids.into_iter().filter(|id| tokenizer.id_to_token(*id).is_some()).collect();
-        Ok(Self { tokenizer, special, templates, eos_ids, dir: dir.to_path_buf() })
+        Ok(Self { tokenizer, class, special, templates, eos_ids, dir: dir.to_path_buf() })
     }
 
     /// Uses `source` as the chat template in place of the directory's.
@@ -90,6 +88,12 @@ impl ChatTokenizer {
 
     pub(crate) fn templates(&self) -> &ChatTemplates {
         &self.templates
+    }
+
+    /// True if `tokenizer.json` counts as it is although `tokenizer_config.json` names Llama's class, which replaces a
+    /// part of it: the model's type decided that. A directory without the model's `config.json` must name another class.
+    pub fn disregards_llama_class(&self) -> bool {
+        self.class == TokenizerClass::LlamaDisregarded
     }
 
     /// The underlying tokenizer.
@@ -198,6 +202,42 @@ impl ChatTokenizer {
 /// A token is written as a string or as an object with `content`.
 fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value["content"].as_str()).map(str::to_string)
+}
+
+/// What `transformers` makes of `tokenizer_class`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TokenizerClass {
+    /// Llama's, which replaces a part of `tokenizer.json`.
+    Llama,
+    /// Llama's, but the model's type is one whose `tokenizer.json` counts as it is.
+    LlamaDisregarded,
+    /// Any other.
+    AsInFile,
+}
+
+fn tokenizer_class(config: &Value, model_config: &Value) -> TokenizerClass {
+    // Types that transformers' table of tokenizers (5.24, `tokenization_auto.py`) gives the general class.
+    const GENERAL: [&str; 12] = [
+        "glm4",
+        "granite",
+        "granitemoe",
+        "ministral",
+        "ministral3",
+        "mistral",
+        "mistral3",
+        "mixtral",
+        "olmo2",
+        "olmo3",
+        "phi3",
+        "stablelm",
+    ];
+    if !matches!(config["tokenizer_class"].as_str(), Some("LlamaTokenizer" | "LlamaTokenizerFast")) {
+        return TokenizerClass::AsInFile;
+    }
+    match model_config["model_type"].as_str() {
+        Some(model) if GENERAL.contains(&model) => TokenizerClass::LlamaDisregarded,
+        _ => TokenizerClass::Llama,
+    }
 }
 
 /// Where a Llama tokenizer puts a space before a text, whatever its file says: `transformers` builds this part anew from

@@ -61,6 +61,9 @@ pub fn export(options: &ExportOptions) -> Result<(), TrainError> {
     let tokenizer_dir = if from.join("tokenizer.json").is_file() { from } else { base.clone() };
     let chat = load_chat(&tokenizer_dir, None)?;
     let files = ModelFiles { config: json, tokenizer_dir, chat, base_name };
+    if let Some(warning) = files.template_warning()? {
+        eprintln!("warning: {warning}");
+    }
     let trained = setup.as_ref().map_or(Trained::Nothing, |(setup, _)| Trained::Adapter(setup));
     let decoder = Decoder::load(&config, &weights, trained)?;
     if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {

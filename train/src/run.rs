@@ -59,6 +59,9 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     source.outline()?;
     let mut data = Data::load(recipe, &source)?;
     source.notes.iter().chain(&data.notes).for_each(|note| eprintln!("{note}"));
+    if let Some(warning) = source.files.template_warning()? {
+        eprintln!("warning: {warning}");
+    }
     let objective = recipe.objective();
     let selection = Selection::new(recipe)?;
     let plan = Plan::new(recipe, &data.train)?;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use orpo_chat::TOKENIZER_FILES;
+use orpo_chat::is_tokenizer_file;
 use orpo_hub::{Hub, HubError, Kind, RepoId, Repository};
 
 /// Why a model of the hub cannot be had.
@@ -50,7 +50,7 @@ fn fetch(repository: &Repository<'_>) -> Result<PathBuf, HubError> {
     let names = repository.names();
     let config = file("config.json")?;
     file("tokenizer.json")?;
-    for name in TOKENIZER_FILES.iter().chain(&["generation_config.json"]).filter(|name| names.contains(*name)) {
+    for name in names.iter().filter(|name| is_tokenizer_file(name) || **name == "generation_config.json") {
         file(name)?;
     }
     for name in repository.weights()? {

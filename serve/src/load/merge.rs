@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use orpo_chat::TOKENIZER_FILES;
+use orpo_chat::tokenizer_files;
 use rayon::prelude::*;
 use serde_json::Value;
 
@@ -45,10 +45,12 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, into: &Path) -> Result<Checkp
     let own_tokenizer = adapter.dir.join("tokenizer.json").exists();
     let tokenizer_dir = if own_tokenizer { &adapter.dir } else { &base.dir };
     let of_base = ["config.json", "generation_config.json", "model.safetensors.index.json"];
-    let files = of_base.iter().map(|name| base.dir.join(name));
-    for file in files.chain(TOKENIZER_FILES.iter().map(|name| tokenizer_dir.join(name))).filter(|file| file.exists()) {
-        let target = into.join(file.file_name().expect("it ends in a name"));
-        link(&file, &target).map_err(|source| failed(&target, source))?;
+    let of_base = of_base.iter().filter(|name| base.dir.join(name).exists()).map(|name| (&base.dir, name.to_string()));
+    for (dir, name) in of_base.chain(tokenizer_files(tokenizer_dir).into_iter().map(|name| (tokenizer_dir, name))) {
+        let target = into.join(&name);
+        let parent = target.parent().expect("it lies in a directory");
+        let linked = std::fs::create_dir_all(parent).and_then(|()| link(&dir.join(&name), &target));
+        linked.map_err(|source| failed(&target, source))?;
     }
     Ok(Checkpoint::open(into)?)
 }

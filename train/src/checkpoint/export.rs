@@ -31,6 +31,16 @@ pub struct ModelFiles {
     pub base_name: BaseName,
 }
 
+impl ModelFiles {
+    /// What other programs will get wrong with the chat template that is exported, if anything.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn template_warning(&self) -> Result<Option<String>, TrainError> {
+        Ok(self.chat.portable_templates()?.and_then(|portable| portable.warning))
+    }
+}
+
 /// The type that weights are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -213,6 +223,9 @@ fn write_tokenizer(dir: &Path, files: &ModelFiles) -> Result<(), TrainError> {
             config
         }
     };
+    if files.chat.disregards_llama_class() {
+        tokenizer_config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+    }
     if let Some(portable) = files.chat.portable_templates()? {
         tokenizer_config.insert("chat_template".into(), portable.chat_template);
     }

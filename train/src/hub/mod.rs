@@ -5,7 +5,7 @@ mod id;
 
 use std::path::{Path, PathBuf};
 
-use orpo_chat::TOKENIZER_FILES;
+use orpo_chat::is_tokenizer_file;
 use orpo_hub::{Hub, HubError, Kind};
 
 use self::choose::choose_data;
@@ -64,8 +64,10 @@ pub fn model(hub: &Hub, id: &str) -> Result<PathBuf, TrainError> {
     let fetch = || -> Result<PathBuf, HubError> {
         let names = repository.names();
         let config = repository.file("config.json")?;
-        let wanted = TOKENIZER_FILES.iter().chain(&SLOW_TOKENIZER_FILES).chain(&["generation_config.json"]);
-        for name in wanted.filter(|name| names.contains(*name)) {
+        let is_wanted = |name: &&str| {
+            is_tokenizer_file(name) || SLOW_TOKENIZER_FILES.contains(name) || *name == "generation_config.json"
+        };
+        for name in names.into_iter().filter(is_wanted) {
             repository.file(name)?;
         }
         for name in repository.weights()? {
