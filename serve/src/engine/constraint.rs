@@ -98,12 +98,12 @@ impl Grammar {
         }
     }
 
-    /// Bytes that a short text is likely to need.
-    fn hints(&self) -> Vec<u8> {
+    /// The regular expressions in it.
+    fn patterns(&self) -> Vec<String> {
         match self {
-            Self::JsonSchema(schema) => schema::patterns(schema).concat().into_bytes(),
-            Self::Regex(pattern) => pattern.clone().into_bytes(),
-            Self::Choice(choices) => choices.concat().into_bytes(),
+            Self::JsonSchema(schema) => schema::patterns(schema),
+            Self::Regex(pattern) => vec![pattern.clone()],
+            Self::Choice(choices) => choices.clone(),
         }
     }
 }
@@ -166,7 +166,7 @@ impl Grammars {
             }
             let is_json = matches!(grammar, Grammar::JsonSchema(_));
             let ends = Matcher::new(self.bytes.create_parser(compiled));
-            let mut ends = Endings::new(ends, is_json, self.vocabulary.writable.clone(), &grammar.hints());
+            let mut ends = Endings::new(ends, is_json, self.vocabulary.writable.clone(), &grammar.patterns());
             let needed = |text: &[u8]| self.vocabulary.tokens(text).map_or(usize::MAX, |tokens| tokens.len() + 1);
             let plan = match ends.shortest(needed) {
                 Found::End(text) => Some((needed(&text), text)).filter(|(needed, _)| *needed < usize::MAX),
@@ -695,6 +695,7 @@ mod tests {
             json!({"type": "string", "pattern": "^[^b]*q$"}),
             json!({"type": "string", "pattern": "^(\\([0-9]{3}\\))?[0-9]{3}-[0-9]{4}$"}),
             json!({"type": "string", "pattern": "foo|bar$"}),
+            json!({"type": "string", "pattern": "a needle\\.", "minLength": 15}),
             json!({"type": "string", "pattern": "^[A-Z][a-z]+( [A-Z][a-z]+)+$"}),
             json!({"type": "string", "format": "date-time"}),
             json!({"type": "string", "format": "date"}),
