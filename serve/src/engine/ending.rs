@@ -315,7 +315,8 @@ impl Search<'_> {
                         let mut place = way.place;
                         place.push_all(word);
                         let path = [way.path.as_slice(), word].concat();
-                        ways.push(Reverse(Way { cost: way.cost + word.len(), path, place, ended: false }));
+                        // Before other paths of that length, which may be taken for the same state.
+                        ways.push(Reverse(Way { cost: way.cost + word.len() - 1, path, place, ended: false }));
                     }
                 }
             }
