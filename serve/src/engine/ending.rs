@@ -29,6 +29,8 @@ const COMMA: usize = 20;
 const NEEDLESS: usize = 30;
 /// Where more bytes than this can come next, only some of them are tried.
 const MANY: usize = 24;
+/// How many words of patterns are tried as a whole.
+const MAX_WORDS: usize = 16;
 /// Bytes that patterns and formats are likely to want.
 const LIKELY: &[u8] = b"\"0123456789aAbefnt-+.:/@_ TZPD}],[{";
 
@@ -39,7 +41,7 @@ pub(super) struct Place {
     escaped: bool,
     /// Bytes of the number or the name (`true`) that is being written.
     scalar: usize,
-    /// Bytes of the number's exponent, its letter included.
+    /// The letter and the digits of the number's exponent.
     exponent: usize,
 }
 
@@ -56,14 +58,15 @@ impl Place {
         let ends = is_structural(byte);
         let is_scalar = !ends && !self.in_string && !byte.is_ascii_whitespace();
         let in_exponent = self.exponent > 0 || (self.scalar > 0 && matches!(byte, b'e' | b'E'));
-        self.exponent = if is_scalar && in_exponent { self.exponent + 1 } else { 0 };
+        let is_sign = matches!(byte, b'+' | b'-');
+        self.exponent = if is_scalar && in_exponent { self.exponent + usize::from(!is_sign) } else { 0 };
         self.scalar = if is_scalar { self.scalar + 1 } else { 0 };
         ends
     }
 
-    /// True if a number is longer than any double needs to be (-2.2250738585072014e-308), or too large for one.
+    /// True if a number has more than 24 characters, or an exponent of more than two digits, which a double may not hold.
     pub(super) fn is_long_number(&self) -> bool {
-        self.scalar > 24 || self.exponent > 4
+        self.scalar > 24 || self.exponent > 3
     }
 
     /// Adds the bytes of a token.
@@ -101,14 +104,18 @@ pub(super) struct Endings {
     writable: Arc<[bool; 256]>,
     /// The bytes that are tried where many can come next.
     likely: Arc<[bool; 256]>,
+    /// The texts that are tried there as a whole: what allows everything may still wait for one of them.
+    words: Arc<[Vec<u8>]>,
 }
 
 impl Endings {
-    /// At the beginning of a reply. `hints` are bytes that the grammar speaks of.
-    pub(super) fn new(matcher: Matcher, json: bool, writable: Arc<[bool; 256]>, hints: &[u8]) -> Self {
+    /// At the beginning of a reply. `patterns` are the regular expressions that the grammar holds.
+    pub(super) fn new(matcher: Matcher, json: bool, writable: Arc<[bool; 256]>, patterns: &[String]) -> Self {
         let mut likely = [false; 256];
-        LIKELY.iter().chain(hints).for_each(|&byte| likely[usize::from(byte)] = true);
-        Self { matcher, ahead: Vec::new(), place: Place::default(), json, writable, likely: Arc::new(likely) }
+        let bytes = patterns.iter().flat_map(|pattern| pattern.bytes());
+        LIKELY.iter().copied().chain(bytes).for_each(|byte| likely[usize::from(byte)] = true);
+        let words = patterns.iter().flat_map(|pattern| words(pattern)).take(MAX_WORDS).collect();
+        Self { matcher, ahead: Vec::new(), place: Place::default(), json, writable, likely: Arc::new(likely), words }
     }
 
     /// The position of the reply.
@@ -202,8 +209,27 @@ impl Clone for Endings {
             json: self.json,
             writable: self.writable.clone(),
             likely: self.likely.clone(),
+            words: self.words.clone(),
         }
     }
+}
+
+/// The parts of a pattern that stand for themselves, of two bytes or more.
+fn words(pattern: &str) -> Vec<Vec<u8>> {
+    let mut words = vec![String::new()];
+    let mut characters = pattern.chars();
+    while let Some(c) = characters.next() {
+        let literal = match c {
+            '\\' => characters.next().filter(|c| !c.is_alphanumeric()),
+            c if c.is_alphanumeric() || " _-@:/,;!#%&=~<>'".contains(c) => Some(c),
+            _ => None,
+        };
+        match (literal, words.last_mut()) {
+            (Some(c), Some(word)) => word.push(c),
+            _ => words.push(String::new()),
+        }
+    }
+    words.into_iter().filter(|word| word.len() > 1).map(String::into_bytes).collect()
 }
 
 fn tokens(bytes: &[u8]) -> Vec<u32> {
@@ -283,6 +309,17 @@ impl Search<'_> {
                 self.cut = true;
                 continue;
             }
+            if next.len() > MANY && (way.place.in_string || !self.endings.json) {
+                for word in self.endings.words.clone().iter() {
+                    if self.endings.matcher.validate_tokens(&tokens(word))? == word.len() {
+                        let mut place = way.place;
+                        place.push_all(word);
+                        let path = [way.path.as_slice(), word].concat();
+                        // Before other paths of that length, which may be taken for the same state.
+                        ways.push(Reverse(Way { cost: way.cost + word.len() - 1, path, place, ended: false }));
+                    }
+                }
+            }
             for byte in self.tried(next) {
                 let mut place = way.place;
                 let ended = place.push(byte) && self.endings.json;
@@ -324,6 +361,15 @@ impl Search<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_patterns_stand_for_themselves() {
+        let words = |pattern: &str| {
+            super::words(pattern).into_iter().map(|word| String::from_utf8(word).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(words(r"foo|bar$"), ["foo", "bar"]);
+        assert_eq!(words(r"^(v\d+\.x: )?é[^ab]*end\.$"), [".x: ", "é", "ab", "end."]);
+    }
 
     #[test]
     fn json_tokens_end_where_they_end() {
