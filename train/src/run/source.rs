@@ -18,7 +18,7 @@ use crate::recipe::Recipe;
 pub struct ModelSource {
     /// Its shape.
     pub config: ModelConfig,
-    /// What stands beside the weights.
+    /// The files that belong to the weights.
     pub files: ModelFiles,
     weights: Option<WeightFiles>,
     lora: Option<LoraSetup>,
@@ -33,6 +33,10 @@ impl ModelSource {
         let chat = |dir: &Path| load_chat(dir, recipe.data.chat_template.as_deref());
         if let Some(path) = &recipe.model.path {
             let dir = &model_dir(path)?;
+            if !dir.is_dir() {
+                let reason = "no such directory; write a model of the Hugging Face hub as `hub:owner/name`";
+                return Err(TrainError::invalid(dir, reason));
+            }
             let (config, json) = ModelConfig::from_dir(dir)?;
             let base_name = BaseName::of(path);
             let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat: chat(dir)?, base_name };
@@ -103,7 +107,7 @@ impl ModelSource {
     }
 }
 
-/// The tokenizer of `dir`, with the template file in place of its own where one is given.
+/// The tokenizer of `dir`, with the template of a file instead of its own if one is given.
 ///
 /// # Errors
 /// When a file is missing or wrong.
