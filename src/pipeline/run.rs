@@ -14,7 +14,7 @@ use orpo_train::run::RunLock;
 use super::file::Pipeline;
 use super::inputs::{self, Surveyed};
 use super::record::{Decision, Record, Status, file_name};
-use super::stages::{Kind, Model, Stage};
+use super::stages::{Kind, Model, Stage, recipe_path};
 use super::{Options, manifest, validate};
 use crate::children::{Children, Server};
 use crate::hash::Hashes;
@@ -147,8 +147,10 @@ impl Runner<'_> {
             Some(model) => args.extend(self.address(model)?),
             None => self.server = None,
         }
-        if let Some(recipe) = self.pipeline.recipes.get(stage.name.strip_prefix("train:").unwrap_or_default()) {
-            write_recipe(recipe, &PathBuf::from(&args[2]))?;
+        let recipes = self.pipeline.recipes.iter();
+        let recipes = recipes.map(|(variant, recipe)| (recipe, recipe_path(self.pipeline, variant)));
+        for (recipe, path) in recipes.filter(|(_, path)| args.iter().any(|arg| arg == path)) {
+            write_recipe(recipe, &path)?;
             wait_for_trainer(&recipe.output_dir)?;
         }
         if let Some(parent) = out.join(&stage.place).parent() {

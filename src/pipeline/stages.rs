@@ -279,15 +279,35 @@ fn score(pipeline: &Pipeline, model: &Model, test: &Path) -> Stage {
     let mut stage = Stage::new(Kind::Score, &model.name, place.clone());
     stage.depend_on(model);
     stage.files.insert("data.test".into(), vec![test.to_path_buf()]);
-    // All variants share the data.
-    let max_length = pipeline.recipes.values().next().map_or(0, |recipe| recipe.data.max_length);
-    stage.settings = json!({"data": {"max_length": max_length}});
     stage.args = vec!["train".into(), "score".into()];
     stage.args.extend(model.flags());
-    stage.args.extend(["--data".into(), test.into(), "--max-length".into(), max_length.to_string().into()]);
+    stage.args.extend(["--data".into(), test.into()]);
+    // The base is read as the first variant reads its data. Whatever loss a variant has, all are compared by ORPO's.
+    let own = pipeline.recipes.get_key_value(&model.name);
+    let (variant, recipe) = own.or(pipeline.recipes.first_key_value()).expect("the file was checked to have a variant");
+    let path = recipe_path(pipeline, variant);
+    stage.args.extend(["--recipe".into(), path.into(), "--objective".into(), "orpo".into()]);
+    let beta = own.map_or(BASE_BETA, |(_, recipe)| recipe.training.beta);
+    stage.args.extend(["--beta".into(), beta.to_string().into()]);
+    stage.settings = reading(recipe);
+    stage.settings["training"]["beta"] = beta.into();
     stage.outputs = vec![place.clone()];
     stage.stdout = Some(place);
     stage
+}
+
+/// The weight of the odds-ratio term in the loss of the base model, which is trained with none.
+const BASE_BETA: f64 = 0.1;
+
+/// What of a recipe decides how pairs are read and scored.
+fn reading(recipe: &Recipe) -> Value {
+    let mut settings = json!(recipe);
+    if let Some(data) = settings["data"].as_object_mut() {
+        data.retain(|key, _| !["train", "validation", "chat_template"].contains(&key.as_str()));
+    }
+    let sources: Vec<Value> = recipe.data.train.0.iter().map(|source| json!([source.format, source.columns])).collect();
+    let training = ["nll", "batch_size", "max_tokens_per_batch"].map(|key| (key, settings["training"][key].clone()));
+    json!({"data": settings["data"], "sources": sources, "training": Map::from_iter(training.map(|(k, v)| (k.into(), v)))})
 }
 
 /// An evaluation of a model over HTTP.

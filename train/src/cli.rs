@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,15 +11,12 @@ use clap::{Parser, Subcommand};
 
 use crate::check::check;
 use crate::checkpoint::{WeightDtype, WeightFormat};
-use crate::data::{BatchSize, Dataset, Selection, TokeniseOptions, Tokeniser};
 use crate::error::TrainError;
 use crate::export::{ExportOptions, export};
-use crate::loss::NllTarget;
-use crate::model::{Checkpoint, Decoder, Trained};
-use crate::recipe::Recipe;
-use crate::run::{Outcome, load_chat, run};
-use crate::step::Objective;
-use crate::{evaluate, hub, telemetry};
+use crate::recipe::{self, Recipe};
+use crate::run::{Outcome, run};
+use crate::score::{ScoreOptions, score};
+use crate::terminal::{print, quoted, say};
 
 /// Train language models with ORPO: one model, one stage, no reference model.
 #[derive(Debug, Parser)]
@@ -35,8 +32,9 @@ Examples:
   orpo-train run recipe.toml --set training.learning_rate=1e-5 --set output_dir=runs/b
   orpo-train run recipe.toml --resume
   orpo-train check recipe.toml --preview 2
+  orpo-train keys training
   orpo-train export runs/a --out merged --merge --dtype bf16
-  orpo-train score --model runs/a/model --data held-out.jsonl";
+  orpo-train score --model runs/a --data held-out.jsonl";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -47,7 +45,8 @@ enum Command {
         /// Override a key of the recipe, e.g. training.beta=0.2; paths are relative to the recipe.
         #[arg(long = "set", value_name = "KEY=VALUE")]
         overrides: Vec<String>,
-        /// Go on from the last complete checkpoint in the recipe's output_dir.
+        /// Continue from the last complete checkpoint in the recipe's output_dir. A finished run continues if max_steps
+        /// or epochs is larger than before; these, paths, and how often the run logs, evaluates and saves may change.
         #[arg(long)]
         resume: bool,
     },
@@ -65,6 +64,15 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 0)]
         preview: usize,
     },
+    /// List the keys of a recipe: meaning, value, default, and TRL's name.
+    Keys {
+        /// Only the keys of this section (`training`), or one key (`training.beta`).
+        #[arg(value_name = "SECTION|KEY", default_value = "", hide_default_value = true, conflicts_with = "markdown")]
+        prefix: String,
+        /// Print Markdown tables.
+        #[arg(long)]
+        markdown: bool,
+    },
     /// Write a trained model in another form: an adapter merged into its base, another type, other shards.
     Export {
         /// A run directory, or a directory with a model or an adapter.
@@ -75,37 +83,78 @@ enum Command {
         /// Merge the adapter into its base model.
         #[arg(long)]
         merge: bool,
-        /// The adapter's base model, where it is not where the adapter says: a directory or hub:owner/name.
+        /// The adapter's base model, if it is not where the adapter says: a directory or hub:owner/name.
         #[arg(long)]
         base: Option<PathBuf>,
-        /// Type of a whole model's weights.
+        /// Type of the weights.
         #[arg(long, value_enum, default_value_t)]
         dtype: WeightDtype,
-        /// Weights of more bytes are split into several files, e.g. 500MB.
+        /// A model's weights of more bytes are split into several files, e.g. 500MB.
         #[arg(long, value_name = "BYTES", default_value = "5GB", value_parser = bytes)]
         max_shard_size: usize,
     },
-    /// Preference metrics of a checkpoint on pairs, as JSON on stdout; nothing is trained.
-    Score {
-        /// A Hugging Face checkpoint directory, or hub:owner/name.
-        #[arg(long)]
-        model: PathBuf,
-        /// Preference pairs: a file, a glob or hub:owner/name:file.
-        #[arg(long)]
-        data: PathBuf,
-        /// A chat template that replaces the model's.
-        #[arg(long)]
-        chat_template: Option<PathBuf>,
-        /// Weight of the odds-ratio term.
-        #[arg(long, default_value_t = 0.1)]
-        beta: f64,
-        /// Longest sequence in tokens.
-        #[arg(long, default_value = "1024")]
-        max_length: NonZeroUsize,
-        /// Pairs at a time.
-        #[arg(long, default_value = "8")]
-        batch_size: NonZeroUsize,
-    },
+    /// Print the metrics of a model on data as JSON, computed as a run computes them; nothing is trained.
+    ///
+    /// Data is read as the recipe says (layout, columns, template, boundary, truncation), and the loss is the recipe's.
+    /// Without --recipe it is the one that the model was trained with, or every key at its default.
+    Score(Box<ScoreArgs>),
+}
+
+#[derive(Debug, clap::Args)]
+struct ScoreArgs {
+    /// A run directory, a directory with a model or an adapter, or hub:owner/name.
+    #[arg(long)]
+    model: PathBuf,
+    /// Preference pairs (for objective "sft" documents): a file, a glob or hub:owner/name:file. Without it, the recipe's
+    /// data.validation.
+    #[arg(long)]
+    data: Option<String>,
+    /// The recipe that says how data is read and what the loss is.
+    #[arg(long)]
+    recipe: Option<PathBuf>,
+    /// Override a key of the recipe, as for `run`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// The adapter's base model, if it is not where the adapter says: a directory or hub:owner/name.
+    #[arg(long)]
+    base: Option<PathBuf>,
+    /// A chat template that replaces the model's and the recipe's.
+    #[arg(long)]
+    chat_template: Option<PathBuf>,
+    /// A loss instead of the recipe's, whose other keys of the loss are then ignored; "orpo" compares any models on pairs.
+    #[arg(long)]
+    objective: Option<String>,
+    /// The same as --set training.beta=BETA.
+    #[arg(long, allow_negative_numbers = true)]
+    beta: Option<f64>,
+    /// The same as --set training.nll=NLL.
+    #[arg(long)]
+    nll: Option<String>,
+    /// The same as --set data.max_length=TOKENS.
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<NonZeroUsize>,
+    /// The same as --set training.batch_size=PAIRS.
+    #[arg(long, value_name = "PAIRS")]
+    batch_size: Option<NonZeroUsize>,
+}
+
+impl ScoreArgs {
+    fn options(self) -> ScoreOptions {
+        let mut overrides = self.overrides;
+        overrides.extend(self.beta.map(|beta| format!("training.beta={beta:?}")));
+        overrides.extend(self.nll.map(|nll| format!("training.nll={nll}")));
+        overrides.extend(self.max_length.map(|tokens| format!("data.max_length={tokens}")));
+        overrides.extend(self.batch_size.map(|pairs| format!("training.batch_size={pairs}")));
+        ScoreOptions {
+            model: self.model,
+            base: self.base,
+            data: self.data,
+            recipe: self.recipe,
+            overrides,
+            objective: self.objective,
+            chat_template: self.chat_template,
+        }
+    }
 }
 
 /// Exit code of a run that was asked to stop and saved its state: that of a shell for SIGINT.
@@ -124,7 +173,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match execute(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            say(&format!("error: {error}"));
             ExitCode::from(2)
         }
     }
@@ -159,55 +208,64 @@ fn execute(command: Command) -> Result<ExitCode, TrainError> {
             .map_err(|e| TrainError::Refused(format!("cannot handle signals: {e}")))?;
             match run(&loaded, resume, &stop)? {
                 Outcome::Finished(dir) => {
-                    println!("{}", dir.display());
+                    print(&format!("{}\n", dir.display()))?;
                     Ok(ExitCode::SUCCESS)
                 }
                 Outcome::Interrupted { step } => {
-                    eprintln!("stopped after step {step}; go on with: orpo-train run {} --resume", recipe.display());
+                    say(&format!("stopped after step {step}; resume with: {}", resume_command(&recipe, &overrides)));
                     Ok(ExitCode::from(INTERRUPTED))
                 }
             }
         }
         Command::Check { recipe, overrides, json, preview } => {
             let report = check(&Recipe::load(&recipe, &overrides)?, preview)?;
-            if json {
-                println!("{}", serde_json::to_string_pretty(&report).expect("plain data"));
-            } else {
-                print!("{report}");
-            }
+            print(&if json { as_json(&report) } else { report.to_string() })?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Export { run_dir, out, merge, base, dtype, max_shard_size } => {
             let format = WeightFormat { dtype, max_shard_bytes: max_shard_size };
             export(&ExportOptions { from: run_dir, out: out.clone(), merge, base, format })?;
-            println!("{}", out.display());
+            print(&format!("{}\n", out.display()))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Score { model, data, chat_template, beta, max_length, batch_size } => {
-            let model = hub::model_dir(&model)?;
-            let Checkpoint { config, weights, .. } = Checkpoint::open(&model)?;
-            let chat = load_chat(&model, chat_template.as_deref())?;
-            chat.check_vocabulary(config.vocab_size)?;
-            let max_length = max_length.get().min(config.max_position_embeddings);
-            let options = TokeniseOptions { max_length, ..Default::default() };
-            let tokeniser = Tokeniser::new(&chat, options).with_vocab_size(config.vocab_size);
-            let dataset = Dataset::load(&data.into(), &Selection::default(), &tokeniser, false)?;
-            eprintln!("{}", dataset.describe());
-            let decoder = Decoder::load(&config, &weights, Trained::Nothing)?;
-            let objective = Objective::Orpo { beta, nll: NllTarget::Full };
-            let size = BatchSize::Examples(batch_size.get());
-            let metrics = evaluate::evaluate(&decoder, &dataset.examples, &objective, size)?;
-            let mut fields = telemetry::metric_fields(&metrics, &objective, "");
-            fields.insert("n".into(), dataset.examples.len().into());
-            println!("{}", serde_json::to_string_pretty(&fields).expect("plain data"));
+        Command::Keys { prefix, markdown } => {
+            let text = if markdown { recipe::markdown() } else { recipe::listing(&prefix) };
+            if text.is_empty() {
+                let reason = format!("there is no key or section `{prefix}`; `orpo train keys` lists all keys");
+                return Err(TrainError::Refused(reason));
+            }
+            print(&text)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Score(args) => {
+            print(&as_json(&score(&args.options())?))?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
+fn as_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).expect("plain data") + "\n"
+}
+
+/// The command that continues a run, for a shell.
+fn resume_command(recipe: &Path, overrides: &[String]) -> String {
+    let mut command = format!("orpo-train run {}", quoted(&recipe.to_string_lossy()));
+    for entry in overrides {
+        command += &format!(" --set {}", quoted(entry));
+    }
+    command + " --resume"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_that_resumes_can_be_pasted() {
+        let command = resume_command(Path::new("mein lauf/r.toml"), &["data.train=[\"a\"]".into(), "seed=1".into()]);
+        assert_eq!(command, r#"orpo-train run 'mein lauf/r.toml' --set 'data.train=["a"]' --set seed=1 --resume"#);
+    }
 
     #[test]
     fn sizes() {

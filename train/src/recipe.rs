@@ -3,6 +3,7 @@
 mod data;
 mod export;
 mod interval;
+mod keys;
 mod lora;
 mod message;
 mod model;
@@ -11,6 +12,7 @@ mod training;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{BatchSize, TokeniseOptions, Truncation};
@@ -23,31 +25,34 @@ use crate::step::Objective;
 pub use data::DataSection;
 pub use export::ExportSection;
 pub use interval::Interval;
+pub use keys::{Key, keys, listing, markdown};
 pub use lora::LoraSection;
 pub use model::{InitSection, ModelSection};
 pub use objective::{DivergenceType, LossType, ObjectiveKind};
 pub use training::{LossWeighting, TrainingSection};
 
 /// Everything that determines a run. Relative paths are relative to the recipe's directory.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Where checkpoints, metrics and the final model go.
+    /// Directory for checkpoints, metrics and the final model.
+    #[schemars(extend("trl" = "output_dir"))]
     pub output_dir: PathBuf,
-    /// Seed of the data order and of a random initialisation. Default 42.
+    /// Seed of the data order, of dropout and of a random initialisation. Default 42.
     #[serde(default = "default_seed")]
+    #[schemars(extend("trl" = "seed"))]
     pub seed: u64,
     /// The model to start from.
     pub model: ModelSection,
     /// The data.
     pub data: DataSection,
-    /// An adapter to train in the place of all weights.
+    /// An adapter that is trained instead of all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSection>,
     /// Loss, optimiser, length, intervals.
     #[serde(default)]
     pub training: TrainingSection,
-    /// What the final model's directory holds.
+    /// Form of the final model.
     #[serde(default)]
     pub export: ExportSection,
 }
@@ -64,17 +69,46 @@ impl Recipe {
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
         let text = std::fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?;
         // Without overrides straight from the text, whose errors show the line.
-        let recipe: Self = if overrides.is_empty() {
-            toml::from_str(&text).map_err(|e| message::of_recipe(path, Some(&text), &e))?
-        } else {
-            let mut table: toml::Table =
-                toml::from_str(&text).map_err(|e| message::of_recipe(path, Some(&text), &e))?;
-            for entry in overrides {
-                set(&mut table, entry).map_err(|reason| TrainError::Refused(format!("--set {entry}: {reason}")))?;
-            }
-            return Self::from_table(path, table);
-        };
-        recipe.checked(path)
+        if overrides.is_empty() {
+            let recipe: Self = toml::from_str(&text).map_err(|e| message::of_recipe(path, Some(&text), &e))?;
+            return recipe.checked(path);
+        }
+        let table = toml::from_str(&text).map_err(|e| message::of_recipe(path, Some(&text), &e))?;
+        Self::with_overrides(path, table, overrides)
+    }
+
+    /// A recipe's text as a table, after looking at all of it.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`].
+    pub fn table(path: &Path) -> Result<toml::Table, TrainError> {
+        Self::load(path, &[])?;
+        let text = std::fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?;
+        toml::from_str(&text).map_err(|e| message::of_recipe(path, Some(&text), &e))
+    }
+
+    /// [`Recipe::from_table`] after `key=value` overrides.
+    ///
+    /// # Errors
+    /// As there, and with an override that sets nothing.
+    pub fn with_overrides(path: &Path, mut table: toml::Table, overrides: &[String]) -> Result<Self, TrainError> {
+        for entry in overrides {
+            set(&mut table, entry).map_err(|reason| TrainError::Refused(format!("--set {entry}: {reason}")))?;
+        }
+        Self::from_table(path, table)
+    }
+
+    /// Every key at its default, for the model at `path`; there is no data.
+    pub fn standard(path: &Path) -> Self {
+        Self {
+            output_dir: PathBuf::new(),
+            seed: default_seed(),
+            model: ModelSection { path: Some(path.to_path_buf()), tokenizer: None, init: None },
+            data: DataSection::new(Path::new("")),
+            lora: None,
+            training: TrainingSection::default(),
+            export: ExportSection::default(),
+        }
     }
 
     /// Reads a recipe that is part of, or made from, the file `path`; relative paths are relative to its directory.
@@ -128,24 +162,10 @@ impl Recipe {
         if let Some(lora) = &self.lora {
             lora.check()?;
         }
+        if let Some(reason) = keys::out_of_range(self) {
+            return Err(reason);
+        }
         let t = &self.training;
-        let positive = [
-            ("training.batch_size", t.batch_size),
-            ("training.gradient_accumulation_steps", t.gradient_accumulation_steps),
-            ("training.epochs", t.epochs),
-            ("training.max_steps", t.max_steps.unwrap_or(1)),
-            ("training.logging_steps", t.logging_steps),
-            ("training.max_tokens_per_batch", t.max_tokens_per_batch.unwrap_or(1)),
-            ("training.sample_max_new_tokens", t.sample_max_new_tokens),
-            ("training.save_total_limit", t.save_total_limit),
-            ("training.early_stopping_patience", t.early_stopping_patience.unwrap_or(1)),
-        ];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("`{key}` must be at least 1"));
-        }
-        if self.data.max_length < 2 {
-            return Err("`data.max_length` must be at least 2".into());
-        }
         let need_validation = [
             ("load_best_model_at_end", t.load_best_model_at_end),
             ("early_stopping_patience", t.early_stopping_patience.is_some()),
@@ -168,23 +188,8 @@ impl Recipe {
                 "`data.max_prompt_length` = {max_prompt_length} must be at least 1 and less than `data.max_length`"
             ));
         }
-        let ranges = [
-            ("training.early_stopping_threshold", t.early_stopping_threshold, 0.0..f64::INFINITY),
-            ("training.beta", t.beta, 0.0..f64::INFINITY),
-            ("training.learning_rate", t.learning_rate, f64::MIN_POSITIVE..f64::INFINITY),
-            ("training.weight_decay", t.weight_decay, 0.0..f64::INFINITY),
-            ("training.adam_beta1", t.adam_beta1, 0.0..1.0),
-            ("training.adam_beta2", t.adam_beta2, 0.0..1.0),
-            ("training.adam_epsilon", t.adam_epsilon, f64::MIN_POSITIVE..f64::INFINITY),
-            ("training.max_grad_norm", t.max_grad_norm, 0.0..f64::INFINITY),
-        ];
-        if let Some((key, value, range)) = ranges.iter().find(|(_, value, range)| !range.contains(value)) {
-            return Err(format!("`{key}` = {value} is outside {} .. {}", range.start, range.end));
-        }
-        if t.warmup_ratio.is_some_and(|ratio| t.warmup_steps > 0 || !(0.0..=1.0).contains(&ratio)) {
-            return Err(
-                "`training.warmup_ratio` must lie between 0 and 1, and stand in the place of `warmup_steps`".into()
-            );
+        if t.warmup_ratio.is_some() && t.warmup_steps > 0 {
+            return Err("`training.warmup_ratio` replaces `training.warmup_steps`; set only one of them".into());
         }
         self.schedule(1).check().map_err(|reason| format!("`training.lr_scheduler`: {reason}"))?;
         objective::resolve(t).map(|_| ())

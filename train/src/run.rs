@@ -1,6 +1,7 @@
 //! A run, top-down: recipe, data, model, optimiser, loop, export.
 
 mod dir;
+mod divergence;
 mod examples;
 mod failure;
 mod fingerprint;
@@ -24,13 +25,16 @@ use crate::recipe::Recipe;
 use crate::selection::Selection;
 use crate::step::{Objective, weighted_forward_backward};
 use crate::telemetry::{Reports, StepRecord, Telemetry, memory, metric_fields};
+use crate::terminal::{counted, say};
 
 pub use dir::{MODEL_DIR, RunDir};
-pub use examples::{DROPPED_FILE, Data};
+pub use examples::{DROPPED_FILE, Data, Suspect, read_dataset, suspects};
+pub use failure::{is_finite, non_finite};
 pub use lock::RunLock;
 pub use plan::{Plan, PlannedStep};
 pub use source::{ModelSource, load_chat};
 
+use self::divergence::Divergence;
 use self::failure::Suspects;
 
 /// How a run ended.
@@ -38,15 +42,15 @@ use self::failure::Suspects;
 pub enum Outcome {
     /// All steps are made; the model is in this directory.
     Finished(PathBuf),
-    /// It was asked to stop; `--resume` goes on after this step.
+    /// It was asked to stop; `--resume` continues after this step.
     Interrupted {
         /// Steps made and saved.
         step: usize,
     },
 }
 
-/// Runs `recipe`. With `resume` it goes on from the last complete checkpoint, if there is one. It stops after the step
-/// during which `stop` becomes true, and saves.
+/// Runs `recipe`. With `resume` it continues from the last complete checkpoint, if there is one; a recipe with more steps
+/// than before extends the run. It stops after the step during which `stop` becomes true, and saves.
 ///
 /// # Errors
 /// When anything named in the recipe is missing or wrong, or the loss is not finite any more.
@@ -58,9 +62,9 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     // What the headers of the weights tell is told before the data is read.
     source.outline()?;
     let mut data = Data::load(recipe, &source)?;
-    source.notes.iter().chain(&data.notes).for_each(|note| eprintln!("{note}"));
+    source.notes.iter().chain(&data.notes).for_each(|note| say(note));
     if let Some(warning) = source.files.template_warning()? {
-        eprintln!("warning: {warning}");
+        say(&format!("warning: {warning}"));
     }
     let objective = recipe.objective();
     let selection = Selection::new(recipe)?;
@@ -71,9 +75,16 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     // Before the weights are read: there may be nothing to do, or it may be refused.
     if let Some((checkpoint, saved)) = &latest {
         fingerprint::check(checkpoint, &saved.fingerprint, &state.fingerprint)?;
-        if dir.model().exists() {
+        if saved.step > plan.total_steps() {
+            let (done, total) = (counted(saved.step, "step"), plan.total_steps());
+            let reason =
+                format!("{done} are made, more than the {total} of the recipe; raise training.max_steps or epochs");
+            return Err(TrainError::invalid(checkpoint, reason));
+        }
+        if is_finished(recipe, &dir, saved)? {
             return Ok(Outcome::Finished(dir.model()));
         }
+        extension(recipe, &plan, saved).iter().for_each(|note| say(note));
     }
     let decoder = source.load(recipe.seed)?.with_activation_checkpointing(recipe.training.gradient_checkpointing);
     if objective.needs_reference() {
@@ -81,8 +92,9 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     }
     if let Some((checkpoint, saved)) = latest {
         CheckpointDir::restore(&checkpoint, &decoder)?;
-        state = saved;
+        state = TrainerState { fingerprint: state.fingerprint, ..saved };
     }
+    state.total_steps = plan.total_steps();
 
     dir.create()?;
     dir.checkpoints.prune(&state, recipe.training.save_total_limit)?;
@@ -91,9 +103,49 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     let reports = Reports { tensorboard: recipe.training.tensorboard, samples: recipe.training.sample_prompts > 0 };
     let telemetry = Telemetry::open(&recipe.output_dir, objective, state.step, plan.total_steps(), reports)?;
     telemetry.say(&plan.describe(&decoder, state.step));
-    let pace = Pace::default();
-    Run { recipe, objective, dir, source, base, data, selection, plan, state, decoder, optimizer, telemetry, pace }
-        .go(stop)
+    let (pace, divergence) = Default::default();
+    Run {
+        recipe,
+        objective,
+        dir,
+        source,
+        base,
+        data,
+        selection,
+        plan,
+        state,
+        decoder,
+        optimizer,
+        telemetry,
+        pace,
+        divergence,
+    }
+    .go(stop)
+}
+
+/// True if the final model is there, and is that of a run as long as the recipe says.
+fn is_finished(recipe: &Recipe, dir: &RunDir, saved: &TrainerState) -> Result<bool, TrainError> {
+    let length = |recipe: &Recipe| (recipe.training.epochs, recipe.training.max_steps);
+    let made = Manifest::read(&dir.model())?;
+    let is_as_long = made.is_none_or(|made| length(&made.recipe) == length(recipe));
+    Ok(dir.model().exists() && (is_as_long || saved.selection.stopped_early))
+}
+
+/// What a run with another number of steps than before is, compared with one that had them from the start.
+fn extension(recipe: &Recipe, plan: &Plan, saved: &TrainerState) -> Option<String> {
+    let (before, now) = (saved.total_steps, plan.total_steps());
+    if before == 0 || before == now {
+        return None;
+    }
+    let schedule = recipe.schedule(before);
+    let is_same = (0..saved.step).all(|step| schedule.rate(step) == plan.schedule.rate(step));
+    let what = if is_same {
+        "the steps that are made had the same learning rates, so that it ends in the same weights as a run of this length"
+    } else {
+        "from here on the learning rate follows the schedule over the new length; the steps that are made followed the \
+         old one, so that it does not end in the same weights as a run of this length from the start"
+    };
+    Some(format!("{} instead of {before}: {what}", counted(now, "step")))
 }
 
 /// A run under way. What a resumed run must know of it is in `state`, the parameters and their moments.
@@ -113,6 +165,8 @@ struct Run<'a> {
     telemetry: Telemetry,
     /// Training since the last record.
     pace: Pace,
+    /// Whether the loss explodes.
+    divergence: Divergence,
 }
 
 #[derive(Default)]
@@ -184,7 +238,12 @@ impl Run<'_> {
         };
         self.state.step = step;
         self.state.num_input_tokens_seen += tokens as u64;
-        self.state.unlogged.push(PreferenceMetrics::weighted_mean(&parts));
+        let metrics = PreferenceMetrics::weighted_mean(&parts);
+        let first = *self.state.first_loss.get_or_insert(metrics.loss);
+        if let Some(warning) = self.divergence.look(step, metrics.loss, first, self.recipe.training.learning_rate) {
+            self.telemetry.say(&warning);
+        }
+        self.state.unlogged.push(metrics);
         self.pace.tokens += tokens;
         self.pace.seconds += started.elapsed().as_secs_f64();
         Ok((learning_rate, grad_norm))

@@ -176,8 +176,8 @@ fn a_check_says_what_the_run_would_do() {
         "train.jsonl: 4 rows, layout trl_standard_explicit",
         "train.jsonl: 1 dropped, chosen equals rejected: line 2",
         "tokens        p50    p90    p95    p99    max",
-        "truncation  1 rows cut by 23 tokens, 1 rows lost",
-        "steps       6 of 1 x 1 examples: 3.00 epochs of 35 tokens (26 with shared prompts once)",
+        "truncation  1 row cut by 23 tokens, 1 row lost",
+        "steps       6 of 1 x 1 example: 3.00 epochs of 35 tokens (26 with shared prompts once)",
         "at the peak: weights",
         "time        about ",
         "train.jsonl` line 1\n  prompt   | <s>·a·b\n  chosen   | [c]·[</s> = EOS]\n  rejected | [d]·[e]·[</s> = EOS]\n",
@@ -302,4 +302,103 @@ fn an_outline_is_the_model_without_its_values() {
             }
         }
     });
+}
+
+/// `orpo-train check r.toml | head`: whoever reads has seen enough.
+#[test]
+fn a_reader_that_goes_away_is_not_an_error() {
+    let setting = Setting::new();
+    setting.model("m", &llama(128, 1, 512));
+    setting.pairs("pairs.jsonl", &[(4, 5, 6), (4, 5, 6)]);
+    setting.write("r.toml", "output_dir = \"r\"\n[model]\npath = \"m\"\n[data]\ntrain = \"pairs.jsonl\"\n");
+    for args in [
+        &["check", "r.toml"][..],
+        &["check", "r.toml", "--json"],
+        &["keys"],
+        &["keys", "--markdown"],
+        &["score", "--model", "m", "--data", "pairs.jsonl"],
+        &["--help"],
+        &["run", "r.toml"],
+    ] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_orpo-train"))
+            .args(args)
+            .current_dir(setting.dir.path())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop((child.stdout.take(), child.stderr.take()));
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{args:?}");
+    }
+}
+
+#[test]
+fn keys_are_listed_and_wrong_ones_lead_to_them() {
+    let setting = Setting::new();
+    let all = setting.succeeds(&["keys"]);
+    for words in
+        ["[training]\n", "  beta  (number at least 0; default 0.1; TRL: beta)", "  r  (whole number at least 1;"]
+    {
+        assert!(all.contains(words), "no `{words}` in\n{all}");
+    }
+    let section = setting.succeeds(&["keys", "lora"]);
+    assert!(section.starts_with("[lora]") && !section.contains("[training]"), "{section}");
+    let markdown = setting.succeeds(&["keys", "--markdown"]);
+    assert!(markdown.contains("### `[model.init]`") && markdown.contains("| `max_length` | "), "{markdown}");
+    setting.refuses(&["keys", "nosuch"], "`nosuch`");
+    let recipe = "output_dir = \"r\"\n[model]\npath = \"m\"\n[data]\ntrain = \"t\"\n[training]\n";
+    for (line, expected) in [
+        (
+            "num_train_epochs = 3",
+            "line 7: there is no key `num_train_epochs`; what TRL calls that is `epochs` in [training]",
+        ),
+        ("max_prompt_length = 3", "it belongs in [data]"),
+        ("learning_rate = 0.0", "`training.learning_rate` = 0.0 must be above 0"),
+        ("learning_rate = 1e-400", "`training.learning_rate` = 0.0 must be above 0"),
+        ("optim = \"adamw_torch\"", "there is no key `optim`; `orpo train keys` lists all keys"),
+    ] {
+        setting.write("wrong.toml", &format!("{recipe}{line}\n"));
+        let message = setting.refuses(&["check", "wrong.toml"], expected);
+        assert!(message.len() < 200, "{message}");
+    }
+}
+
+#[test]
+fn a_missing_template_leads_to_the_key_that_gives_one() {
+    let setting = Setting::new();
+    setting.model("m", &llama(128, 1, 512));
+    let turn = |role: &str, content: &str| json!([{"role": role, "content": content}]);
+    let pair =
+        json!({"prompt": turn("user", "a"), "chosen": turn("assistant", "b"), "rejected": turn("assistant", "c")});
+    setting.write("pairs.jsonl", &format!("{pair}\n"));
+    setting.write("r.toml", "output_dir = \"r\"\n[model]\npath = \"m\"\n[data]\ntrain = \"pairs.jsonl\"\n");
+    for command in ["check", "run"] {
+        let message = setting.refuses(&[command, "r.toml"], "`data.chat_template`");
+        assert!(message.contains("no chat template"), "{message}");
+    }
+}
+
+#[test]
+fn a_model_that_may_be_meant_of_the_hub_is_told_how_to_write_it() {
+    let setting = Setting::new();
+    setting.write("r.toml", "output_dir = \"r\"\n[model]\npath = \"acme/tiny\"\n[data]\ntrain = \"pairs.jsonl\"\n");
+    setting.refuses(
+        &["check", "r.toml"],
+        "`acme/tiny`: no such directory; write a model of the Hugging Face hub as `hub:",
+    );
+}
+
+/// An adapter's line says how much of the model it trains.
+#[test]
+fn a_run_says_how_many_parameters_it_trains() {
+    let setting = Setting::new();
+    setting.model("m", &llama(128, 1, 512));
+    setting.pairs("pairs.jsonl", &[(4, 5, 6)]);
+    let recipe =
+        "output_dir = \"r\"\n[model]\npath = \"m\"\n[data]\ntrain = \"pairs.jsonl\"\n[training]\nbatch_size = 1\n";
+    setting.write("r.toml", &format!("{recipe}[lora]\nr = 2\ntarget_modules = [\"q_proj\"]\n"));
+    let output = setting.orpo_train(&["run", "r.toml"]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("512 of ") && stderr.contains(" parameters trained, 1 example, "), "{stderr}");
+    assert!(stderr.contains(" 1 step of 1 x 1 example"), "{stderr}");
 }

@@ -170,6 +170,63 @@ fn signal(child: &Child, name: &str) {
     assert!(status.success());
 }
 
+/// The schedule over the steps that are made is the same whatever comes after, so that the longer run is exact.
+#[test]
+fn a_finished_run_can_be_extended() {
+    let setting = Setting::new();
+    let without_choice =
+        ["load_best_model_at_end=false", "early_stopping_patience=99", "eval_steps=0", "warmup_steps=0"];
+    let sets: Vec<String> = without_choice.iter().map(|set| format!("training.{set}")).collect();
+    let run = |name: &str, steps: usize, scheduler: &str, resume: bool| {
+        let mut more = vec!["--set".to_owned(), format!("training.max_steps={steps}")];
+        more.extend(["--set".into(), format!("training.lr_scheduler={scheduler}")]);
+        more.extend(sets.iter().flat_map(|set| ["--set".into(), set.clone()]));
+        more.extend(resume.then(|| "--resume".into()));
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        String::from_utf8(setting.succeed(name, &more).stderr).unwrap()
+    };
+    let model = |name: &str| fs::read(setting.path(name).join("model/model.safetensors")).unwrap();
+    run("whole", 9, "constant", false);
+    run("long", 5, "constant", false);
+    let said = run("long", 9, "constant", true);
+    assert!(said.contains("9 steps instead of 5") && said.contains("ends in the same weights"), "{said}");
+    assert!(model("long") == model("whole"), "an extended run ends in the same bits");
+    // Nothing is left to do, and nothing is said of an extension.
+    let said = run("long", 9, "constant", true);
+    assert!(!said.contains("instead of") && model("long") == model("whole"), "{said}");
+
+    run("cosine", 5, "cosine", false);
+    let before = model("cosine");
+    let said = run("cosine", 9, "cosine", true);
+    assert!(said.contains("9 steps instead of 5") && said.contains("does not end in the same weights"), "{said}");
+    assert!(model("cosine") != before);
+    let steps: Vec<u64> =
+        setting.lines("cosine", "metrics.jsonl").iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert!(steps.contains(&8) && steps.is_sorted(), "{steps:?}");
+    let fewer: Vec<&str> =
+        ["--resume", "--set", "training.max_steps=3", "--set", "training.lr_scheduler=cosine"].into();
+    let fewer: Vec<&str> = fewer.into_iter().chain(sets.iter().flat_map(|set| ["--set", set.as_str()])).collect();
+    setting.refuse("cosine", &fewer, &["9 steps are made", "more than the 3", "training.max_steps"]);
+}
+
+#[test]
+fn a_run_that_diverges_is_warned_of() {
+    let setting = Setting::new();
+    let more = [
+        "--set",
+        "training.learning_rate=30.0",
+        "--set",
+        "training.max_grad_norm=0",
+        "--set",
+        "training.warmup_steps=0",
+    ];
+    let output = setting.command("wild", &more).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr.matches("training diverges, the loss rose from").count(), 1, "{stderr}");
+    let said = String::from_utf8(setting.succeed("calm", &[]).stderr).unwrap();
+    assert!(!said.contains("diverges"), "{said}");
+}
+
 #[test]
 fn killed_at_any_moment_it_resumes_to_the_same_bytes() {
     let setting = Setting::new();

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{Cuts, Lengths, MemoryEstimate, Percentiles, ShownExample};
 use crate::checkpoint::DataLineage;
 use crate::model::Decoder;
+use crate::terminal::counted;
 
 /// How many numbers a model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -89,13 +90,14 @@ impl fmt::Display for Report {
         }
         self.lengths(f)?;
         let Cuts { rows_cut, tokens_cut, rows_lost } = self.truncation;
-        writeln!(f, "truncation  {rows_cut} rows cut by {tokens_cut} tokens, {rows_lost} rows lost")?;
+        let (rows, tokens, lost) = (counted(rows_cut, "row"), counted(tokens_cut, "token"), counted(rows_lost, "row"));
+        writeln!(f, "truncation  {rows} cut by {tokens}, {lost} lost")?;
         let Parameters { trained, frozen } = self.parameters;
         writeln!(f, "parameters  {trained} trained, {frozen} frozen")?;
         let s = &self.steps;
         let size = match (s.batch_size, s.max_tokens_per_batch) {
-            (_, Some(budget)) => format!("up to {budget} tokens"),
-            (size, None) => format!("{} examples", size.unwrap_or(0)),
+            (_, Some(budget)) => format!("up to {}", counted(budget, "token")),
+            (size, None) => counted(size.unwrap_or(0), "example"),
         };
         writeln!(
             f,
@@ -116,10 +118,10 @@ impl fmt::Display for Report {
         let TimeEstimate { seconds, seconds_per_step } = self.time;
         writeln!(f, "time        about {} on this machine, {seconds_per_step:.2} s a step", duration(seconds))?;
         if self.holds_run {
-            writeln!(f, "output_dir holds a run already: go on with it by --resume, or choose another one")?;
+            writeln!(f, "output_dir holds a run already: continue it with --resume, or choose another one")?;
         }
         if !self.preview.is_empty() {
-            writeln!(f, "\nTokens are separated by ·; those that the loss looks at stand in brackets.")?;
+            writeln!(f, "\nTokens are separated by ·; those that the loss looks at are in brackets.")?;
         }
         self.preview.iter().try_for_each(|example| write!(f, "{example}"))
     }
@@ -149,6 +151,7 @@ pub fn size_of(bytes: u64) -> String {
 /// Seconds in words.
 pub fn duration(seconds: f64) -> String {
     match seconds {
+        ..1.5 => "1 second".into(),
         ..120.0 => format!("{seconds:.0} seconds"),
         ..7200.0 => format!("{:.0} minutes", seconds / 60.0),
         ..172_800.0 => format!("{:.1} hours", seconds / 3600.0),
@@ -164,6 +167,6 @@ mod tests {
     fn sizes_and_times_in_words() {
         assert_eq!([size_of(0), size_of(1_500_000), size_of(12_345_678_901)], ["0 MB", "2 MB", "12.3 GB"]);
         let durations = [1.4, 130.0, 7200.0, 200_000.0].map(duration);
-        assert_eq!(durations, ["1 seconds", "2 minutes", "2.0 hours", "2.3 days"]);
+        assert_eq!(durations, ["1 second", "2 minutes", "2.0 hours", "2.3 days"]);
     }
 }

@@ -42,7 +42,7 @@ impl ModelFiles {
 }
 
 /// The type that weights are written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightDtype {
     /// 32 bits.
@@ -108,7 +108,7 @@ pub fn write_trained(
     format: WeightFormat,
 ) -> Result<(), TrainError> {
     match decoder.lora_config() {
-        Some(_) => write_adapter(dir, decoder, files),
+        Some(_) => write_adapter(dir, decoder, files, format.dtype),
         None => write_model(dir, decoder, files, format),
     }
 }
@@ -140,12 +140,11 @@ pub fn write_model(dir: &Path, decoder: &Decoder, files: &ModelFiles, format: We
 ///
 /// # Errors
 /// When a file cannot be read or written, or there is no adapter.
-pub fn write_adapter(dir: &Path, decoder: &Decoder, files: &ModelFiles) -> Result<(), TrainError> {
+fn write_adapter(dir: &Path, decoder: &Decoder, files: &ModelFiles, dtype: WeightDtype) -> Result<(), TrainError> {
     let config = decoder.lora_config().ok_or_else(|| TrainError::Refused("the model has no adapter".into()))?;
     write_json(&dir.join(ADAPTER_CONFIG), &config.to_json(&files.base_name, &decoder.adapter_targets()))?;
     let weights = decoder.adapter_params();
-    let weights: Vec<Weight<'_>> =
-        weights.iter().map(|param| Weight { decoder, param, dtype: WeightDtype::F32 }).collect();
+    let weights: Vec<Weight<'_>> = weights.iter().map(|param| Weight { decoder, param, dtype }).collect();
     let named = weights.iter().map(|weight| (weight.param.name().to_string(), weight));
     write_tensors(&dir.join(ADAPTER_FILE), named)?;
     write_tokenizer(dir, files)

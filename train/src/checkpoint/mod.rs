@@ -8,9 +8,7 @@ mod manifest;
 mod state;
 
 pub use atomic::{recover, remove_dir, replace_dir, write_file};
-pub use export::{
-    ModelFiles, SLOW_TOKENIZER_FILES, WeightDtype, WeightFormat, write_adapter, write_model, write_trained,
-};
+pub use export::{ModelFiles, SLOW_TOKENIZER_FILES, WeightDtype, WeightFormat, write_model, write_trained};
 pub use hash::sha256_file;
 pub use manifest::{DataLineage, Manifest};
 pub use state::{CheckpointDir, TrainerState};

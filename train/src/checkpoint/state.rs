@@ -31,6 +31,12 @@ pub struct TrainerState {
     pub last_metrics: Map<String, Value>,
     /// Which evaluation is the best, and whether the run is over.
     pub selection: SelectionState,
+    /// Steps that the run was to have; 0 in checkpoints of older versions.
+    #[serde(default)]
+    pub total_steps: usize,
+    /// The loss of the first step.
+    #[serde(default)]
+    pub first_loss: Option<f64>,
     /// What must be the same on resuming: the recipe, and the SHA-256 of base and data.
     pub fingerprint: Value,
 }
@@ -44,6 +50,8 @@ impl TrainerState {
             unlogged: Vec::new(),
             last_metrics: Map::new(),
             selection: SelectionState::default(),
+            total_steps: 0,
+            first_loss: None,
             fingerprint,
         }
     }

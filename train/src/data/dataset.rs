@@ -12,6 +12,7 @@ use super::read::{FileRows, Noticed, Selection, read_documents, read_preferences
 use super::{Dropped, Example, Mixture, Sources, Tokeniser};
 use crate::checkpoint::sha256_file;
 use crate::error::TrainError;
+use crate::terminal::counted;
 
 /// The examples of one or several sources.
 #[derive(Debug)]
@@ -261,11 +262,6 @@ fn notes(noticed: &Noticed, tokeniser: &Tokeniser<'_>) -> Vec<String> {
         ));
     }
     notes
-}
-
-/// `1 row`, `2 rows`.
-pub(crate) fn counted(count: usize, name: &str) -> String {
-    if count == 1 { format!("1 {name}") } else { format!("{count} {name}s") }
 }
 
 #[cfg(test)]

@@ -14,18 +14,21 @@ use crate::error::TrainError;
 use crate::hub;
 
 /// One source of rows. In a recipe a table, or its `source` alone.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Source {
     /// A path, a glob (`data/*.jsonl`), or `hub:owner/name[@revision][:path-or-glob]`. Required.
     pub source: String,
-    /// How often each row is used per epoch; of a fraction so many rows are drawn. Above 0, default 1.
+    /// How often each row is used per epoch; a fraction draws that share of the rows. Default 1.
     #[serde(skip_serializing_if = "is_one")]
+    #[schemars(extend("exclusiveMinimum" = 0, "default" = 1.0))]
     pub weight: f64,
     /// The layout; by default that of `[data]`, or found from the rows.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub format: Option<Layout>,
     /// For a field of the layout the name it has in these files; by default those of `[data]`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "Option<BTreeMap<String, String>>")]
     pub columns: BTreeMap<String, String>,
     /// The key under which a JSON object has its rows, such as `train` in `{"train": [...], "test": [...]}`. Default: the
     /// only list under a usual name, such as `data`.
@@ -39,7 +42,7 @@ fn is_one(weight: &f64) -> bool {
 }
 
 impl Source {
-    /// All of a source, with what `[data]` says about it.
+    /// All rows of `source` once, with the layout and columns of `[data]`.
     pub fn new(source: impl Into<String>) -> Self {
         Self { source: source.into(), weight: 1.0, format: None, columns: BTreeMap::new(), field: None }
     }

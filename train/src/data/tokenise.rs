@@ -128,7 +128,7 @@ impl std::fmt::Display for Dropped {
 }
 
 /// Where the response begins when the tokenizer merges the prompt's last token with the response's first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Boundary {
     /// After the prompt's own tokens, the response tokenised as their continuation: the prompt is then exactly what a

@@ -3,6 +3,7 @@
 use orpo_hub::{Hub, Kind, RepoId, Repository};
 
 use crate::error::TrainError;
+use crate::terminal::say;
 
 /// `owner/name[@revision][:path-or-glob]`.
 #[derive(Debug, PartialEq)]
@@ -28,7 +29,7 @@ impl<'a> HubId<'a> {
     pub(super) fn open<'h>(&self, hub: &'h Hub) -> Result<Repository<'h>, TrainError> {
         let repository = Repository::open(hub, &self.repository).map_err(|error| self.failed(error))?;
         if let Some(notice) = repository.notice() {
-            eprintln!("`hub:{}`: {notice}", self.text);
+            say(&format!("`hub:{}`: {notice}", self.text));
         }
         Ok(repository)
     }

@@ -36,7 +36,7 @@ impl PairSpans {
 }
 
 /// Which tokens the negative log-likelihood term averages over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NllTarget {
     /// All prompt and chosen tokens of the micro-batch together (TRL).

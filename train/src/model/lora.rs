@@ -35,7 +35,7 @@ pub struct LoraConfig {
 pub const ALL_LINEAR: &str = "all-linear";
 
 /// How the frozen weights of the linear layers are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BaseStorage {
     /// In the type of the checkpoint.

@@ -2,13 +2,14 @@
 
 use std::f64::consts::PI;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The shape of the schedule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
-    /// The same rate from the first step on, without a warm-up.
+    /// The same rate from the first step, without a warm-up.
     Constant,
     /// Stays at the top after the warm-up.
     ConstantWithWarmup,
@@ -30,7 +31,7 @@ pub enum ScheduleKind {
 }
 
 /// A curve between 0 and 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ramp {
     /// A straight line.
@@ -42,42 +43,53 @@ pub enum Ramp {
     OneMinusSqrt,
 }
 
-/// Parameters of the shapes, transformers' `lr_scheduler_kwargs`; what is not given has that library's default.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+/// Parameters of the shapes, transformers' `lr_scheduler_kwargs`; each that is unset has that library's default.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleOptions {
-    /// Waves of a cosine (default 0.5: half of one), or restarts (default 1).
+    /// Waves of a cosine (unset, 0.5: half of one), or restarts (unset, 1).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0, "trl" = "lr_scheduler_kwargs.num_cycles"))]
     pub num_cycles: Option<f64>,
     /// Lowest rate of `cosine_with_min_lr`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 0, "trl" = "lr_scheduler_kwargs.min_lr"))]
     pub min_lr: Option<f64>,
-    /// The same as a share of the highest rate.
+    /// Lowest rate of `cosine_with_min_lr` as a share of the highest.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 0, "maximum" = 1, "trl" = "lr_scheduler_kwargs.min_lr_rate"))]
     pub min_lr_rate: Option<f64>,
-    /// Lowest rate of `warmup_stable_decay` as a share of the highest. Default 0.
+    /// Lowest rate of `warmup_stable_decay` as a share of the highest. Unset, 0.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 0, "maximum" = 1, "trl" = "lr_scheduler_kwargs.min_lr_ratio"))]
     pub min_lr_ratio: Option<f64>,
-    /// Last rate of `polynomial`. Default 1e-7.
+    /// Last rate of `polynomial`. Unset, 1e-7.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 0, "trl" = "lr_scheduler_kwargs.lr_end"))]
     pub lr_end: Option<f64>,
-    /// Exponent of `polynomial`. Default 1.
+    /// Exponent of `polynomial`. Unset, 1.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("trl" = "lr_scheduler_kwargs.power"))]
     pub power: Option<f64>,
-    /// Steps after which `inverse_sqrt` has fallen by the root of 2. Default: the warm-up, or 10,000 without one.
+    /// Steps after which `inverse_sqrt` has fallen by the root of 2. Unset, the warm-up, or 10,000 without one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 1, "unit" = "steps", "trl" = "lr_scheduler_kwargs.timescale"))]
     pub timescale: Option<usize>,
-    /// Steps at the top of `warmup_stable_decay`. Default: what warm-up and decay leave.
+    /// Steps at the top of `warmup_stable_decay`. Unset, what warm-up and decay leave.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("unit" = "steps", "trl" = "lr_scheduler_kwargs.num_stable_steps"))]
     pub num_stable_steps: Option<usize>,
     /// Falling steps of `warmup_stable_decay`, which needs it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("unit" = "steps", "trl" = "lr_scheduler_kwargs.num_decay_steps"))]
     pub num_decay_steps: Option<usize>,
-    /// Curve of the warm-up of `warmup_stable_decay`. Default linear.
+    /// Curve of the warm-up of `warmup_stable_decay`. Unset, `"linear"`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("trl" = "lr_scheduler_kwargs.warmup_type"))]
     pub warmup_type: Option<Ramp>,
-    /// Curve of the fall of `warmup_stable_decay`. Default cosine.
+    /// Curve of the fall of `warmup_stable_decay`. Unset, `"cosine"`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("trl" = "lr_scheduler_kwargs.decay_type"))]
     pub decay_type: Option<Ramp>,
 }
 
@@ -200,10 +212,7 @@ impl Schedule {
         let lowest = [o.min_lr.map(|rate| rate / self.learning_rate), o.min_lr_rate, o.min_lr_ratio];
         let end = (kind == K::Polynomial).then(|| self.lr_end() / self.learning_rate);
         if lowest.iter().chain([&end]).flatten().any(|share| !(0.0..=1.0).contains(share)) {
-            return Err("the lowest rate must lie between 0 and `learning_rate`".into());
-        }
-        if o.num_cycles.is_some_and(|cycles| cycles.is_nan() || cycles <= 0.0) || o.timescale == Some(0) {
-            return Err("`num_cycles` and `timescale` must be above 0".into());
+            return Err("the lowest rate must be between 0 and `learning_rate`".into());
         }
         match kind {
             K::Constant if self.warmup_steps > 0 => Err("`constant` has no warm-up; use `constant_with_warmup`".into()),

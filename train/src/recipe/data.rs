@@ -3,23 +3,27 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Boundary, Layout, Selection, Sources, Truncation};
+use crate::data::{Boundary, Layout, Selection, Source, Sources, Truncation};
 
 /// `[data]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
     /// Preference pairs; for `objective = "sft"` documents. A path, a glob or `hub:owner/name[@revision][:path-or-glob]`
-    /// of JSONL, JSON, CSV (gzip-compressed or not) or parquet; or tables `{source, weight, format, columns, field}`.
-    /// Required.
+    /// of JSONL, JSON, CSV (gzip-compressed or not) or parquet; or a list of these and of tables
+    /// `{source, weight, format, columns, field}`.
+    #[schemars(with = "Vec<Source>", extend("trl" = "dataset_name"))]
     pub train: Sources,
     /// The same for evaluation every `eval_steps` and at the end. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub validation: Option<Sources>,
     /// The layout of all sources that do not name one. Default: found from the first rows of each file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("choices" = Layout::names()))]
     pub format: Option<Layout>,
     /// For a field of the layout the name it has in the files, for all sources without `columns` of their own:
     /// `{ prompt = "question" }`. Default: the layout's names.
@@ -38,29 +42,32 @@ pub struct DataSection {
     pub cut_repeated_prompt: bool,
     /// A file with a chat template that replaces the model's. Default: the model's.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("trl" = "chat_template_path"))]
     pub chat_template: Option<PathBuf>,
-    /// Longest sequence in tokens, at least 2; responses are cut, prompts never (see `truncation`). Default 1024.
+    /// Longest sequence; what is longer is cut as `truncation` says. Default 1024.
+    #[schemars(extend("minimum" = 2, "unit" = "tokens", "trl" = "max_length"))]
     #[serde(default = "default_max_length")]
     pub max_length: usize,
-    /// Where a response begins whose first token merges with the prompt: `"prompt"` (as it is served) or `"trl"`. Default
-    /// `"prompt"`.
+    /// Where a response begins whose first token merges with the prompt.
     #[serde(default)]
     pub boundary: Boundary,
-    /// What gives way in a longer pair: `"response"` (TRL), `"keep_end"` or `"keep_start"` of the prompt (TRL before 0.27),
-    /// `"proportional"` (LLaMA-Factory). Default `"response"`.
+    /// What is cut in a pair longer than `max_length`.
+    #[schemars(extend("trl" = "truncation_mode"))]
     #[serde(default)]
     pub truncation: Truncation,
-    /// Longest prompt in tokens, for `"keep_end"` and `"keep_start"` alone; at least 1 and below `max_length`. Default 512.
+    /// Longest prompt, only for `truncation = "keep_end"` and `"keep_start"`. Unset, 512.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("minimum" = 1, "unit" = "tokens", "trl" = "max_prompt_length"))]
     pub max_prompt_length: Option<usize>,
-    /// Drops pairs whose prompt has more tokens than this. Default: none is dropped.
+    /// Pairs with a longer prompt are dropped. Unset, none is.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("unit" = "tokens"))]
     pub drop_long_prompts: Option<usize>,
-    /// Puts an EOS after a response that does not end in one (a template that ends turns in EOS and newline so gets a
+    /// Add an EOS to a response that does not end in one (with a template that ends turns in EOS and newline that is a
     /// second one, as in TRL). Default true.
     #[serde(default = "default_true")]
     pub append_eos: bool,
-    /// Replaces the last token of a response that was cut by an EOS. Default false, as in TRL.
+    /// Replace the last token of a response that was cut by an EOS. Default false, as in TRL.
     #[serde(default)]
     pub truncated_eos: bool,
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{ModelFiles, WeightDtype, WeightFormat, write_model, write_trained};
@@ -9,12 +10,12 @@ use crate::error::TrainError;
 use crate::model::Decoder;
 
 /// `[export]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ExportSection {
-    /// Type of the final weights: `"f32"` (default), `"bf16"`, `"f16"`.
+    /// Type of the final weights.
     pub dtype: WeightDtype,
-    /// Whether an adapter is merged into a whole model; otherwise the final directory is PEFT's. Default false.
+    /// Merge the adapter into its base model; otherwise the final directory is PEFT's. Default false.
     pub merge: bool,
 }
 

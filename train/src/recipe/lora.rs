@@ -1,7 +1,8 @@
-//! `[lora]`: an adapter in the place of all weights.
+//! `[lora]`: train an adapter instead of all weights.
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
@@ -9,24 +10,28 @@ use crate::model::WeightFiles;
 use crate::model::lora::{ADAPTER_FILE, ALL_LINEAR, BaseStorage, LoraConfig, LoraSetup};
 
 /// `[lora]`. Names are PEFT's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraSection {
     /// Rank. Default 16.
+    #[schemars(extend("minimum" = 1, "trl" = "lora_r"))]
     pub r: usize,
     /// The adapter is scaled by `lora_alpha / r`. Default 32.
+    #[schemars(extend("exclusiveMinimum" = 0, "trl" = "lora_alpha"))]
     pub lora_alpha: f64,
     /// Share of each layer's input that is dropped while training. Default 0.
+    #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1, "trl" = "lora_dropout"))]
     pub lora_dropout: f64,
-    /// Last parts of layer names, such as `["q_proj", "v_proj"]`. Default `["all-linear"]`: every linear layer but the
-    /// head.
+    /// Last parts of the names of the layers that get an adapter, such as `["q_proj", "v_proj"]`; `["all-linear"]` for
+    /// every linear layer but the head.
+    #[schemars(extend("trl" = "lora_target_modules"))]
     pub target_modules: Vec<String>,
     /// Scale by `lora_alpha / sqrt(r)` instead. Default false.
+    #[schemars(extend("trl" = "use_rslora"))]
     pub use_rslora: bool,
-    /// How the frozen weights of the linear layers are kept: `"source"` (default: in the checkpoint's type), `"q8_0"`,
-    /// `"q4_k"`.
+    /// How the frozen weights of the linear layers are kept.
     pub base: BaseStorage,
-    /// A PEFT directory to go on from; rank, alpha, dropout, targets and scaling are then its.
+    /// A PEFT directory to continue from; it then decides rank, alpha, dropout, targets and scaling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
 }
@@ -47,15 +52,6 @@ impl Default for LoraSection {
 
 impl LoraSection {
     pub(super) fn check(&self) -> Result<(), String> {
-        if self.r == 0 {
-            return Err("`lora.r` must be at least 1".into());
-        }
-        if !(0.0..1.0).contains(&self.lora_dropout) {
-            return Err(format!("`lora.lora_dropout` = {} is outside 0 .. 1", self.lora_dropout));
-        }
-        if !self.lora_alpha.is_finite() || self.lora_alpha <= 0.0 {
-            return Err(format!("`lora.lora_alpha` = {} must be positive", self.lora_alpha));
-        }
         if self.target_modules.is_empty() {
             return Err("`lora.target_modules` names no layer".into());
         }

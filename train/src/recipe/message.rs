@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::keys::{Key, keys};
 use crate::error::TrainError;
 
 /// The error of a recipe that was read from the text of `path`; without a text from a table, in which overrides are.
@@ -21,7 +22,7 @@ pub(super) fn of_recipe(path: &Path, text: Option<&str>, error: &toml::de::Error
 fn sentence(message: &str) -> String {
     let message = message.trim_end();
     if let Some((name, names)) = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
-        return format!("there is no key `{name}`; {}", suggestion(name, names));
+        return format!("there is no key `{name}`{}", key_suggestion(name, names));
     }
     if let Some((name, names)) = message.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`')) {
         return format!("there is no choice \"{name}\"; {}", suggestion(name, names));
@@ -36,13 +37,29 @@ fn sentence(message: &str) -> String {
     message.replace('\n', ", ")
 }
 
-/// The name that was meant, or all there are. They stand in backticks in `names`.
+/// The key that was meant: the same name in another section, TRL's name of one, or one that is spelt nearly so.
+fn key_suggestion(name: &str, names: &str) -> String {
+    let keys = keys();
+    let elsewhere: Vec<String> =
+        keys.iter().filter(|key| key.name == name && !key.section.ends_with("[]")).map(Key::place).collect();
+    if let Some(place) = elsewhere.first() {
+        return format!(" here; it belongs {place}");
+    }
+    if let Some(key) = keys.iter().find(|key| key.trl.iter().any(|trl| trl == name)) {
+        return format!("; what TRL calls that is `{}` {}", key.name, key.place());
+    }
+    format!("; {}", suggestion(name, names))
+}
+
+/// The name that was meant, or all there are if they are few. They are in backticks in `names`.
 fn suggestion(name: &str, names: &str) -> String {
+    const FEW: usize = 20;
     let names: Vec<&str> = names.split('`').skip(1).step_by(2).collect();
     let closest = names.iter().map(|known| (distance(name, known), known)).min();
     match closest {
         Some((distance, known)) if 3 * distance <= name.len().max(3) => format!("did you mean `{known}`?"),
-        _ => format!("there are {}", names.join(", ")),
+        _ if names.len() <= FEW => format!("there are {}", names.join(", ")),
+        _ => "`orpo train keys` lists all keys".into(),
     }
 }
 
@@ -89,10 +106,31 @@ mod tests {
             sentence("unknown field `x`, expected `epochs` or `beta`"),
             "there is no key `x`; there are epochs, beta"
         );
+        let many: Vec<String> = (0..30).map(|i| format!("`key_number_{i}`")).collect();
+        let error = sentence(&format!("unknown field `x`, expected one of {}", many.join(", ")));
+        assert_eq!(error, "there is no key `x`; `orpo train keys` lists all keys");
         assert_eq!(
             sentence("unknown variant `cosin`, expected one of `linear`, `cosine`"),
             "there is no choice \"cosin\"; did you mean `cosine`?"
         );
+    }
+
+    #[test]
+    fn names_of_trl_and_of_other_sections_lead_to_ours() {
+        for (name, expected) in [
+            ("num_train_epochs", "there is no key `num_train_epochs`; what TRL calls that is `epochs` in [training]"),
+            (
+                "per_device_train_batch_size",
+                "there is no key `per_device_train_batch_size`; what TRL calls that is `batch_size` in [training]",
+            ),
+            ("lora_r", "there is no key `lora_r`; what TRL calls that is `r` in [lora]"),
+            ("model_name_or_path", "there is no key `model_name_or_path`; what TRL calls that is `path` in [model]"),
+            ("learning_rate", "there is no key `learning_rate` here; it belongs in [training]"),
+            ("max_prompt_length", "there is no key `max_prompt_length` here; it belongs in [data]"),
+            ("output_dir", "there is no key `output_dir` here; it belongs before the first section"),
+        ] {
+            assert_eq!(sentence(&format!("unknown field `{name}`, expected `x` or `y`")), expected);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The recipe's loss keys, and what they mean together.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::TrainingSection;
@@ -7,7 +8,7 @@ use crate::loss::{Divergence, Form, NllTarget, PairLoss};
 use crate::step::Objective;
 
 /// Which loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ObjectiveKind {
     /// Odds ratio preference optimisation on pairs.
@@ -15,7 +16,7 @@ pub enum ObjectiveKind {
     Orpo,
     /// Plain next-token loss on documents.
     Sft,
-    /// Likelihood and the odds ratio with a temperature `beta` in the place of a weight.
+    /// Likelihood and the odds ratio, with `beta` as a temperature instead of a weight.
     OrpoBeta,
     /// Likelihood and the probability ratio, the ablation of the ORPO paper.
     ProbabilityRatio,
@@ -33,7 +34,7 @@ pub enum ObjectiveKind {
 }
 
 /// Forms of the CPO and the DPO loss, under TRL's names where TRL has them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LossType {
     /// The logistic loss of the margin; with `label_smoothing` conservative DPO.
@@ -47,32 +48,32 @@ pub enum LossType {
     IpoSum,
     /// DPO only: the logistic loss of the margin of averages.
     SigmoidNorm,
-    /// DPO only, like all below.
+    /// DPO only: robust to a known share of wrong labels.
     Robust,
-    /// EXO.
+    /// DPO only: EXO.
     ExoPair,
-    /// NCA.
+    /// DPO only: NCA.
     NcaPair,
-    /// BCO without its baseline.
+    /// DPO only: BCO without its baseline.
     BcoPair,
-    /// SPPO with hard labels.
+    /// DPO only: SPPO with hard labels.
     SppoHard,
-    /// Optimal transport of the batch's margins.
+    /// DPO only: optimal transport of the batch's margins.
     Aot,
-    /// APO for chosen responses better than the model's.
+    /// DPO only: APO for chosen responses better than the model's.
     ApoZero,
-    /// APO for chosen responses worse than the model's.
+    /// DPO only: APO for chosen responses worse than the model's.
     ApoDown,
-    /// DiscoPOP.
+    /// DPO only: DiscoPOP.
     Discopop,
-    /// DPO-Positive.
+    /// DPO only: DPO-Positive.
     Dpop,
-    /// Cal-DPO.
+    /// DPO only: Cal-DPO.
     CalDpo,
 }
 
 /// TRL's `f_divergence_type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DivergenceType {
     /// Log-ratios as they are.
@@ -89,7 +90,7 @@ pub enum DivergenceType {
 /// The loss that `section` asks for.
 ///
 /// # Errors
-/// A sentence about the first key that does not belong to the objective, or whose value is out of range.
+/// A sentence about the first key that does not belong to the objective. Ranges are checked before.
 pub(super) fn resolve(section: &TrainingSection) -> Result<Objective, String> {
     let mut keys = Keys::of(section);
     let beta = section.beta;
@@ -103,38 +104,38 @@ pub(super) fn resolve(section: &TrainingSection) -> Result<Objective, String> {
         ObjectiveKind::Orpo => Objective::Orpo { beta, nll: nll(full) },
         ObjectiveKind::OrpoBeta => Objective::pairs(PairLoss::free(Form::OrpoBeta, beta), 1.0, nll(full)),
         ObjectiveKind::ProbabilityRatio => {
-            let lambda = keys.take("lambda", 1.0, 0.0..=f64::MAX)?;
+            let lambda = keys.take("lambda", 1.0);
             Objective::pairs(PairLoss::free(Form::ProbabilityRatio { lambda }, beta), 1.0, nll(full))
         }
         ObjectiveKind::Asft => Objective::pairs(PairLoss::free(Form::Asft, beta), 1.0, nll(full)),
         ObjectiveKind::Cpo => {
             let form = match section.loss_type.unwrap_or_default() {
-                LossType::Sigmoid => Form::Sigmoid { label_smoothing: keys.smoothing(0.0)? },
+                LossType::Sigmoid => Form::Sigmoid { label_smoothing: keys.take("label_smoothing", 0.0) },
                 LossType::Hinge => Form::Hinge,
                 LossType::Ipo => Form::Ipo,
                 other => return Err(format!("`training.loss_type` = {} needs objective \"dpo\"", name(&other))),
             };
-            let weight = keys.take("cpo_alpha", 1.0, 0.0..=f64::MAX)?;
+            let weight = keys.take("cpo_alpha", 1.0);
             Objective::pairs(PairLoss::free(form, beta), weight, nll(response))
         }
         ObjectiveKind::Simpo | ObjectiveKind::AlphaPo => {
-            let gamma = keys.take("simpo_gamma", 0.5, f64::MIN..=f64::MAX)?;
-            let label_smoothing = keys.smoothing(0.0)?;
+            let gamma = keys.take("simpo_gamma", 0.5);
+            let label_smoothing = keys.take("label_smoothing", 0.0);
             let form = match section.objective {
                 ObjectiveKind::Simpo => Form::Simpo { gamma, label_smoothing },
                 _ => {
-                    let alpha = keys.take("alpha", 0.0, f64::MIN..=f64::MAX)?;
+                    let alpha = keys.take("alpha", 0.0);
                     Form::AlphaPo { gamma, alpha, label_smoothing }
                 }
             };
-            let weight = keys.take("cpo_alpha", 0.0, 0.0..=f64::MAX)?;
+            let weight = keys.take("cpo_alpha", 0.0);
             Objective::pairs(PairLoss::free(form, beta), weight, nll(response))
         }
         ObjectiveKind::Dpo => {
             let loss_type = section.loss_type.unwrap_or_default();
             let form = dpo_form(loss_type, &mut keys)?;
             let divergence = divergence(section.f_divergence_type.unwrap_or_default(), loss_type, &mut keys)?;
-            let weight = keys.take("rpo_alpha", 0.0, 0.0..=f64::MAX)?;
+            let weight = keys.take("rpo_alpha", 0.0);
             let loss = PairLoss { form, beta, reference: true, divergence };
             Objective::pairs(loss, weight, nll(response))
         }
@@ -150,14 +151,14 @@ pub(super) fn resolve(section: &TrainingSection) -> Result<Objective, String> {
 
 fn dpo_form(loss_type: LossType, keys: &mut Keys) -> Result<Form, String> {
     Ok(match loss_type {
-        LossType::Sigmoid => Form::Sigmoid { label_smoothing: keys.smoothing(0.0)? },
+        LossType::Sigmoid => Form::Sigmoid { label_smoothing: keys.take("label_smoothing", 0.0) },
         LossType::Hinge => Form::Hinge,
         LossType::Ipo => Form::Ipo,
         LossType::IpoSum => Form::IpoSum,
         LossType::SigmoidNorm => Form::Simpo { gamma: 0.0, label_smoothing: 0.0 },
-        LossType::Robust => Form::Robust { label_smoothing: keys.smoothing(0.0)? },
+        LossType::Robust => Form::Robust { label_smoothing: keys.take("label_smoothing", 0.0) },
         LossType::ExoPair => {
-            let label_smoothing = keys.smoothing(1e-3)?;
+            let label_smoothing = keys.take("label_smoothing", 1e-3);
             if label_smoothing == 0.0 {
                 return Err("`training.label_smoothing` must be above 0 for \"exo_pair\"".into());
             }
@@ -166,11 +167,11 @@ fn dpo_form(loss_type: LossType, keys: &mut Keys) -> Result<Form, String> {
         LossType::NcaPair => Form::NcaPair,
         LossType::BcoPair => Form::BcoPair,
         LossType::SppoHard => Form::SppoHard,
-        LossType::Aot => Form::Aot { label_smoothing: keys.smoothing(0.0)? },
+        LossType::Aot => Form::Aot { label_smoothing: keys.take("label_smoothing", 0.0) },
         LossType::ApoZero => Form::ApoZero,
         LossType::ApoDown => Form::ApoDown,
-        LossType::Discopop => Form::Discopop { tau: keys.take("discopop_tau", 0.05, f64::MIN_POSITIVE..=f64::MAX)? },
-        LossType::Dpop => Form::Dpop { lambda: keys.take("lambda", 50.0, 0.0..=f64::MAX)? },
+        LossType::Discopop => Form::Discopop { tau: keys.take("discopop_tau", 0.05) },
+        LossType::Dpop => Form::Dpop { lambda: keys.take("lambda", 50.0) },
         LossType::CalDpo => Form::CalDpo,
     })
 }
@@ -187,7 +188,7 @@ fn divergence(kind: DivergenceType, loss_type: LossType, keys: &mut Keys) -> Res
         DivergenceType::ForwardKl => Some(Divergence::ForwardKl),
         DivergenceType::JsDivergence => Some(Divergence::JensenShannon),
         DivergenceType::AlphaDivergence => {
-            let alpha = keys.take("f_alpha_divergence_coef", 0.5, f64::MIN..=f64::MAX)?;
+            let alpha = keys.take("f_alpha_divergence_coef", 0.5);
             // Its limit at 1 is the log-ratio itself.
             ((alpha - 1.0).abs() >= 1e-6).then_some(Divergence::Alpha(alpha))
         }
@@ -216,15 +217,9 @@ impl Keys {
         Self(given.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
     }
 
-    fn take(&mut self, key: &str, default: f64, range: std::ops::RangeInclusive<f64>) -> Result<f64, String> {
-        let Some(at) = self.0.iter().position(|(given, _)| *given == key) else { return Ok(default) };
-        let (key, value) = self.0.remove(at);
-        if range.contains(&value) { Ok(value) } else { Err(format!("`training.{key}` = {value} is out of range")) }
-    }
-
-    fn smoothing(&mut self, default: f64) -> Result<f64, String> {
-        // At 1/2 a label says nothing any more.
-        self.take("label_smoothing", default, 0.0..=0.5 - f64::EPSILON)
+    fn take(&mut self, key: &str, default: f64) -> f64 {
+        let at = self.0.iter().position(|(given, _)| *given == key);
+        at.map_or(default, |at| self.0.remove(at).1)
     }
 
     /// Nothing may be left that the loss does not look at.
@@ -301,7 +296,6 @@ mod tests {
             ("objective = \"cpo\"\nf_divergence_type = \"forward_kl\"", "f_divergence_type"),
             ("objective = \"cpo\"\nloss_type = \"nca_pair\"", "needs objective \"dpo\""),
             ("objective = \"dpo\"\nloss_type = \"aot\"\nf_divergence_type = \"forward_kl\"", "does not go with"),
-            ("objective = \"dpo\"\nlabel_smoothing = 0.5", "out of range"),
             ("objective = \"dpo\"\nloss_type = \"exo_pair\"\nlabel_smoothing = 0.0", "above 0"),
             ("objective = \"cpo\"\nloss_type = \"ipo\"\nbeta = 0.0", "`training.beta` must be above 0"),
             ("objective = \"sft\"\nnll = \"authors\"", "a way to score pairs"),

@@ -43,14 +43,14 @@ impl RunDir {
         self.path.join(MODEL_DIR)
     }
 
-    /// The checkpoint to go on from.
+    /// The checkpoint to continue from.
     ///
     /// # Errors
     /// When there is one, or a final model, and it is not to be resumed.
     pub fn latest(&self, resume: bool) -> Result<Option<(PathBuf, TrainerState)>, TrainError> {
         let latest = self.checkpoints.latest()?;
         if !resume && (latest.is_some() || self.model().exists()) {
-            let reason = "it holds a run already; use --resume to go on with it, or another `output_dir`";
+            let reason = "it holds a run already; continue it with --resume, or use another `output_dir`";
             return Err(TrainError::invalid(&self.path, reason));
         }
         Ok(latest)

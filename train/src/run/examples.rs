@@ -1,16 +1,17 @@
 //! The examples that a run trains on and is evaluated on.
 
-use orpo_chat::{ChatTokenizer, GenerationPromptFault};
+use orpo_chat::{ChatError, ChatTokenizer, GenerationPromptFault};
 
 use crate::checkpoint::DataLineage;
 use crate::data::{
-    DataFile, Dataset, Example, Overlap, Sources, Tokeniser, counted, duplicates, overlap, untrained_terminator,
+    DataFile, Dataset, Example, Overlap, Sources, Tokeniser, duplicates, overlap, untrained_terminator,
 };
 use crate::error::TrainError;
-use crate::model::Decoder;
+use crate::model::{Decoder, ModelConfig};
 use crate::recipe::{ObjectiveKind, Recipe};
 use crate::reference::set_references;
 use crate::run::ModelSource;
+use crate::terminal::counted;
 
 /// Name of the file in the run directory that lists every row that is not used, one line of JSON each: `{"source", "row",
 /// "reason"}`.
@@ -72,14 +73,15 @@ impl Data {
     /// When a row is not what it should be, a sequence is too long for the model, or no row can be used.
     pub fn load(recipe: &Recipe, source: &ModelSource) -> Result<Self, TrainError> {
         let mut notes = Vec::new();
-        let train = dataset(&recipe.data.train, recipe, source, &mut notes)?;
+        let mut read =
+            |sources: &Sources| read_dataset(sources, recipe, &source.files.chat, &source.config, &mut notes);
+        let train = read(&recipe.data.train)?;
+        let validation = recipe.data.validation.as_ref().map(read).transpose()?;
         if train.files.iter().any(|file| file.is_templated) {
             notes.extend(generation_prompt(&source.files.chat)?.map(|warning| format!("warning: {warning}")));
         }
         let mut lineage = lineage_of("train", &train);
         let mut dropped = train.dropped_lines();
-        let sources = recipe.data.validation.as_ref();
-        let validation = sources.map(|sources| dataset(sources, recipe, source, &mut notes)).transpose()?;
         let doubled = duplicates(&train.examples);
         if doubled > 0 {
             notes.push(format!(
@@ -113,26 +115,43 @@ impl Data {
 
     /// The training examples at `indices`, with their places.
     pub fn suspects_at(&self, indices: &[usize]) -> Vec<Suspect<'_>> {
-        let suspect = |i: &usize| Suspect { place: self.train.place(*i), example: &self.train.examples[*i] };
-        indices.iter().map(suspect).collect()
+        suspects(&self.train, indices)
     }
 }
 
-fn dataset(
+/// The examples of `dataset` at `indices`, with their places.
+pub fn suspects<'a>(dataset: &'a Dataset, indices: &[usize]) -> Vec<Suspect<'a>> {
+    let suspect = |i: &usize| Suspect { place: dataset.place(*i), example: &dataset.examples[*i] };
+    indices.iter().map(suspect).collect()
+}
+
+/// Reads `sources` as `recipe` says, for a model of this shape; `notes` gets what a user should know of them.
+///
+/// # Errors
+/// When a row is not what it should be, a sequence does not fit the model, or no row can be used.
+pub fn read_dataset(
     sources: &Sources,
     recipe: &Recipe,
-    source: &ModelSource,
+    chat: &ChatTokenizer,
+    config: &ModelConfig,
     notes: &mut Vec<String>,
 ) -> Result<Dataset, TrainError> {
-    let chat = &source.files.chat;
-    let tokeniser = Tokeniser::new(chat, recipe.tokenise_options()).with_vocab_size(source.config.vocab_size);
+    let tokeniser = Tokeniser::new(chat, recipe.tokenise_options()).with_vocab_size(config.vocab_size);
     let documents = recipe.training.objective == ObjectiveKind::Sft;
-    let dataset = Dataset::load(sources, &recipe.data.selection(), &tokeniser, documents)?;
+    let dataset = Dataset::load(sources, &recipe.data.selection(), &tokeniser, documents).map_err(naming_the_key)?;
     notes.push(dataset.describe());
     notes.extend(untrained_terminator(&dataset.examples, chat.eos_ids()).map(|warning| format!("warning: {warning}")));
-    let limit = source.config.max_position_embeddings;
+    let (limit, vocab_size) = (config.max_position_embeddings, config.vocab_size);
     for (index, example) in dataset.examples.iter().enumerate() {
-        let longest = example.chosen.ids.len().max(example.rejected.as_ref().map_or(0, |s| s.ids.len()));
+        let sides = || std::iter::once(&example.chosen).chain(&example.rejected);
+        if let Some(id) = sides().flat_map(|side| &side.ids).find(|id| **id as usize >= vocab_size) {
+            return Err(TrainError::Refused(format!(
+                "{}: token id {id} is not below the model's vocab_size = {vocab_size}; its tokenizer has more tokens than \
+                 its embedding has rows, so take the tokenizer of this model or a model with a larger embedding",
+                dataset.place(index)
+            )));
+        }
+        let longest = sides().map(|side| side.ids.len()).max().unwrap_or(0);
         if longest > limit {
             return Err(TrainError::Refused(format!(
                 "{}: {longest} tokens, but the model has max_position_embeddings = {limit}; set data.max_length to at \
@@ -170,6 +189,16 @@ fn generation_prompt(chat: &ChatTokenizer) -> Result<Option<String>, TrainError>
             shown(&tokens)
         ),
     }))
+}
+
+/// A missing template with the key that gives one.
+fn naming_the_key(error: TrainError) -> TrainError {
+    match error {
+        TrainError::Chat(error @ ChatError::NoTemplate { .. }) => TrainError::Refused(format!(
+            "{error}: a file, as `data.chat_template` in the recipe; or train on plain text, as strings instead of turns"
+        )),
+        error => error,
+    }
 }
 
 /// How a data set came to be, file by file.

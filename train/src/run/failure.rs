@@ -40,10 +40,29 @@ pub fn of_loss(
     objective: &Objective,
     metrics: &PreferenceMetrics,
 ) -> TrainError {
+    match non_finite(suspects.examples, decoder, objective, metrics) {
+        Ok(what) => of_step(suspects.step, &what.unwrap_or_default()),
+        Err(error) => error,
+    }
+}
+
+/// What is not finite in the metrics of `examples`, and the rows it comes from; none if everything is finite.
+///
+/// # Errors
+/// From the model's operations.
+pub fn non_finite(
+    examples: &[Suspect<'_>],
+    decoder: &Decoder,
+    objective: &Objective,
+    metrics: &PreferenceMetrics,
+) -> Result<Option<String>, TrainError> {
     let wrong = terms(metrics).into_iter().filter(|(_, value)| !value.is_finite());
     let what: Vec<String> = wrong.map(|(name, value)| format!("{name} is {value}")).collect();
+    if what.is_empty() {
+        return Ok(None);
+    }
     let row_is_finite = |example: &Example| Ok(is_finite(&forward(decoder, &collate(&[example]), objective)?));
-    report(suspects, &what.join(", "), row_is_finite)
+    Ok(Some(format!("{} ({})", what.join(", "), culprits(examples, row_is_finite)?)))
 }
 
 /// The error where the gradient of the examples together is not finite; none where it is.
@@ -61,7 +80,10 @@ pub fn of_gradient(suspects: Suspects<'_>, decoder: &Decoder, objective: &Object
         forward_backward(decoder, &collate(&[example]), objective)?;
         Ok(trained.iter().all(|param| param.squared_grad_norm().is_finite()))
     };
-    Some(report(suspects, &what, row_is_finite))
+    Some(match culprits(suspects.examples, row_is_finite) {
+        Ok(rows) => of_step(suspects.step, &format!("{what} ({rows})")),
+        Err(error) => error,
+    })
 }
 
 /// The error where a trained weight is not finite after `step`; none where all are.
@@ -81,27 +103,32 @@ pub fn of_weights(step: usize, decoder: &Decoder) -> Result<Option<TrainError>, 
     Ok(None)
 }
 
-fn report(
-    suspects: Suspects<'_>,
-    what: &str,
+fn of_step(step: usize, what: &str) -> TrainError {
+    TrainError::NotFinite { step, reason: format!("{what}; lower the learning rate, or look at these rows") }
+}
+
+/// The places of the examples that are not finite by themselves, at most twenty of them.
+fn culprits(
+    examples: &[Suspect<'_>],
     row_is_finite: impl Fn(&Example) -> Result<bool, TrainError>,
-) -> TrainError {
-    let Suspects { step, examples } = suspects;
+) -> Result<String, TrainError> {
     let mut guilty = Vec::new();
     for Suspect { place, example } in examples {
-        match row_is_finite(example) {
-            Ok(true) => {}
-            Ok(false) => guilty.push(place.as_str()),
-            Err(error) => return error,
+        if !row_is_finite(example)? {
+            guilty.push(place.as_str());
         }
     }
-    let rows = if guilty.is_empty() {
+    if guilty.is_empty() {
         let all: Vec<&str> = examples.iter().map(|suspect| suspect.place.as_str()).collect();
-        format!("only together, no row by itself: {}", all.join(", "))
-    } else {
-        guilty.join(", ")
-    };
-    TrainError::NotFinite { step, reason: format!("{what} ({rows}); lower the learning rate, or look at these rows") }
+        return Ok(format!("only together, no row by itself: {}", shortened(&all)));
+    }
+    Ok(shortened(&guilty))
+}
+
+fn shortened(places: &[&str]) -> String {
+    const NAMED: usize = 20;
+    let shown = places[..places.len().min(NAMED)].join(", ");
+    if places.len() > NAMED { format!("{shown} and {} more", places.len() - NAMED) } else { shown }
 }
 
 #[cfg(test)]

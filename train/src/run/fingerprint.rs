@@ -9,7 +9,8 @@ use crate::checkpoint::DataLineage;
 use crate::error::TrainError;
 use crate::recipe::Recipe;
 
-/// Keys of the recipe that may change: where things lie, how often they are written, and what is chosen at the end.
+/// Keys of the recipe that may change: where things are, how often they are written, what is chosen at the end, and how
+/// long the run is.
 const FREE: [(&str, &[&str]); 4] = [
     ("", &["output_dir"]),
     ("model", &["path", "tokenizer"]),
@@ -25,20 +26,26 @@ const FREE: [(&str, &[&str]); 4] = [
             "save_steps",
             "save_total_limit",
             "load_best_model_at_end",
+            "epochs",
+            "max_steps",
         ],
     ),
 ];
+
+fn remove_free_keys(recipe: &mut Value) {
+    for (section, keys) in FREE {
+        let section = if section.is_empty() { Some(&mut *recipe) } else { recipe.get_mut(section) };
+        if let Some(Value::Object(section)) = section {
+            section.retain(|key, _| !keys.contains(&key.as_str()));
+        }
+    }
+}
 
 /// The recipe without its free keys, the SHA-256 of the base model's files, and what the data files are.
 pub fn fingerprint(recipe: &Recipe, base: &BTreeMap<String, String>, data: &[DataLineage]) -> Value {
     let recipe_data = &recipe.data;
     let mut recipe = serde_json::to_value(recipe).expect("plain data");
-    for (section, keys) in FREE {
-        let section = if section.is_empty() { Some(&mut recipe) } else { recipe.get_mut(section) };
-        if let Some(Value::Object(section)) = section {
-            section.retain(|key, _| !keys.contains(&key.as_str()));
-        }
-    }
+    remove_free_keys(&mut recipe);
     // In the order of the recipe, and not by their names: files may be moved.
     let mut files = Map::new();
     for (split, sources) in [("train", Some(&recipe_data.train)), ("validation", recipe_data.validation.as_ref())] {
@@ -63,7 +70,10 @@ pub fn fingerprint(recipe: &Recipe, base: &BTreeMap<String, String>, data: &[Dat
 /// # Errors
 /// With the first key that differs.
 pub fn check(dir: &Path, saved: &Value, now: &Value) -> Result<(), TrainError> {
-    let Some((path, saved, now)) = first_difference(saved, now) else { return Ok(()) };
+    // An older version may have kept keys that have become free.
+    let mut saved = saved.clone();
+    remove_free_keys(&mut saved["recipe"]);
+    let Some((path, saved, now)) = first_difference(&saved, now) else { return Ok(()) };
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let reason = match path.as_slice() {
         ["recipe", key @ ..] => {
@@ -127,14 +137,15 @@ mod tests {
             assert!(error.contains(expected) && error.contains("output_dir"), "{error}");
         };
         says("beta = 0.3", "`training.beta` was 0.1 and is now 0.3");
-        says("beta = 0.1\nmax_steps = 7", "`training.max_steps` was not set and is now 7");
+        says("beta = 0.1\nwarmup_ratio = 0.5", "`training.warmup_ratio` was not set and is now 0.5");
         assert!(difference(&recipe(""), "other", "d").unwrap().contains("base model: `model.safetensors`"));
         assert!(difference(&recipe(""), "b", "other").unwrap().contains("of `data.train` has changed"));
     }
 
     #[test]
-    fn where_and_how_often_is_free() {
+    fn where_how_often_and_how_long_is_free() {
         let mut moved = recipe("logging_steps = 7\nsave_steps = \"epoch\"\ntensorboard = false");
+        (moved.training.max_steps, moved.training.epochs) = (Some(7), 3);
         moved.output_dir = "elsewhere".into();
         moved.data.train = Path::new("moved.jsonl").into();
         assert_eq!(difference(&moved, "b", "d"), None);

@@ -1,10 +1,12 @@
 //! Which examples make which step of a run, and at which learning rate.
 
+use crate::check::Parameters;
 use crate::data::{BatchSize, Batching, Dataset, Mixture, packed_rows};
 use crate::error::TrainError;
 use crate::model::Decoder;
 use crate::optim::Schedule;
 use crate::recipe::Recipe;
+use crate::terminal::counted;
 
 /// The steps of a run. How many micro-batches an epoch has may change from epoch to epoch where a token budget makes
 /// them, so that the steps are found epoch by epoch.
@@ -71,17 +73,21 @@ impl Plan {
 
     /// What is going to be trained, in one line.
     pub fn describe(&self, decoder: &Decoder, done: usize) -> String {
-        let parameters: usize = decoder.params().iter().map(|p| p.elem_count()).sum();
+        let Parameters { trained, frozen } = Parameters::of(decoder);
+        let parameters = match frozen {
+            0 => counted(trained, "parameter"),
+            _ => format!("{trained} of {} parameters trained", trained + frozen),
+        };
         let size = match self.batching.size {
-            BatchSize::Examples(size) => format!("{size} examples"),
-            BatchSize::Tokens(budget) => format!("up to {budget} tokens"),
+            BatchSize::Examples(size) => counted(size, "example"),
+            BatchSize::Tokens(budget) => format!("up to {}", counted(budget, "token")),
         };
         let from = if done > 0 { format!(", going on after step {done}") } else { String::new() };
         format!(
-            "{parameters} parameters, {} examples, {} tokens, {} steps of {} x {size}{from}",
-            self.lengths.len(),
-            self.lengths.iter().sum::<usize>(),
-            self.total_steps(),
+            "{parameters}, {}, {}, {} of {} x {size}{from}",
+            counted(self.lengths.len(), "example"),
+            counted(self.lengths.iter().sum(), "token"),
+            counted(self.total_steps(), "step"),
             self.batching.accumulation,
         )
     }

@@ -18,7 +18,7 @@ use crate::recipe::Recipe;
 pub struct ModelSource {
     /// Its shape.
     pub config: ModelConfig,
-    /// What stands beside the weights.
+    /// The files that belong to the weights.
     pub files: ModelFiles,
     /// What should be known of it.
     pub notes: Vec<String>,
@@ -35,6 +35,10 @@ impl ModelSource {
         let chat = |dir: &Path| load_chat(dir, recipe.data.chat_template.as_deref());
         if let Some(path) = &recipe.model.path {
             let dir = &model_dir(path)?;
+            if !dir.is_dir() {
+                let reason = "no such directory; write a model of the Hugging Face hub as `hub:owner/name`";
+                return Err(TrainError::invalid(dir, reason));
+            }
             let checkpoint = Checkpoint::open(dir)?;
             let notes = checkpoint.note().into_iter().collect();
             let Checkpoint { config, json, weights, .. } = checkpoint;
@@ -107,7 +111,7 @@ impl ModelSource {
     }
 }
 
-/// The tokenizer of `dir`, with the template file in place of its own where one is given.
+/// The tokenizer of `dir`, with the template of a file instead of its own if one is given.
 ///
 /// # Errors
 /// When a file is missing or wrong.

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::StepRecord;
 use crate::loss::PreferenceMetrics;
 use crate::step::Objective;
+use crate::terminal::say;
 
 /// Without a terminal a line is printed every tenth of the run, and after this time without one.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -22,6 +23,10 @@ pub struct Progress {
     started: Instant,
     /// When a line was printed last, and at which step, without a terminal.
     printed: (Instant, usize),
+    /// Metrics of the records since then, each with its number of steps.
+    unprinted: Vec<(PreferenceMetrics, f64)>,
+    /// The step of the last record.
+    recorded: usize,
 }
 
 impl Progress {
@@ -31,22 +36,41 @@ impl Progress {
         bar.set_style(ProgressStyle::with_template("{bar:10} {msg}").expect("the template is valid"));
         bar.set_position(done as u64);
         let now = Instant::now();
-        Self { bar, objective, total, first: done, started: now, printed: (now, done) }
+        Self {
+            bar,
+            objective,
+            total,
+            first: done,
+            started: now,
+            printed: (now, done),
+            unprinted: Vec::new(),
+            recorded: done,
+        }
     }
 
-    /// Shows a step.
+    /// Shows a step. A printed line has the means of all steps since the last one.
     pub fn step(&mut self, record: &StepRecord) {
-        let line = self.line(record, self.started.elapsed());
+        let steps = record.step - std::mem::replace(&mut self.recorded, record.step);
+        self.unprinted.push((record.metrics, steps as f64));
+        let elapsed = self.started.elapsed();
         if self.bar.is_hidden() {
             let (at, step) = self.printed;
             let tenth = |step: usize| 10 * step / self.total;
             if tenth(record.step) > tenth(step) || at.elapsed() >= SILENCE {
-                eprintln!("{line}");
+                say(&self.line(&self.since_the_last_line(record), elapsed));
                 self.printed = (Instant::now(), record.step);
+                self.unprinted.clear();
             }
+        } else {
+            self.unprinted.clear();
         }
         self.bar.set_position(record.step as u64);
-        self.bar.set_message(line);
+        self.bar.set_message(self.line(record, elapsed));
+    }
+
+    /// The record with the means of all that was recorded since a line was printed.
+    fn since_the_last_line(&self, record: &StepRecord) -> StepRecord {
+        StepRecord { metrics: PreferenceMetrics::weighted_mean(&self.unprinted), ..*record }
     }
 
     /// Shows an evaluation.
@@ -56,7 +80,7 @@ impl Progress {
 
     /// Prints a line without disturbing the bar.
     pub fn say(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| say(line));
     }
 
     /// Ends the bar, its last state left standing.
@@ -144,6 +168,13 @@ mod tests {
             "step 110/200 55%  loss 1.500  nll 1.250  log odds 0.38  accuracy 62%  lr 8.0e-6  grad norm 2.00  \
              1234 tok/s  512 MB (peak 600)  1:30 left"
         );
+        let mut means = Progress::new(orpo, 100, 200);
+        for (step, steps, loss) in [(102, 2.0, 4.0), (103, 1.0, 1.0)] {
+            let metrics = PreferenceMetrics { loss, ..Default::default() };
+            means.unprinted.push((metrics, steps));
+            means.recorded = step;
+        }
+        assert_eq!(means.since_the_last_line(&record(103)).metrics.loss, 3.0);
         let sft = Progress::new(Objective::Sft { nll: NllTarget::Full }, 0, 4);
         assert!(sft.line(&record(1), Duration::from_secs(3600)).ends_with("3:00:00 left"));
     }

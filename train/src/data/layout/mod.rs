@@ -99,10 +99,16 @@ impl Layout {
     /// # Errors
     /// With the names there are.
     pub fn named(name: &str) -> Result<Self, String> {
-        LAYOUTS.iter().find(|spec| spec.name == name).map(Self).ok_or_else(|| {
-            let names: Vec<&str> = LAYOUTS.iter().map(|spec| spec.name).collect();
-            format!("there is no layout `{name}`; the layouts are {}", names.join(", "))
-        })
+        LAYOUTS
+            .iter()
+            .find(|spec| spec.name == name)
+            .map(Self)
+            .ok_or_else(|| format!("there is no layout `{name}`; the layouts are {}", Self::names().join(", ")))
+    }
+
+    /// The names of all layouts.
+    pub fn names() -> Vec<&'static str> {
+        LAYOUTS.iter().map(|spec| spec.name).collect()
     }
 
     /// Its name in recipes and messages.
