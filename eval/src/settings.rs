@@ -68,6 +68,11 @@ mod tests {
         check(&json!({"task": "t", "n": 1})).unwrap();
         check(&json!({"n": 1, "task": "t"})).unwrap();
         check(&json!({"n": 1, "task": "t", "later": null})).unwrap();
+        // Nothing belongs to these settings yet.
+        check(&json!({"task": "t", "n": 0})).unwrap();
+        check(&json!({"task": "t", "n": 1})).unwrap();
+        assert!(check(&json!({"task": "u", "n": 1})).is_err());
+        std::fs::write(directory.path().join("results.json"), "{}").unwrap();
         let message = check(&json!({"task": "t", "n": 2, "m": 3})).unwrap_err().to_string();
         assert!(message.contains("other settings: m null, not 3; n 1, not 2; choose another --out"), "{message}");
         std::fs::remove_file(directory.path().join(FILE_NAME)).unwrap();
