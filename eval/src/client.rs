@@ -1,19 +1,21 @@
 //! A client of OpenAI-compatible servers: model list and chat completions, with bounded retries.
 //!
 //! A request is tried again after a connection error, a timeout, a reply that is cut off or malformed, and the statuses
-//! 408, 409, 425, 429 and 5xx; any other status is the server's last word. [`Retry`] says how long to wait between
-//! tries.
+//! 408, 409, 425, 429 and 5xx, whether they are the status of the response or that of an error in its body; any other
+//! status is the server's last word. [`Retry`] says how long to wait between tries.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use reqwest::{RequestBuilder, StatusCode, Url};
-use serde::de::DeserializeOwned;
+use reqwest::{RequestBuilder, Url};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use crate::error_body::{self, ErrorBody};
+use crate::lenient_json;
+use crate::reply::{Reply, Unusable};
 pub use crate::retry::Retry;
 use crate::retry::{Pause, retry_after};
 
@@ -50,69 +52,28 @@ pub struct Message {
 }
 
 /// How a reply is sampled.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sampling {
     /// 0 asks for the likeliest token every time.
     pub temperature: f64,
     /// The most tokens of a reply.
     pub max_tokens: u32,
     /// The probability mass that tokens are drawn from; without it, what the server prefers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
     /// The seed of the sampling; without it, what the server prefers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<i64>,
 }
 
-#[derive(Serialize)]
-struct ChatRequest<'a> {
-    model: &'a str,
-    messages: &'a [Message],
-    #[serde(flatten)]
-    sampling: &'a Sampling,
-}
-
-/// A reply to a chat request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChatReply {
-    /// The text; empty where the server gave none. Reasoning that the server keeps apart (`reasoning_content`,
-    /// `reasoning`) is no part of it.
-    pub content: String,
-    /// Why the server stopped: `stop`, `length`, ...
-    pub finish_reason: Option<String>,
-    /// The tokens of the request and of the reply, where the server counts them.
-    pub usage: Option<Usage>,
-}
-
-/// Token counts of one request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Tokens of the messages.
-    pub prompt_tokens: u64,
-    /// Tokens of the reply.
-    pub completion_tokens: u64,
-}
-
-#[derive(Deserialize)]
-struct ChatResponse {
-    choices: Vec<Choice>,
-    usage: Option<Usage>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    message: ReplyMessage,
-    finish_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct ReplyMessage {
-    content: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct ModelList {
-    data: Vec<ModelCard>,
+impl Sampling {
+    /// The fields of a request.
+    pub fn fields(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(fields)) => fields,
+            _ => unreachable!("a struct of numbers is an object"),
+        }
+    }
 }
 
 /// A model that a server lists.
@@ -149,10 +110,41 @@ pub enum ClientError {
     Status {
         /// The address.
         url: String,
-        /// The HTTP status.
+        /// The HTTP status, or the status that the body names.
         status: u16,
         /// The message of the error object, or the beginning of the body.
         message: String,
+        /// The kind of error, if the server names it.
+        code: Option<String>,
+        /// The field of the request that is at fault, if the server names it.
+        param: Option<String>,
+    },
+    /// The server answered with an error that has no status.
+    #[error("{url} answered with an error: {message}")]
+    Failed {
+        /// The address.
+        url: String,
+        /// The server's words.
+        message: String,
+    },
+    /// A content filter withheld the reply.
+    #[error("{url} withheld the reply: its content filter says `{message}`")]
+    Filtered {
+        /// The address.
+        url: String,
+        /// The server's words.
+        message: String,
+    },
+    /// The address is that of a web site.
+    #[error(
+        "{url} sent a web page instead of a reply (`{title}`), perhaps because it wants a login or is not the address of the \
+         API; check the endpoint"
+    )]
+    WebPage {
+        /// The address.
+        url: String,
+        /// The title of the page.
+        title: String,
     },
     /// The server does not want to be asked for longer than anybody is ready to wait.
     #[error(
@@ -178,7 +170,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether the server is away: nobody listens, or what stands before it, or it itself while it starts or ends, says
+    /// True if the server is away: nobody listens, or what stands before it, or it itself while it starts or ends, says
     /// so.
     fn is_of_absence(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Status { status: 502..=504, .. })
@@ -239,8 +231,12 @@ impl Client {
     /// When the server cannot be reached, refuses, or sends something else.
     pub async fn models(&self) -> Result<Vec<ModelCard>, ClientError> {
         let url = format!("{}/models", self.base);
-        let list: ModelList = self.send(&url, || self.http.get(&url), async || ()).await?;
-        Ok(list.data)
+        // Some send the list itself.
+        let read = |mut body: Value| {
+            let list = if body.is_array() { body } else { body["data"].take() };
+            serde_json::from_value(list).map_err(|error| Unusable::Malformed(format!("not a list of models: {error}")))
+        };
+        self.send(&url, || self.http.get(&url), async || (), read).await
     }
 
     /// The same with at most two repetitions: whether a server is there should be known soon, unless it is one that may be
@@ -253,51 +249,28 @@ impl Client {
         Self { retry, ..self.clone() }.models().await
     }
 
-    /// Asks for one reply.
+    /// Sends a body to the chat route. Every try waits for `before_try` first, which may hold it back.
     ///
     /// # Errors
     /// When no try brought a usable reply.
-    pub async fn chat(&self, model: &str, messages: &[Message], sampling: &Sampling) -> Result<ChatReply, ClientError> {
-        let response: ChatResponse = self.post_chat(&ChatRequest { model, messages, sampling }, async || ()).await?;
-        let url = self.chat_url();
-        let usage = response.usage;
-        let Some(choice) = response.choices.into_iter().next() else {
-            return Err(ClientError::Malformed { url, problem: "`choices` is empty".into() });
-        };
-        let content = choice.message.content.unwrap_or_default();
-        Ok(ChatReply { content, finish_reason: choice.finish_reason, usage })
+    pub async fn chat(&self, body: &Value, before_try: impl AsyncFn()) -> Result<Reply, ClientError> {
+        let url = format!("{}/chat/completions", self.base);
+        self.send(&url, || self.http.post(&url).json(body), before_try, Reply::accept).await
     }
 
-    /// Sends any body to the chat route and reads the reply as `T`; a reply that is no `T` is asked for again. Every try
-    /// waits for `before_try` first, which may hold it back.
-    ///
-    /// # Errors
-    /// When no try brought a usable reply.
-    pub async fn post_chat<T: DeserializeOwned>(
-        &self,
-        body: &impl Serialize,
-        before_try: impl AsyncFn(),
-    ) -> Result<T, ClientError> {
-        let url = self.chat_url();
-        self.send(&url, || self.http.post(&url).json(body), before_try).await
-    }
-
-    fn chat_url(&self) -> String {
-        format!("{}/chat/completions", self.base)
-    }
-
-    /// Sends a request, again and again as far as the policy allows, and reads the reply.
-    async fn send<T: DeserializeOwned>(
+    /// Sends a request, again and again as far as the policy allows, and reads the response.
+    async fn send<T>(
         &self,
         url: &str,
         request: impl Fn() -> RequestBuilder,
         before_try: impl AsyncFn(),
+        read: impl Fn(Value) -> Result<T, Unusable>,
     ) -> Result<T, ClientError> {
         let mut repetition = 0;
         let mut away_since = None;
         loop {
             before_try().await;
-            let failure = match self.try_once(url, request()).await {
+            let failure = match self.try_once(url, request(), &read).await {
                 Ok(reply) => return Ok(reply),
                 Err(failure) => failure,
             };
@@ -321,7 +294,12 @@ impl Client {
         }
     }
 
-    async fn try_once<T: DeserializeOwned>(&self, url: &str, request: RequestBuilder) -> Result<T, Failure> {
+    async fn try_once<T>(
+        &self,
+        url: &str,
+        request: RequestBuilder,
+        read: impl Fn(Value) -> Result<T, Unusable>,
+    ) -> Result<T, Failure> {
         let unreachable = |error: reqwest::Error| Failure {
             error: ClientError::Unreachable { url: url.to_owned(), problem: cause(&error) },
             again: true,
@@ -335,18 +313,69 @@ impl Client {
         let status = response.status();
         let retry_after = retry_after(response.headers(), chrono::Utc::now());
         let body = response.bytes().await.map_err(unreachable)?;
-        if !status.is_success() {
-            return Err(Failure {
-                error: ClientError::Status { url: url.to_owned(), status: status.as_u16(), message: message(&body) },
-                again: is_passing(status),
-                retry_after,
-            });
+        let failure = if status.is_success() {
+            match read_body(&body, read) {
+                Ok(read) => return Ok(read),
+                Err(unusable) => Failure::of_body(url, &body, unusable),
+            }
+        } else {
+            Failure::of_status(url, status.as_u16(), ErrorBody::of_failure(&body))
+        };
+        Err(Failure { retry_after, ..failure })
+    }
+}
+
+/// Reads the body of a response with a good status.
+fn read_body<T>(body: &[u8], read: impl Fn(Value) -> Result<T, Unusable>) -> Result<T, Unusable> {
+    match lenient_json::parse(body) {
+        Ok(value) => read(value).map_err(|unusable| match unusable {
+            Unusable::Malformed(problem) => {
+                Unusable::Malformed(format!("{problem}; it begins `{}`", error_body::beginning(body)))
+            }
+            told => told,
+        }),
+        Err(_) if body.trim_ascii().is_empty() => Err(Unusable::Malformed("its body is empty".into())),
+        Err(error) => {
+            let beginning = error_body::beginning(body);
+            Err(Unusable::Malformed(format!("not JSON ({error}); it begins `{beginning}`")))
         }
-        serde_json::from_slice(&body).map_err(|error| Failure {
-            error: ClientError::Malformed { url: url.to_owned(), problem: error.to_string() },
-            again: true,
-            retry_after: None,
-        })
+    }
+}
+
+impl Failure {
+    /// A response whose HTTP status says that it is an error.
+    fn of_status(url: &str, status: u16, error: ErrorBody) -> Self {
+        let again = error_body::is_passing(status) && !error.is_about_money();
+        Self::of_error(url, Some(status), error, again)
+    }
+
+    /// A response with a good status and a body that is no reply.
+    fn of_body(url: &str, body: &[u8], unusable: Unusable) -> Self {
+        let url = || url.to_owned();
+        let (error, again) = match unusable {
+            Unusable::Failed(mut error) => {
+                let again = error.is_passing().unwrap_or(true);
+                error.message += " (the HTTP status was good)";
+                return Self::of_error(&url(), error.status, error, again);
+            }
+            Unusable::Filtered(message) => (ClientError::Filtered { url: url(), message }, false),
+            Unusable::Malformed(problem) => match error_body::web_page(body) {
+                Some(title) => (ClientError::WebPage { url: url(), title }, false),
+                None => (ClientError::Malformed { url: url(), problem }, true),
+            },
+        };
+        Self { error, again, retry_after: None }
+    }
+
+    fn of_error(url: &str, status: Option<u16>, error: ErrorBody, again: bool) -> Self {
+        let (url, ErrorBody { message, code, param, .. }) = (url.to_owned(), error);
+        let is_filter = |code: &String| code.contains("content_filter") || code.contains("content_policy");
+        let error = match status {
+            Some(400) | None if code.as_ref().is_some_and(is_filter) => ClientError::Filtered { url, message },
+            Some(status) => ClientError::Status { url, status, message, code, param },
+            None => ClientError::Failed { url, message },
+        };
+        Self { error, again, retry_after: None }
     }
 }
 
@@ -360,26 +389,10 @@ fn base(url: &Url) -> String {
     if base.ends_with("/v1") { base.to_owned() } else { format!("{base}/v1") }
 }
 
-/// Whether a status may be another one later.
-fn is_passing(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status.as_u16(), 408 | 409 | 425 | 429)
-}
-
-/// The message of an OpenAI error object, else the beginning of the body.
-fn message(body: &[u8]) -> String {
-    let object: Option<Value> = serde_json::from_slice(body).ok();
-    let error = object.as_ref().and_then(|object| object.get("error"));
-    let text = error.and_then(|error| error.get("message").or(Some(error))).and_then(|message| message.as_str());
-    match text {
-        Some(text) => text.to_owned(),
-        None => String::from_utf8_lossy(body).trim().chars().take(200).collect(),
-    }
-}
-
 /// The innermost cause of a transport error: the outer ones repeat the address.
 fn cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return "no answer in time; --timeout-secs sets how long to wait".into();
+        return "no answer in time; --timeout-secs (for a judge, --judge-timeout-secs) sets how long to wait".into();
     }
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
@@ -406,11 +419,61 @@ mod tests {
         }
     }
 
+    /// The error that a body with a good status becomes, and whether the request is sent again.
+    fn failure(body: &str) -> (String, bool) {
+        let unusable = read_body(body.as_bytes(), Reply::accept).unwrap_err();
+        let Failure { error, again, .. } = Failure::of_body("URL", body.as_bytes(), unusable);
+        (error.to_string(), again)
+    }
+
     #[test]
-    fn error_bodies_are_read_for_their_message() {
-        assert_eq!(message(br#"{"error": {"message": "too long"}}"#), "too long");
-        assert_eq!(message(br#"{"error": "busy"}"#), "busy");
-        assert_eq!(message(b"<html>"), "<html>");
+    fn a_good_status_with_an_error_is_an_error_whose_code_decides() {
+        let good = "(the HTTP status was good)";
+        for (body, message, again) in [
+            (
+                r#"{"error": {"message": "overloaded", "code": 429}}"#,
+                format!("URL answered 429: overloaded {good}"),
+                true,
+            ),
+            (
+                r#"{"choices": null, "error": {"message": "no", "code": 400}}"#,
+                format!("URL answered 400: no {good}"),
+                false,
+            ),
+            (r#"{"error": "busy"}"#, format!("URL answered with an error: busy {good}"), true),
+            (
+                r#"{"choices": [{"message": {"content": "half"}, "finish_reason": "content_filter"}]}"#,
+                "URL withheld the reply: its content filter says `content_filter`".to_owned(),
+                false,
+            ),
+            ("", "URL sent a reply that cannot be used: its body is empty".to_owned(), true),
+            ("{}", "URL sent a reply that cannot be used: it has no `choices`; it begins `{}`".to_owned(), true),
+        ] {
+            assert_eq!(failure(body), (message, again), "{body}");
+        }
+        let (message, again) = failure("<html><title>Log in</title></html>");
+        assert!(message.starts_with("URL sent a web page instead of a reply (`Log in`)") && !again, "{message}");
+        let (message, again) = failure(r#"data: {"choices": []}"#);
+        assert!(
+            message.contains("not JSON") && message.ends_with(r#"it begins `data: {"choices": []}`"#) && again,
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_bad_status_is_repeated_unless_waiting_is_of_no_use() {
+        let again =
+            |status, body: &str| Failure::of_status("URL", status, ErrorBody::of_failure(body.as_bytes())).again;
+        assert!(
+            again(429, "{}")
+                && again(500, "{}")
+                && again(529, r#"{"error": {"type": "overloaded_error", "message": "m"}}"#)
+        );
+        assert!(!again(400, "{}") && !again(401, r#"{"error": {"message": "m", "code": 500}}"#));
+        assert!(!again(429, r#"{"error": {"message": "m", "code": "insufficient_quota"}}"#));
+        assert!(again(500, r#"{"error": {"message": "m", "code": 400}}"#));
+        let filtered = ErrorBody::of_failure(br#"{"error": {"message": "m", "code": "content_filter"}}"#);
+        assert!(matches!(Failure::of_status("URL", 400, filtered).error, ClientError::Filtered { .. }));
     }
 
     #[test]

@@ -16,26 +16,32 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Around it: [`client`] asks servers, [`judge`] asks models for verdicts, [`store`] keeps what they said,
-//! [`reasoning`] leaves of it what is to be judged, [`stats`] puts intervals around numbers, [`results`] is the file
-//! that a run leaves, [`report`] makes a page of them, [`official`] fetches published data, and [`cli`] ties them to a
-//! command line.
+//! Around it: [`client`] asks a server for a [`reply`], [`asking`] asks it many questions, [`judge`] asks models for
+//! verdicts, [`store`] keeps what they said, [`reasoning`] leaves of it what is to be judged, [`stats`] puts intervals around
+//! numbers, [`results`] is the file that a run leaves, [`report`] makes a page of them, [`official`] fetches published data,
+//! and [`cli`] ties them to a command line.
 
 pub mod alpaca;
+pub mod asking;
+pub mod body;
 pub mod breaker;
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod compare;
+pub mod error_body;
 pub mod ifeval;
 pub mod jsonl;
 pub mod judge;
+pub mod lenient_json;
 pub mod mt_bench;
 pub mod official;
 pub mod progress;
 pub mod python_json;
 pub mod python_random;
 pub mod reasoning;
+mod rejection;
+pub mod reply;
 pub mod report;
 pub mod results;
 mod retry;

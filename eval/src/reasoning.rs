@@ -18,9 +18,12 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// How reasoning is marked. As text: `think`, `harmony` or `START...END`.
+/// How reasoning is marked. As text: `auto`, `think`, `harmony` or `START...END`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
+    /// Any of the marks that are known, where the reasoning stands in front of the answer: everything up to the last end
+    /// mark is reasoning. A start mark in the middle of an answer is a mention of it.
+    Auto,
     /// `<think>...</think>` in any case.
     Think,
     /// The channels of gpt-oss: `<|channel|>analysis<|message|>...<|end|>`; the channel `final` holds the answer.
@@ -39,12 +42,13 @@ impl FromStr for Format {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match (text, text.split_once("...")) {
+            ("auto", _) => Ok(Self::Auto),
             ("think", _) => Ok(Self::Think),
             ("harmony", _) => Ok(Self::Harmony),
             (_, Some((start, end))) if !start.is_empty() && !end.is_empty() => {
                 Ok(Self::Delimiters { start: start.into(), end: end.into() })
             }
-            _ => Err("`think`, `harmony` or two delimiters written START...END are needed".into()),
+            _ => Err("use `auto`, `think`, `harmony` or two delimiters written START...END".into()),
         }
     }
 }
@@ -52,6 +56,7 @@ impl FromStr for Format {
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Auto => f.write_str("auto"),
             Self::Think => f.write_str("think"),
             Self::Harmony => f.write_str("harmony"),
             Self::Delimiters { start, end } => write!(f, "{start}...{end}"),
@@ -69,21 +74,30 @@ pub struct Stripped {
 /// Takes out reasoning in some formats.
 #[derive(Debug, Clone, Default)]
 pub struct Reasoning {
-    formats: Vec<(Format, Option<Blocks>)>,
+    formats: Vec<(Format, Finder)>,
+}
+
+/// Finds the reasoning of one format.
+#[derive(Debug, Clone)]
+enum Finder {
+    Leading,
+    Blocks(Blocks),
+    Harmony,
 }
 
 impl Reasoning {
     /// Takes out reasoning in these formats, one after the other. Without formats nothing is taken out.
     pub fn new(formats: impl IntoIterator<Item = Format>) -> Self {
-        let with_blocks = |format: Format| {
-            let blocks = match &format {
-                Format::Think => Some(Blocks::new("(?i)", "<think>", "</think>")),
-                Format::Harmony => None,
-                Format::Delimiters { start, end } => Some(Blocks::new("", start, end)),
+        let with_finder = |format: Format| {
+            let finder = match &format {
+                Format::Auto => Finder::Leading,
+                Format::Think => Finder::Blocks(Blocks::new("(?i)", "<think>", "</think>")),
+                Format::Harmony => Finder::Harmony,
+                Format::Delimiters { start, end } => Finder::Blocks(Blocks::new("", start, end)),
             };
-            (format, blocks)
+            (format, finder)
         };
-        Self { formats: formats.into_iter().map(with_blocks).collect() }
+        Self { formats: formats.into_iter().map(with_finder).collect() }
     }
 
     /// The formats.
@@ -94,11 +108,12 @@ impl Reasoning {
     /// What is left of a text; none if there is no reasoning in it.
     pub fn strip(&self, text: &str) -> Option<Stripped> {
         let mut left: Option<String> = None;
-        for (_, blocks) in &self.formats {
+        for (_, finder) in &self.formats {
             let text = left.as_deref().unwrap_or(text);
-            let found = match blocks {
-                Some(blocks) => blocks.strip(text),
-                None => strip_harmony(text),
+            let found = match finder {
+                Finder::Leading => strip_leading(text),
+                Finder::Blocks(blocks) => blocks.strip(text),
+                Finder::Harmony => strip_harmony(text),
             };
             match found {
                 Some(Stripped { answer: Some(answer) }) => left = Some(answer),
@@ -108,6 +123,47 @@ impl Reasoning {
         }
         left.map(|answer| Stripped { answer: Some(answer) })
     }
+}
+
+/// Whether a response begins with reasoning in any of the known formats.
+pub fn begins_with_reasoning(response: &str) -> bool {
+    strip_leading(response).is_some()
+}
+
+/// The marks around reasoning of DeepSeek, Qwen and most others; of models that were told to write such tags; of Seed,
+/// Magistral, Kimi, Command A, OpenThoughts, Gemma and MedGemma.
+const MARKS: [(&str, &str); 11] = [
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("\u{25c1}think\u{25b7}", "\u{25c1}/think\u{25b7}"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<unused94>", "<unused95>"),
+];
+
+/// Takes out what stands in front of the last end mark. Templates often put the start mark into the prompt, so that it may be
+/// missing here.
+fn strip_leading(text: &str) -> Option<Stripped> {
+    static START: LazyLock<Regex> = LazyLock::new(|| any_of("^\\s*", MARKS.map(|(start, _)| start)));
+    static END: LazyLock<Regex> = LazyLock::new(|| any_of("", MARKS.map(|(_, end)| end)));
+    if ["<|start|>", "<|channel|>", "assistant<|channel|>"].iter().any(|header| text.trim_start().starts_with(header)) {
+        return strip_harmony(text);
+    }
+    match END.find_iter(text).last() {
+        Some(end) => Some(Stripped { answer: Some(text[end.end()..].trim_start().to_owned()) }),
+        None => START.is_match(text).then_some(Stripped { answer: None }),
+    }
+}
+
+/// A pattern for any of some literal texts, in any case, behind a pattern.
+fn any_of(before: &str, texts: [&str; MARKS.len()]) -> Regex {
+    let texts = texts.map(regex::escape).join("|");
+    Regex::new(&format!("(?i){before}(?:{texts})")).expect("escaped text is a valid pattern")
 }
 
 /// Blocks between two delimiters.
@@ -270,6 +326,32 @@ mod tests {
     }
 
     #[test]
+    fn leading_reasoning_is_known_by_any_mark() {
+        for (start, end) in MARKS {
+            let text = |before: &str| format!("{before}{start}a [[3]]{end}\n\nb ");
+            assert_answers(
+                &["auto"],
+                &[(&text(""), Some("b ")), (&text(" \n"), Some("b ")), (&format!("{start}a"), None)],
+            );
+            assert_answers(&["auto"], &[(&format!("a{end}b"), Some("b"))]);
+            assert_eq!(strip(&["auto"], &format!("b mentions {start} only")), None, "{start}");
+        }
+        let cases = [
+            ("<THINK>a</Think>b", Some("b")),
+            ("<think>an answer with </think> in it</think>b", Some("b")),
+            ("<think>a</think>the mark <think> is mentioned", Some("the mark <think> is mentioned")),
+            ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b", Some("b")),
+            ("<|channel|>analysis<|message|>a", None),
+        ];
+        assert_answers(&["auto"], &cases);
+        for text in ["", "a", "think> a", "</ think>", "It leaks <|channel|> marks."] {
+            assert_eq!(strip(&["auto"], text), None, "{text:?}");
+            assert!(!begins_with_reasoning(text));
+        }
+        assert!(begins_with_reasoning("<think>a</think>b") && begins_with_reasoning("<think>a"));
+    }
+
+    #[test]
     fn delimiters_are_literal() {
         let cases = [("[THINK]a.*[/THINK]b", Some("b")), ("a[/THINK]b", Some("b")), ("[THINK]b", None)];
         assert_answers(&["[THINK]...[/THINK]"], &cases);
@@ -287,7 +369,7 @@ mod tests {
         assert_answers(&["harmony", "think"], &[(text, Some("b")), ("<think>a</think>b", Some("b"))]);
         assert_eq!(strip(&["harmony", "think"], "b"), None);
         assert_eq!(strip(&[], "<think>a"), None);
-        for format in ["think", "harmony", "<a>...</a>"] {
+        for format in ["auto", "think", "harmony", "<a>...</a>"] {
             assert_eq!(format.parse::<Format>().unwrap().to_string(), format);
         }
     }

@@ -5,9 +5,8 @@ use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::client::Sampling;
 use crate::jsonl::{self, InputError};
 use crate::stats::Proportion;
 pub use crate::stats::{Metric, Missing};
@@ -36,8 +35,8 @@ pub struct Results {
     pub model: Option<String>,
     /// Where it was asked.
     pub endpoint: Option<String>,
-    /// How its replies were sampled.
-    pub sampling: Option<Sampling>,
+    /// The fields of the requests to it beside model and messages.
+    pub sampling: Option<Map<String, Value>>,
     /// The system message in front of every prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
@@ -84,6 +83,12 @@ pub struct Counts {
     /// Those of them whose reasoning did not end, so that their answer is empty.
     #[serde(default)]
     pub unterminated_reasoning: usize,
+    /// Scored items whose response is a refusal that the server marked as one.
+    #[serde(default)]
+    pub refused: usize,
+    /// Scored items whose response is empty.
+    #[serde(default)]
+    pub empty: usize,
     /// How often the last run repeated a request.
     #[serde(default)]
     pub retries: usize,
@@ -199,7 +204,7 @@ mod tests {
             by_instruction: BTreeMap::new(),
             model: Some("m".into()),
             endpoint: None,
-            sampling: Some(Sampling { temperature: 0.0, max_tokens: 8, top_p: Some(0.5), seed: None }),
+            sampling: Some(Map::from_iter([("temperature".into(), 0.0.into()), ("max_tokens".into(), 8.into())])),
             system: Some("s".into()),
             requests: Some(RequestSettings { concurrency: 1, timeout_secs: 2, retries: 3 }),
             strip_reasoning: vec!["think".into()],

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::client::{ApiKey, Client, ClientError, ModelCard, Retry, Sampling};
+use crate::asking::Hopeless;
+use crate::body::Edits;
+use crate::client::{ApiKey, Client, ClientError, Message, ModelCard, Retry, Sampling};
 
 /// The server to ask, and how.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub struct Server {
     pub key: Option<ApiKey>,
     /// How replies are sampled.
     pub sampling: Sampling,
+    /// What the user changes in the bodies of requests.
+    pub edits: Edits,
     /// The system message in front of every prompt.
     pub system: Option<String>,
     /// The number of requests in flight.
@@ -36,6 +40,9 @@ pub enum ServerError {
     /// It does not answer, or refuses.
     #[error("{0}; is the server up, and --endpoint right?")]
     Silent(ClientError),
+    /// It answers, but no question of the run.
+    #[error("the model cannot be asked: {0}")]
+    Hopeless(Hopeless),
     /// It names no model.
     #[error("{url}/models lists no model; name one with --model")]
     NoModel {
@@ -73,9 +80,58 @@ impl Server {
                 models.into_iter().next().ok_or_else(none)?
             }
             (Err(ClientError::Status { status, .. }), Some(model)) if !matches!(status, 401 | 403) => unlisted(model),
-            (Err(ClientError::Malformed { .. }), Some(model)) => unlisted(model),
+            (Err(ClientError::Malformed { .. } | ClientError::WebPage { .. }), Some(model)) => unlisted(model),
             (Err(error), _) => return Err(ServerError::Silent(error)),
         };
         Ok(Connected { client, model: card.id, lineage: card.lineage })
+    }
+
+    /// The body of a request for the next message of a conversation, behind the system message if there is one.
+    pub fn body(&self, model: &str, conversation: &[Message], sampling: &Sampling) -> Value {
+        let system = self.system.clone().map(|content| Message { role: "system", content });
+        let messages: Vec<&Message> = system.iter().chain(conversation).collect();
+        let mut body = Map::new();
+        body.insert("model".into(), model.into());
+        body.insert("messages".into(), serde_json::to_value(messages).expect("texts are JSON"));
+        body.extend(sampling.fields());
+        self.edits.apply(&mut body);
+        body.into()
+    }
+
+    /// The fields of a request beside model and messages, as they are sent.
+    pub fn parameters(&self) -> Map<String, Value> {
+        let mut parameters = self.sampling.fields();
+        self.edits.apply(&mut parameters);
+        parameters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::Edit;
+    use serde_json::json;
+
+    #[test]
+    fn a_body_is_what_the_user_asked_for() {
+        let edits = ["max_tokens=", "max_completion_tokens=9", "top_k=3"];
+        let server = Server {
+            endpoint: String::new(),
+            model: None,
+            key: None,
+            sampling: Sampling { temperature: 0.0, max_tokens: 7, top_p: None, seed: Some(1) },
+            edits: edits.map(|edit| edit.parse::<Edit>().unwrap()).into_iter().collect(),
+            system: Some("s".into()),
+            concurrency: 1,
+            timeout: Duration::ZERO,
+            retry: Retry::default(),
+        };
+        let user = Message { role: "user", content: "u".into() };
+        let warm = Sampling { temperature: 0.7, ..server.sampling.clone() };
+        let expected = json!({"model": "m", "temperature": 0.7, "seed": 1, "max_completion_tokens": 9, "top_k": 3,
+            "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]});
+        assert_eq!(server.body("m", &[user], &warm), expected);
+        let expected = json!({"temperature": 0.0, "seed": 1, "max_completion_tokens": 9, "top_k": 3});
+        assert_eq!(Value::Object(server.parameters()), expected);
     }
 }

@@ -166,7 +166,7 @@ fn a_run_from_the_first_answer_to_the_leaderboard() {
     assert_eq!(results["lc"], Value::Null);
     assert!(results["lc_missing"].as_str().unwrap().contains("df_gamed.csv"));
     let counts = json!({"total": 5, "scored": 5, "unscored": 0, "errors": 0, "truncated": 1, "stripped_reasoning": 0,
-        "unterminated_reasoning": 0, "retries": 0, "no_answer": 0, "no_verdict": 0, "unparsed": 0, "n_wins": 3,
+        "unterminated_reasoning": 0, "refused": 0, "empty": 0, "retries": 0, "no_answer": 0, "no_verdict": 0, "unparsed": 0, "n_wins": 3,
         "n_wins_base": 1, "n_draws": 1, "n_total": 5});
     assert_eq!(results["counts"], counts);
     assert_eq!(results["avg_length"], (3 * 11 + 10 + "reference for same".len()) / 5);

@@ -87,7 +87,10 @@ fn a_judge_decides_in_both_orders() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let message = stderr(&output);
     assert!(message.contains("left out for want of a counterpart: 1 answer of A and 0 answers of B"), "{message}");
-    assert!(message.contains("1 of 5 pairs are not decided; the first: the reply has no verdict"), "{message}");
+    assert!(
+        message.contains("1 of 5 pairs are not decided; the first: the judge's reply holds no verdict"),
+        "{message}"
+    );
     let results: Value = serde_json::from_slice(&output.stdout).unwrap();
     let winners: Vec<Value> = samples(&out).iter().map(|sample| sample["winner"].clone()).collect();
     assert_eq!(winners, [json!("a"), json!("b"), json!("tie"), json!("tie"), Value::Null]);

@@ -136,7 +136,7 @@ fn a_run_survives_busy_broken_and_half_replies() {
     assert_eq!(results["endpoint"], format!("{endpoint}/v1"));
     assert_eq!(results["sampling"], json!({"temperature": 0.0, "max_tokens": 77}));
     let counts = json!({"total": 5, "scored": 5, "unscored": 0, "errors": 0, "truncated": 1, "stripped_reasoning": 0,
-        "unterminated_reasoning": 0, "retries": 3});
+        "unterminated_reasoning": 0, "refused": 0, "empty": 0, "retries": 3});
     assert_eq!(results["counts"], counts);
     assert_eq!(results["requests"], json!({"concurrency": 8, "timeout_secs": 300, "retries": 5}));
     assert!(

@@ -13,11 +13,14 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use orpo_eval::asking::Party;
+use orpo_eval::body::Edits;
 use orpo_eval::client::{Client, Retry};
 use orpo_eval::judge::cost::Prices;
 use orpo_eval::judge::verdicts::VerdictStore;
 use orpo_eval::judge::{Judge, JudgeError, Outcome, Pace, Reply, Request, Tally};
 use orpo_eval::progress::Progress;
+use orpo_eval::reasoning::{Format, Reasoning};
 use serde_json::{Value, json};
 
 /// What has been asked, in order; and the most requests that were open at a time.
@@ -85,10 +88,14 @@ fn judge(endpoint: &str, concurrency: usize) -> Judge {
         Retry { retries: 3, first: Duration::from_millis(5), longest: Duration::from_secs(1), ..Retry::default() };
     Judge {
         client: Client::new(endpoint, None, Duration::from_secs(1), retry).unwrap(),
+        party: Party::Judge,
         concurrency,
         pace: Pace::new(None, None),
         prices: None,
         max_cost: None,
+        edits: Edits::default(),
+        reasoning: Reasoning::new([Format::Auto]),
+        retry_unscored: false,
     }
 }
 

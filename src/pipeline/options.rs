@@ -37,12 +37,13 @@ pub struct Section {
 const OFFICIAL: &str = "official";
 
 /// How a model's answers are got, in every task that asks for some.
-const ANSWERS: [Key; 10] = [
+const ANSWERS: [Key; 11] = [
     ("max_tokens", "--max-tokens", What),
     ("temperature", "--temperature", What),
     ("top_p", "--top-p", What),
     ("seed", "--seed", What),
     ("system", "--system", What),
+    ("body", "--body", What),
     ("strip_reasoning", "--strip-reasoning", What),
     ("concurrency", "--concurrency", How),
     ("timeout_secs", "--timeout-secs", How),
@@ -111,6 +112,9 @@ pub const JUDGE: Section = Section {
     keys: &[&[
         ("endpoint", "--judge-endpoint", How),
         ("model", "--judge-model", What),
+        ("body", "--judge-body", What),
+        ("strip_reasoning", "--judge-strip-reasoning", What),
+        ("retry_unscored", "--retry-unscored", How),
         ("api_key_env", "--judge-api-key-env", How),
         ("api_key_file", "--judge-api-key-file", HowFile),
         ("concurrency", "--judge-concurrency", How),

@@ -1,10 +1,14 @@
 //! The model's answers: asked for, or from a file, and put beside the baseline's.
 
-use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+
+use serde_json::Value;
 
 use super::comparison::{Comparison, Problem};
 use super::outputs::{Output, Outputs};
-use crate::client::Sampling;
+use crate::asking::{Hopeless, Party};
+use crate::body::Edits;
+use crate::client::Message;
 use crate::jsonl::InputError;
 use crate::judge::verdicts::VerdictStore;
 use crate::judge::{Judge, JudgeError, Outcome, Pace, Request};
@@ -32,6 +36,9 @@ pub enum AnswerError {
     /// It went away before the first answer.
     #[error("{0}; is the server up, and --endpoint right?")]
     Silent(crate::client::ClientError),
+    /// It answers no question of the run.
+    #[error("the model cannot be asked: {0}")]
+    Hopeless(Hopeless),
     /// The file of the answers.
     #[error(transparent)]
     File(#[from] InputError),
@@ -51,48 +58,44 @@ pub async fn ask(
 ) -> Result<(Vec<Comparison>, Respondent), AnswerError> {
     let Connected { client, model, lineage } = server.connect().await?;
     let endpoint = client.base().to_owned();
-    let requests: Vec<Request> =
-        references.iter().map(|reference| request(&model, server, &reference.instruction)).collect();
+    let request = |reference: &Output| {
+        let user = Message { role: "user", content: reference.instruction.clone() };
+        Request::new(server.body(&model, &[user], &server.sampling))
+    };
+    let requests: Vec<Request> = references.iter().map(request).collect();
     // Asking and keeping is the same for answers as for verdicts.
-    let asker =
-        Judge { client, concurrency: server.concurrency, pace: Pace::new(None, None), prices: None, max_cost: None };
+    let asker = Judge {
+        client,
+        party: Party::Model,
+        concurrency: server.concurrency,
+        pace: Pace::new(None, None),
+        prices: None,
+        max_cost: None,
+        edits: Edits::default(),
+        reasoning: Reasoning::default(),
+        retry_unscored: false,
+    };
     let (outcomes, _) = asker.ask(&requests, store, |_| Ok(()), progress).await.map_err(|error| match error {
         JudgeError::Store(error) => AnswerError::File(error),
         JudgeError::Unreachable(error) => AnswerError::Silent(error),
+        JudgeError::Hopeless(end) => AnswerError::Hopeless(end),
         JudgeError::Unfit { .. } => unreachable!("every reply is fit"),
     })?;
     let comparison = |(reference, outcome): (&Output, Outcome)| {
         let comparison = of_reference(reference);
         match outcome {
             Outcome::Replied(reply) => Comparison {
-                response: Some(reply.content().unwrap_or_default().to_owned()),
-                finish_reason: reply.finish_reason().map(str::to_owned),
+                response: Some(reply.answer()),
+                finish_reason: reply.finish_reason().map(Cow::into_owned),
                 ..comparison
             },
-            Outcome::Failed(reason) => Comparison { problem: Some(Problem::Unanswered(reason)), ..comparison },
-            Outcome::NotAsked(_) => {
-                let reason = "not asked: the server had stopped answering".into();
+            Outcome::Failed(reason) | Outcome::NotAsked(reason) => {
                 Comparison { problem: Some(Problem::Unanswered(reason)), ..comparison }
             }
         }
     };
     let comparisons = references.iter().zip(outcomes).map(comparison).collect();
     Ok((comparisons, Respondent { model, endpoint, lineage }))
-}
-
-fn request(model: &str, server: &Server, instruction: &str) -> Request {
-    let mut messages = Vec::new();
-    if let Some(system) = &server.system {
-        messages.push(json!({"role": "system", "content": system}));
-    }
-    messages.push(json!({"role": "user", "content": instruction}));
-    let mut body = Map::new();
-    body.insert("model".into(), model.into());
-    body.insert("messages".into(), messages.into());
-    let sampling: &Sampling = &server.sampling;
-    let Ok(Value::Object(sampling)) = serde_json::to_value(sampling) else { unreachable!("a struct is an object") };
-    body.extend(sampling);
-    Request::new(Value::Object(body))
 }
 
 /// Puts the answers of a file beside the baseline's, in the order of the latter. An instruction that the file does not

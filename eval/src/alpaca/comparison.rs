@@ -3,6 +3,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::reply::{LENGTH, REFUSAL};
+
 /// A model's answer beside the baseline's.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Comparison {
@@ -30,6 +32,23 @@ pub struct Comparison {
     pub price: Option<f64>,
     /// Why there is no preference.
     pub problem: Option<Problem>,
+}
+
+impl Comparison {
+    /// True if the model's answer is a refusal that its server marked as one.
+    pub fn is_refusal(&self) -> bool {
+        self.finish_reason.as_deref() == Some(REFUSAL)
+    }
+
+    /// True if the model's answer was cut off at the token limit.
+    pub fn is_truncated(&self) -> bool {
+        self.finish_reason.as_deref() == Some(LENGTH)
+    }
+
+    /// True if the model answered nothing.
+    pub fn is_empty(&self) -> bool {
+        self.response.as_deref().is_some_and(|response| response.trim().is_empty())
+    }
 }
 
 /// Why a comparison has no preference.

@@ -1,5 +1,7 @@
 //! Asking the judge which of two answers is better.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::comparison::{Comparison, Problem};
@@ -66,7 +68,7 @@ pub async fn ask(
         let comparison = &mut comparisons[index];
         match outcome {
             Outcome::Replied(reply) => {
-                match annotator.parser.parse(&reply) {
+                match annotator.preference(judge, request, &reply) {
                     Ok(preference) if comparison.is_switched == Some(true) => {
                         comparison.preference = Some(3.0 - preference)
                     }
@@ -88,6 +90,6 @@ pub async fn ask(
 fn raw_completion(annotator: &Annotator, reply: &Reply) -> Value {
     match annotator.parser {
         Parser::LogProb(_) => Value::from(reply.clone())["choices"][0].take(),
-        Parser::Text { .. } => reply.tool_arguments().or(reply.content()).into(),
+        Parser::Text { .. } => reply.tool_arguments().or(reply.content()).map(Cow::into_owned).into(),
     }
 }

@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 
 use super::judge::JudgeArgs;
-use super::requests::{Requests, at_least_one, share};
+use super::requests::{Requests, at_least_one, note_responses, share};
 use super::{DONE, INCOMPLETE, print, runtime};
 use crate::alpaca::annotations::{self, Names};
 use crate::alpaca::answers;
@@ -102,8 +102,9 @@ pub(super) struct Alpaca {
     /// Exit with 1 if a larger share than this has no preference
     #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
     max_unscored: f64,
-    /// Take reasoning out of answers before they are judged: `think` (<think>...</think>), `harmony` (all but the final
-    /// channel), or two literal delimiters START...END; reasoning that does not end leaves an empty answer
+    /// Take reasoning out of answers before they are judged: `auto` (all known marks, in front of the answer), `think`
+    /// (<think>...</think>), `harmony` (all but the final channel), or two literal delimiters START...END; reasoning that
+    /// does not end leaves an empty answer
     #[arg(long, value_name = "FORMAT", conflicts_with = "annotations")]
     strip_reasoning: Vec<Format>,
     #[command(flatten)]
@@ -138,11 +139,19 @@ pub(super) fn run(arguments: &Alpaca) -> anyhow::Result<u8> {
         eprintln!("note: nothing was saved; --out DIR keeps the annotations and the results");
     }
     let counts = &evaluation.results.counts;
+    if arguments.annotations.is_none() {
+        let responses = evaluation.comparisons.iter().filter_map(|comparison| comparison.response.as_deref());
+        note_responses(counts, responses, 0, "the judge sees as part of them");
+    }
     if counts.truncated > 0 {
         let answers = count(counts.truncated, "answer");
         eprintln!("warning: {answers} cut off at the token limit; --max-tokens raises it");
     }
-    Ok(report_unscored(&evaluation, arguments.max_unscored))
+    let code = report_unscored(&evaluation, arguments.max_unscored);
+    if arguments.annotations.is_none() && evaluation.summary.counts.unparsed > 0 {
+        arguments.judge.advise_on_unread();
+    }
+    Ok(code)
 }
 
 /// The files of the length regression, or why there are none.
@@ -191,7 +200,7 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
     };
     let reference = Outputs::read(arguments.reference.as_deref().context("--reference is needed")?)?;
     let references = &reference.rows[..arguments.limit.unwrap_or(usize::MAX).min(reference.rows.len())];
-    let judge = arguments.judge.judge()?;
+    let judge = arguments.judge.judge(Some(Format::Auto))?;
     let judge_model = arguments.judge.judge_model.clone().or(annotator.model.clone());
     let judge_model = judge_model.context("--judge-model is needed: the annotator names none")?;
     let runtime = runtime()?;
@@ -226,9 +235,16 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
     let reasoning = Reasoning::new(arguments.strip_reasoning.clone());
     let (stripped, unterminated) = answers::strip_reasoning(&mut comparisons, &reasoning);
 
+    let count = |is: fn(&Comparison) -> bool| comparisons.iter().filter(|comparison| is(comparison)).count();
+    let (refused, empty) = (count(Comparison::is_refusal), count(Comparison::is_empty));
+
     let templating = if arguments.official_templating { Templating::Official } else { Templating::Safe };
-    let plan = verdicts::plan(&mut comparisons, &annotator, &judge_model, templating);
+    let mut plan = verdicts::plan(&mut comparisons, &annotator, &judge_model, templating);
+    judge.edit(&mut plan.requests);
     let mut store = arguments.judge.open_verdicts(arguments.out.as_deref())?;
+    judge.forget_unread(&plan.requests, &mut store, |_, request, reply| {
+        annotator.preference(&judge, request, reply).is_ok()
+    });
     let estimate = judge.estimate(&plan.requests, &store);
     arguments.judge.confirm(&estimate, plan.requests.len() - estimate.requests)?;
     let progress = Progress::new(arguments.quiet);
@@ -248,6 +264,8 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
         results.strip_reasoning = reasoning.formats().map(ToString::to_string).collect();
         results.counts.stripped_reasoning = stripped;
         results.counts.unterminated_reasoning = unterminated;
+        results.counts.refused = refused;
+        results.counts.empty = empty;
     }))
 }
 
@@ -264,7 +282,7 @@ async fn answer(
         None => VerdictStore::in_memory(),
     };
     let answers = answers::ask(references, &server, &mut store, &Progress::new(arguments.quiet)).await?;
-    answered.sampling = Some(server.sampling);
+    answered.sampling = Some(server.parameters());
     answered.system = server.system;
     answered.requests = Some(RequestSettings {
         concurrency: server.concurrency,
@@ -297,13 +315,16 @@ fn report_pairing(comparisons: &[Comparison], outputs: &Outputs, reference: &Out
 
 /// The judge, as the results name it.
 fn described(annotator: &Annotator, model: &str, judge: &Judge, templating: Templating, tally: &Tally) -> Value {
+    let mut parameters = annotator.parameters.clone();
+    judge.edits.apply(&mut parameters);
     json!({
         "annotator": annotator.name,
         "model": model,
         "endpoint": judge.client.base(),
         "template_sha256": jsonl::sha256(annotator.template.source().as_bytes()),
         "templating": templating,
-        "parameters": annotator.parameters,
+        "parameters": parameters,
+        "strip_reasoning": judge.reasoning.formats().map(ToString::to_string).collect::<Vec<_>>(),
         "seed": verdicts::SEED,
         "requests": tally,
     })

@@ -7,9 +7,10 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::judge::JudgeArgs;
-use super::requests::{Requests, at_least_one, share};
+use super::requests::{Requests, at_least_one, note_responses, share};
 use super::{DONE, INCOMPLETE, print, runtime};
 use crate::alpaca::answers as generation;
+use crate::alpaca::comparison::Comparison;
 use crate::alpaca::outputs::Output;
 use crate::clock::Clock;
 use crate::compare::answers::{self, Answers};
@@ -25,7 +26,7 @@ use crate::mt_bench::judge_prompt::JudgePrompts;
 use crate::official::Hub;
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
-use crate::results::{self, Results};
+use crate::results::{self, Counts, Results};
 use crate::table::count;
 
 /// Who decides.
@@ -96,7 +97,7 @@ pub(super) struct Compare {
     /// Exit with 1 if a larger share than this is not decided
     #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share)]
     max_unscored: f64,
-    /// Take reasoning out of answers first: `think`, `harmony`, or two literal delimiters START...END
+    /// Take reasoning out of answers first: `auto`, `think`, `harmony`, or two literal delimiters START...END
     #[arg(long, value_name = "FORMAT")]
     strip_reasoning: Vec<Format>,
     #[command(flatten)]
@@ -162,7 +163,13 @@ pub(super) fn run(arguments: &Compare) -> anyhow::Result<u8> {
         eprintln!("note: nothing was saved; --out DIR keeps the results and the verdicts");
     }
     print(&if arguments.json { json } else { table::render(&summary, &results, [&a.name, &b.name]) })?;
-    Ok(report_undecided(&pairs, arguments.max_unscored))
+    let responses = pairs.iter().flat_map(|pair| &pair.answers).map(String::as_str);
+    note_responses(&results.counts, responses, 0, "is compared as part of them");
+    let code = report_undecided(&pairs, arguments.max_unscored);
+    if arguments.judge == Judged::Model && results.counts.unscored > 0 {
+        arguments.judge_args.advise_on_unread();
+    }
+    Ok(code)
 }
 
 /// The answers of one side: a file's, or a server's.
@@ -195,6 +202,14 @@ fn answers_of(
     if missing > 0 {
         eprintln!("warning: {source} has not answered {missing} of {} prompts", answered.len());
     }
+    let count = |is: fn(&Comparison) -> bool| answered.iter().filter(|comparison| is(comparison)).count();
+    let counts = Counts {
+        refused: count(Comparison::is_refusal),
+        empty: count(Comparison::is_empty),
+        truncated: count(Comparison::is_truncated),
+        ..Counts::default()
+    };
+    note_responses(&counts, std::iter::empty(), 0, "");
     let rows = answered.into_iter().map(|comparison| (comparison.instruction, comparison.response)).collect();
     Ok(Answers::of_server(respondent, rows))
 }
@@ -236,10 +251,12 @@ fn decide_by_model(
         (None, Some(path)) => (Style::of_prompts(&JudgePrompts::read(path)?), None),
         (None, None) => (Style::of_prompts(&JudgePrompts::embedded()), None),
     };
-    let judge = arguments.judge_args.judge()?;
+    let judge = arguments.judge_args.judge(Some(Format::Auto))?;
     let model = arguments.judge_args.judge_model.clone().or(named).context("--judge-model is needed")?;
-    let plan = judging::plan(pairs, &style, &model, arguments.judge_repeats);
+    let mut plan = judging::plan(pairs, &style, &model, arguments.judge_repeats);
+    judge.edit(&mut plan.0);
     let mut store = arguments.judge_args.open_verdicts(arguments.out.as_deref())?;
+    judge.forget_unread(&plan.0, &mut store, |_, request, reply| style.preference(&judge, request, reply).is_ok());
     let estimate = judge.estimate(&plan.0, &store);
     arguments.judge_args.confirm(&estimate, plan.0.len() - estimate.requests)?;
     let progress = Progress::new(arguments.quiet);
@@ -247,6 +264,10 @@ fn decide_by_model(
     let mut described = style.describe();
     described["model"] = model.into();
     described["endpoint"] = judge.client.base().into();
+    if !judge.edits.is_empty() {
+        described["body"] = serde_json::to_value(&judge.edits).expect("edits are JSON");
+    }
+    described["strip_reasoning"] = judge.reasoning.formats().map(ToString::to_string).collect();
     described["repeats"] = arguments.judge_repeats.into();
     described["requests"] = serde_json::to_value(tally).expect("a tally is an object");
     Ok(described)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 
-use super::requests::{Requests, at_least_one};
+use super::requests::{Requests, at_least_one, note_responses};
 use super::{DONE, INCOMPLETE, print, runtime};
 use crate::ifeval::data::{DataError, Dataset};
 use crate::ifeval::export::Export;
@@ -45,7 +45,7 @@ pub(super) struct Ifeval {
     model: Option<String>,
     /// Score these responses instead: JSONL with `response` and `key` or `prompt`, samples.jsonl of a run, or
     /// samples_ifeval_*.jsonl of lm-evaluation-harness; or a directory that holds one of the latter two
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["endpoint", "model", "top_p", "seed", "system"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["endpoint", "model", "top_p", "seed", "system", "body"])]
     responses: Option<PathBuf>,
     /// Prompts in the official format: JSONL with key, prompt, instruction_id_list, kwargs; `official` is the published
     /// set (google/IFEval, fetched once) [default: what --responses carries, else an embedded set]
@@ -60,9 +60,9 @@ pub(super) struct Ifeval {
     /// Use only the first N prompts
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     limit: Option<usize>,
-    /// Take reasoning out before scoring: `think` (<think>...</think>), `harmony` (all but the final channel), or two
-    /// literal delimiters START...END; reasoning that does not end leaves an empty response. What a server returns
-    /// beside the content (reasoning_content) is never scored
+    /// Take reasoning out before scoring: `auto` (all known marks, in front of the answer), `think` (<think>...</think>),
+    /// `harmony` (all but the final channel), or two literal delimiters START...END; reasoning that does not end leaves an
+    /// empty response. What a server returns beside the content (reasoning_content) is never scored
     #[arg(long, value_name = "FORMAT")]
     strip_reasoning: Vec<Format>,
     /// Exit with 1 if a metric (prompt_strict, inst_strict, prompt_loose, inst_loose) is below a fraction or percentage
@@ -87,14 +87,10 @@ pub(super) fn run(arguments: Ifeval) -> anyhow::Result<u8> {
         out: arguments.out,
         exports: arguments.export,
     };
+    let were_stripped = responses.as_ref().map_or(0, Responses::were_stripped);
+    let known = if options.reasoning.formats().next().is_none() { were_stripped } else { 0 };
     let evaluation = match responses {
-        Some(responses) => {
-            if responses.were_stripped() > 0 && options.reasoning.formats().next().is_none() {
-                let rows = responses.were_stripped();
-                eprintln!("note: {rows} responses are scored with their reasoning; --strip-reasoning takes it out");
-            }
-            run::score_responses(&options, &responses)?
-        }
+        Some(responses) => run::score_responses(&options, &responses)?,
         None => {
             let endpoint = arguments.endpoint.context("one of --endpoint and --responses is needed")?;
             let server = arguments.requests.server(&endpoint, arguments.model.as_deref());
@@ -108,6 +104,8 @@ pub(super) fn run(arguments: Ifeval) -> anyhow::Result<u8> {
         eprintln!("note: nothing was saved; --out DIR keeps results.json and samples.jsonl");
     }
     report_truncated(results);
+    let responses = evaluation.samples.iter().filter_map(|sample| sample.response.as_deref());
+    note_responses(&results.counts, responses, known, "is scored as part of them");
     let incomplete = report_unscored(&evaluation, !options.exports.is_empty());
     let missed = report_missed(results, &arguments.fail_under);
     Ok(if incomplete || missed { INCOMPLETE } else { DONE })

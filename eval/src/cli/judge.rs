@@ -2,17 +2,21 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use super::requests::at_least_one;
+use crate::asking::Party;
+use crate::body::Edit;
 use crate::client::{ApiKey, Client, ClientError, Retry};
 use crate::jsonl;
 use crate::judge::cost::{Estimate, Prices};
 use crate::judge::verdicts::VerdictStore;
 use crate::judge::{Judge, Pace};
+use crate::reasoning::{Format, Reasoning};
 use crate::table::count;
 
 /// The file in an output directory that keeps what a judge said.
@@ -43,6 +47,19 @@ pub(super) struct JudgeArgs {
     /// Repetitions of a request to the judge that fails with 429, 5xx, or no connection
     #[arg(long, value_name = "N", default_value_t = Retry::default().retries, value_parser = clap::value_parser!(u32).range(..=100))]
     judge_retries: u32,
+    /// Set a field of every request to the judge: the value is JSON or a word; `KEY=` leaves out a field that would be sent.
+    /// Reasoning models of OpenAI take `--judge-body max_tokens= --judge-body max_completion_tokens=16000 --judge-body
+    /// temperature=`
+    #[arg(long, value_name = "KEY=VALUE")]
+    judge_body: Vec<Edit>,
+    /// Reasoning that is taken out of the judge's replies before a verdict is read: `auto` (all known marks), `think`,
+    /// `harmony`, START...END, or `none` [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    judge_strip_reasoning: Vec<StripArg>,
+    /// Ask again where the judge's reply is kept but no verdict could be read from it: a refusal, a reply that was cut off,
+    /// none or two different verdicts
+    #[arg(long)]
+    retry_unscored: bool,
     /// Most requests to the judge per minute
     #[arg(long, value_name = "N", value_parser = above_zero)]
     rpm: Option<f64>,
@@ -66,6 +83,21 @@ pub(super) struct JudgeArgs {
     verdicts: Option<PathBuf>,
 }
 
+/// A value of --judge-strip-reasoning.
+#[derive(Debug, Clone)]
+enum StripArg {
+    Nothing,
+    Format(Format),
+}
+
+impl FromStr for StripArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(Self::Nothing) } else { text.parse().map(Self::Format) }
+    }
+}
+
 fn above_zero(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number > 0.0 && number.is_finite() => Ok(number),
@@ -81,20 +113,39 @@ fn not_negative(text: &str) -> Result<f64, String> {
 }
 
 impl JudgeArgs {
-    /// The judge.
+    /// The judge. Its reasoning is taken out in the formats that were named, else in that of `otherwise`.
     ///
     /// # Errors
     /// When its address or its key cannot be used.
-    pub(super) fn judge(&self) -> anyhow::Result<Judge> {
+    pub(super) fn judge(&self, otherwise: Option<Format>) -> anyhow::Result<Judge> {
         let endpoint = self.judge_endpoint.as_deref().context("--judge-endpoint is needed")?;
         let retry = Retry { retries: self.judge_retries, ..Retry::default() };
         Ok(Judge {
             client: Client::new(endpoint, self.key()?, Duration::from_secs(self.judge_timeout_secs), retry)?,
+            party: Party::Judge,
             concurrency: self.judge_concurrency,
             pace: Pace::new(self.rpm, self.tpm),
             prices: self.price_in.zip(self.price_out).map(|(prompt, completion)| Prices { prompt, completion }),
             max_cost: self.max_cost,
+            edits: self.judge_body.iter().cloned().collect(),
+            reasoning: self.reasoning(otherwise),
+            retry_unscored: self.retry_unscored,
         })
+    }
+
+    fn reasoning(&self, otherwise: Option<Format>) -> Reasoning {
+        let named = self.judge_strip_reasoning.iter().filter_map(|arg| match arg {
+            StripArg::Nothing => None,
+            StripArg::Format(format) => Some(format.clone()),
+        });
+        if self.judge_strip_reasoning.is_empty() { Reasoning::new(otherwise) } else { Reasoning::new(named) }
+    }
+
+    /// Says on stderr how to ask again for verdicts that could not be read.
+    pub(super) fn advise_on_unread(&self) {
+        if !self.retry_unscored {
+            eprintln!("note: --retry-unscored asks the judge again where its reply holds no verdict");
+        }
     }
 
     /// Finds out whether the judge is there and takes the key. One that has no list of models is taken to be.
@@ -102,7 +153,7 @@ impl JudgeArgs {
     /// # Errors
     /// When it is not there, or refuses.
     pub(super) fn check(&self, runtime: &tokio::runtime::Runtime) -> anyhow::Result<()> {
-        match runtime.block_on(self.judge()?.client.models_soon()) {
+        match runtime.block_on(self.judge(None)?.client.models_soon()) {
             Err(error @ (ClientError::Unreachable { .. } | ClientError::Status { status: 401 | 403, .. })) => {
                 Err(error).context("the judge cannot be asked")
             }

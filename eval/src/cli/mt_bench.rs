@@ -1,12 +1,13 @@
 //! `orpo-eval mt-bench`.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 
 use super::judge::JudgeArgs;
-use super::requests::{Requests, at_least_one, share};
+use super::requests::{Requests, at_least_one, note_responses, share};
 use super::{DONE, INCOMPLETE, print, runtime};
 use crate::mt_bench::import::Duplicates;
 use crate::mt_bench::plan::Mode;
@@ -81,11 +82,11 @@ pub(super) struct MtBench {
     /// Use only the first N questions
     #[arg(long, value_name = "N", value_parser = at_least_one, conflicts_with = "judgments")]
     limit: Option<usize>,
-    /// Take reasoning out of answers before they are judged or become context: `think`, `harmony`, or START...END
-    #[arg(long, value_name = "FORMAT", requires = "endpoint")]
+    /// Take reasoning out of answers before they are judged or become context: `auto`, `think`, `harmony`, or START...END
+    #[arg(long, value_name = "FORMAT", conflicts_with = "judgments")]
     strip_reasoning: Vec<Format>,
-    /// Read and average scores exactly as FastChat does: any number in brackets is a score, of any size, and repeated
-    /// judgments all count
+    /// Read and average scores exactly as FastChat does: any number in brackets is a score, of any size; of several verdicts
+    /// in a reply the first counts, even in the judge's reasoning; and repeated judgments all count
     #[arg(long)]
     official: bool,
     /// What to do where --judgments holds several judgments of one judge on the same answers
@@ -124,12 +125,19 @@ pub(super) fn run(arguments: &MtBench) -> anyhow::Result<u8> {
     if arguments.out.is_none() {
         eprintln!("note: nothing was saved; --out DIR keeps results.json, judgments.jsonl and samples.jsonl");
     }
+    let responses: HashSet<&str> =
+        evaluation.samples.iter().flat_map(|sample| sample.responses.iter().flatten()).map(String::as_str).collect();
+    note_responses(&summary.counts.counts, responses.into_iter(), 0, "the judge sees as part of them");
     let truncated = summary.counts.counts.truncated;
     if truncated > 0 {
         let judgments = count(truncated, "judgment");
         eprintln!("warning: {judgments} on answers cut off at the token limit; --max-tokens raises it");
     }
-    Ok(if report_unscored(&evaluation, arguments.max_unscored) { INCOMPLETE } else { DONE })
+    let incomplete = report_unscored(&evaluation, arguments.max_unscored);
+    if arguments.judgments.is_none() && summary.counts.losses.no_verdict + summary.counts.losses.off_scale > 0 {
+        arguments.judge.advise_on_unread();
+    }
+    Ok(if incomplete { INCOMPLETE } else { DONE })
 }
 
 impl MtBench {
@@ -165,7 +173,8 @@ impl MtBench {
 
     fn evaluate(&self) -> anyhow::Result<Evaluation> {
         let judge_model = self.judge.judge_model.clone().context("--judge-model is needed")?;
-        let judge = self.judge.judge()?;
+        // The official program reads whatever the judge says.
+        let judge = self.judge.judge((!self.official).then_some(Format::Auto))?;
         let questions = self.questions()?;
         let references = match (&self.reference_answers, &questions) {
             (Some(path), _) => Answers::read(path)?,
@@ -186,13 +195,13 @@ impl MtBench {
             baseline: self.baseline.clone(),
             judge_model,
             rule: self.rule(),
+            reasoning: Reasoning::new(self.strip_reasoning.iter().cloned()),
             out: self.out.clone(),
         };
         let answers = self.answers.iter().map(|path| Answers::read(path)).collect::<Result<Vec<_>, _>>()?;
         let source = self.endpoint.as_ref().map(|endpoint| Source {
             server: self.requests.server(endpoint, self.model.as_deref()),
             temperature: self.requests.temperature,
-            reasoning: Reasoning::new(self.strip_reasoning.iter().cloned()),
         });
         let mut store = self.judge.open_verdicts(self.out.as_deref())?;
         let runtime = runtime()?;

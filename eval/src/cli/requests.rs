@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::body::Edit;
 use crate::client::{ApiKey, Retry, Sampling};
+use crate::reasoning::begins_with_reasoning;
+use crate::results::Counts;
 use crate::server::Server;
 
 #[derive(Debug, Args)]
@@ -25,6 +28,10 @@ pub(super) struct Requests {
     /// Seed of the sampling, for servers that take one [default: not sent]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<i64>,
+    /// Set a field of every request to the model, such as `reasoning_effort=low` or `top_k=20`: the value is JSON or a word;
+    /// `KEY=` leaves out a field that would be sent, so that `--body max_tokens= --body max_completion_tokens=4096` renames it
+    #[arg(long, value_name = "KEY=VALUE")]
+    body: Vec<Edit>,
     /// System message in front of every prompt [default: none]
     #[arg(long, value_name = "TEXT")]
     pub(super) system: Option<String>,
@@ -66,11 +73,31 @@ impl Requests {
             model: model.map(str::to_owned),
             key: ApiKey::from_environment(),
             sampling: self.sampling(),
+            edits: self.body.iter().cloned().collect(),
             system: self.system.clone(),
             concurrency: self.concurrency,
             timeout: self.timeout(),
             retry: self.retry(),
         }
+    }
+}
+
+/// Says on stderr what is remarkable about responses: refusals, empty ones, and reasoning in them. `known` of them are known
+/// to hold reasoning; `fate` says what becomes of it.
+pub(super) fn note_responses<'a>(counts: &Counts, responses: impl Iterator<Item = &'a str>, known: usize, fate: &str) {
+    let Counts { refused, empty, truncated, .. } = *counts;
+    if refused > 0 {
+        eprintln!("note: some responses are refusals, as the server marked them ({refused}); their words are scored");
+    }
+    if empty > 0 {
+        let advice = if truncated > 0 { "; --max-tokens gives more room to those that were cut off" } else { "" };
+        eprintln!("warning: some responses are empty ({empty}){advice}");
+    }
+    let found = responses.filter(|response| begins_with_reasoning(response)).count();
+    if found.max(known) > 0 {
+        let flag = if found < known { "--strip-reasoning" } else { "--strip-reasoning auto" };
+        let count = found.max(known);
+        eprintln!("note: some responses hold reasoning such as <think> ({count}), which {fate}; {flag} takes it out");
     }
 }
 

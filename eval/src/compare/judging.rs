@@ -59,16 +59,23 @@ impl Style {
         }
     }
 
-    /// How much a reply prefers the answer that was shown first, from 0 to 1.
-    fn preference(&self, reply: &Reply) -> Result<f64, String> {
+    /// How much a reply to a request prefers the answer that was shown first, from 0 to 1.
+    ///
+    /// # Errors
+    /// When it holds no verdict, with the reason.
+    pub fn preference(&self, judge: &Judge, request: &Request, reply: &Reply) -> Result<f64, String> {
         match self {
-            Self::Annotator(annotator) => annotator.parser.parse(reply).map(|preference| 2.0 - preference),
-            Self::Prompt(judge, _) => match verdict::winner(reply.content().unwrap_or_default(), judge.format) {
-                Some(Position::A) => Ok(1.0),
-                Some(Position::B) => Ok(0.0),
-                Some(Position::Tie) => Ok(0.5),
-                None => Err("the reply has no verdict".into()),
-            },
+            Self::Annotator(annotator) => {
+                annotator.preference(judge, request, reply).map(|preference| 2.0 - preference)
+            }
+            Self::Prompt(prompt, _) => {
+                let verdict = |answer: &Reply| verdict::position(&answer.content().unwrap_or_default(), prompt.format);
+                match judge.read(request, reply, verdict).map_err(|unread| unread.to_string())? {
+                    Position::A => Ok(1.0),
+                    Position::B => Ok(0.0),
+                    Position::Tie => Ok(0.5),
+                }
+            }
         }
     }
 
@@ -127,9 +134,9 @@ pub async fn ask(
     progress: &Progress,
 ) -> Result<Tally, JudgeError> {
     let (outcomes, tally) = judge.ask(requests, store, |reply| style.check(reply), progress).await?;
-    for (outcome, &[index, repeat, order]) in outcomes.into_iter().zip(of) {
+    for ((outcome, request), &[index, repeat, order]) in outcomes.into_iter().zip(requests).zip(of) {
         let preference = match &outcome {
-            Outcome::Replied(reply) => style.preference(reply),
+            Outcome::Replied(reply) => style.preference(judge, request, reply),
             Outcome::Failed(problem) | Outcome::NotAsked(problem) => Err(problem.clone()),
         };
         match preference {

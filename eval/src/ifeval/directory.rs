@@ -9,11 +9,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::sample::{Answer, Sample};
-use crate::client::Sampling;
 use crate::jsonl::{self, InputError};
+use crate::reply;
 use crate::results::{self, Results};
 use crate::settings;
 use crate::store::AppendLog;
@@ -32,7 +32,7 @@ pub(super) struct Settings {
     pub data_sha256: String,
     /// The model; null where a file of responses is scored.
     pub model: Option<String>,
-    pub sampling: Option<Sampling>,
+    pub sampling: Option<Map<String, Value>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
 }
@@ -59,7 +59,7 @@ impl Directory {
     pub(super) fn open(path: &Path, settings: &Settings) -> Result<Self, InputError> {
         let file_failed = |error: io::Error| InputError::File { path: path.to_owned(), problem: error.to_string() };
         std::fs::create_dir_all(path).map_err(file_failed)?;
-        settings::check(path, settings, &[SAMPLES, results::FILE_NAME])?;
+        settings::check(path, settings, &[SAMPLES, results::FILE_NAME, PARTIAL])?;
         let (log, rows) = AppendLog::open::<Row>(&path.join(PARTIAL))?;
         let mut answers = HashMap::new();
         // A file of responses is read afresh; only what a server said is kept.
@@ -77,6 +77,8 @@ impl Directory {
             for Row { key, response, finish_reason } in rows {
                 answers.insert(key.to_string(), Answer { response, finish_reason });
             }
+            // Such a reply is asked for again.
+            answers.retain(|_, answer| !reply::is_failure(answer.finish_reason.as_deref()));
         }
         Ok(Self { path: path.to_owned(), log, answers })
     }

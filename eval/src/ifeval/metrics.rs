@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::sample::Sample;
+use crate::reply::{LENGTH, REFUSAL};
 use crate::results::{Counts, InstructionCounts};
 use crate::stats::Metric;
 
@@ -38,9 +39,11 @@ pub fn counts(samples: &[Sample]) -> Counts {
         scored: count(|sample| sample.response.is_some()),
         unscored: count(|sample| sample.response.is_none()),
         errors: count(|sample| sample.error.is_some()),
-        truncated: count(|sample| sample.finish_reason.as_deref() == Some("length")),
+        truncated: count(|sample| sample.finish_reason.as_deref() == Some(LENGTH)),
         stripped_reasoning: count(|sample| sample.raw_response.is_some()),
         unterminated_reasoning: count(|sample| sample.unterminated_reasoning),
+        refused: count(|sample| sample.finish_reason.as_deref() == Some(REFUSAL)),
+        empty: count(|sample| sample.response.as_deref().is_some_and(|response| response.trim().is_empty())),
         retries: 0,
     }
 }
@@ -122,6 +125,14 @@ mod tests {
         let samples = [sample(Outcome::Missing), sample(Outcome::Failed("no".into()))];
         assert!(metrics(&samples).values().all(|metric| *metric == Metric::missing(0, Missing::NothingScored)));
         assert!(by_category(&samples).is_empty());
+    }
+
+    #[test]
+    fn refusals_and_empty_responses_are_counted() {
+        let samples =
+            [answered("I cannot.", "refusal"), answered("", "refusal"), answered(" ", "stop"), answered("a", "stop")];
+        let counts = counts(&samples);
+        assert_eq!((counts.scored, counts.refused, counts.empty), (4, 2, 2));
     }
 
     #[test]

@@ -1,22 +1,24 @@
 //! An evaluation from the first request to the last file.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
-use futures::StreamExt;
+use serde_json::Value;
 
 use super::data::Dataset;
 use super::directory::{Directory, Settings};
-use super::example::Example;
 use super::export::Export;
 use super::responses::Responses;
 use super::sample::{Answer, Outcome, Sample};
 use super::{TASK_VERSION, metrics};
-use crate::breaker::Breaker;
-use crate::client::Message;
+use crate::asking::{Party, ask_all};
+use crate::breaker::{Breaker, Next};
+use crate::client::{ClientError, Message};
 use crate::clock::Clock;
 use crate::jsonl::InputError;
 use crate::progress::Progress;
 use crate::reasoning::Reasoning;
+use crate::reply::Reply;
 use crate::results::{DataSource, RequestSettings, Results};
 pub use crate::server::Server;
 use crate::server::{Connected, ServerError};
@@ -82,7 +84,7 @@ pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -
         task: TASK.into(),
         data_sha256: options.dataset.sha256.clone(),
         model: Some(model.clone()),
-        sampling: Some(server.sampling.clone()),
+        sampling: Some(server.parameters()),
         system: server.system.clone(),
     };
     let mut directory = options.out.as_deref().map(|out| Directory::open(out, &settings)).transpose()?;
@@ -98,23 +100,18 @@ pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -
     let missing: Vec<usize> = (0..selected.len()).filter(|&index| outcomes[index].is_none()).collect();
     progress.begin(selected.len(), selected.len() - missing.len());
 
-    let ask = |index: usize| {
-        let example: &Example = &selected[index].0;
-        let (client, model, sampling) = (&client, &model, &server.sampling);
-        async move {
-            let system = server.system.clone().map(|content| Message { role: "system", content });
-            let user = Message { role: "user", content: example.prompt.clone() };
-            let messages: Vec<Message> = system.into_iter().chain([user]).collect();
-            (index, client.chat(model, &messages, sampling).await)
-        }
+    let ask = async |&index: &usize| {
+        let user = Message { role: "user", content: selected[index].0.prompt.clone() };
+        let body = server.body(&model, &[user], &server.sampling);
+        let result = client.chat(&body, async || ()).await;
+        (body, result)
     };
-    let mut replies = futures::stream::iter(missing).map(ask).buffer_unordered(server.concurrency.max(1));
-    let mut breaker = Breaker::new(server.concurrency);
-    while let Some((index, reply)) = replies.next().await {
-        let stop = breaker.note(&reply);
-        outcomes[index] = Some(match reply {
+    let mut breaker = Breaker::new(Party::Model, server.concurrency, options.reasoning.clone());
+    let take = |index: usize, (body, result): (Value, Result<Reply, ClientError>)| {
+        outcomes[index] = Some(match &result {
             Ok(reply) => {
-                let answer = Answer { response: reply.content, finish_reason: reply.finish_reason };
+                let answer =
+                    Answer { response: reply.answer(), finish_reason: reply.finish_reason().map(Cow::into_owned) };
                 if let Some(directory) = &mut directory {
                     directory.keep(&selected[index].0.key, &answer)?;
                 }
@@ -122,19 +119,16 @@ pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -
             }
             Err(error) => Outcome::Failed(error.to_string()),
         });
-        progress.advance();
-        if stop {
-            break;
-        }
-    }
+        breaker.note(&body, &result).map_err(|end| RunError::Server(ServerError::Hopeless(end)))
+    };
+    ask_all(missing, server.concurrency, Next::Alone, progress, ask, take).await?;
     progress.end();
 
-    let not_asked = || Outcome::Failed("not asked: the server had stopped answering".into());
-    let outcomes = outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(not_asked));
+    let outcomes = outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(breaker.not_asked())));
     let evaluation = assemble(options, outcomes, &clock, |results| {
         results.model = Some(model.clone());
         results.endpoint = Some(client.base().to_owned());
-        results.sampling = Some(server.sampling.clone());
+        results.sampling = Some(server.parameters());
         results.lineage = lineage;
         results.system = server.system.clone();
         results.requests = Some(RequestSettings {

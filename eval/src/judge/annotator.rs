@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::Reply;
 use super::parser::Parser;
 use super::template::{Template, Templating, Texts};
+use super::{Judge, Reply, Request};
 use crate::jsonl::{self, InputError};
 
 /// Who judges, and how.
@@ -182,6 +182,14 @@ impl Annotator {
         body.insert("messages".into(), self.template.fill(texts, templating)?.into());
         body.extend(self.parameters.clone());
         Ok(Value::Object(body))
+    }
+
+    /// Reads the preference of a judge from its reply to a request.
+    ///
+    /// # Errors
+    /// When there is none, with the reason.
+    pub fn preference(&self, judge: &Judge, request: &Request, reply: &Reply) -> Result<f64, String> {
+        judge.read(request, reply, |answer| self.parser.parse(answer)).map_err(|unread| unread.to_string())
     }
 
     /// Whether a model that replies like this can be used at all: log-probabilities that are needed must be there.

@@ -11,12 +11,12 @@ pub mod cost;
 mod pace;
 pub mod parser;
 mod python_literal;
-mod reply;
 mod request;
 pub mod template;
 pub mod verdicts;
 
-pub use ask::{Judge, JudgeError, Outcome, Tally};
+pub use ask::{Judge, JudgeError, Outcome, Tally, Unread, Why};
 pub use pace::Pace;
-pub use reply::{Reply, Usage};
 pub use request::Request;
+
+pub use crate::reply::{Reply, Usage};

@@ -154,7 +154,7 @@ impl Parser {
             Self::LogProb(parser) => parser.parse(reply)?,
             Self::Text { stages, squeeze } => {
                 let text = reply.tool_arguments().or(reply.content()).ok_or("the reply has no text")?;
-                let values = apply(stages, *squeeze, &Value::from(text))?;
+                let values = apply(stages, *squeeze, &Value::from(text.as_ref()))?;
                 match values.as_slice() {
                     [Value::Number(number)] => number.as_f64().ok_or("the verdict is no number")?,
                     [other] => return Err(format!("the verdict {other} is no number")),
@@ -190,6 +190,10 @@ impl LogProb {
             return Err(format!("no verdict is among the likeliest tokens {}", found.join(", ")));
         }
         let numerator = numerator.unwrap_or(f64::NEG_INFINITY);
+        let greatest = denominators.iter().flatten().copied().fold(numerator, f64::max);
+        if greatest == f64::NEG_INFINITY {
+            return Err("no verdict has a probability above 0".into());
+        }
         if self.is_binarize {
             let others = self.denominator_tokens.iter().filter(|token| **token != self.numerator_token);
             let is_best = others.into_iter().all(|token| numerator > of(token).unwrap_or(f64::NEG_INFINITY));
@@ -421,6 +425,15 @@ mod tests {
         assert_eq!(message, "the reply has no log-probabilities of the verdict's token");
         let message = parser.parse(&tokens(&[&[("m", -0.1)], &[("M", -0.1)]])).unwrap_err();
         assert_eq!(message, "the reply has several tokens instead of the verdict alone");
+    }
+
+    #[test]
+    fn a_verdict_needs_a_probability() {
+        let parser = parser("logprob_parser", &weighted()).unwrap();
+        let never = f64::NEG_INFINITY;
+        assert_eq!(parser.parse(&tokens(&[&[("m", -0.1), ("M", never)]])), Ok(1.0));
+        let message = parser.parse(&tokens(&[&[("a", -0.1), ("m", never), ("M", never)]])).unwrap_err();
+        assert_eq!(message, "no verdict has a probability above 0");
     }
 
     #[test]

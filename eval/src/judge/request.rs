@@ -3,6 +3,8 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::breaker::limit;
+
 /// A question to a judge: the body of a chat request, and which repetition of it this is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -40,7 +42,7 @@ impl Request {
 
     /// The most tokens that the reply may have, if the body says so.
     pub fn most_reply_tokens(&self) -> Option<u64> {
-        ["max_completion_tokens", "max_tokens"].into_iter().find_map(|name| self.body[name].as_u64())
+        self.body[limit(&self.body)?].as_u64()
     }
 }
 

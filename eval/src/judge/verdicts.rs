@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Reply, Request};
+use crate::client::ClientError;
 use crate::jsonl::InputError;
+use crate::reply::is_failure;
 use crate::store::AppendLog;
 
 /// A line, as it is written.
@@ -23,7 +25,7 @@ struct Row<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     reply: Option<&'a Reply>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a str>,
+    error: Option<String>,
 }
 
 /// What of a line is needed again: failures are only for people.
@@ -47,7 +49,8 @@ impl VerdictStore {
     /// When the file cannot be used or is in use, or a whole line of it is damaged.
     pub fn open(path: &Path) -> Result<Self, InputError> {
         let (log, rows) = AppendLog::open::<Kept>(path)?;
-        let replies = rows.into_iter().filter_map(|row| Some((row.key, row.reply?))).collect();
+        let is_answer = |reply: &Reply| !is_failure(reply.finish_reason().as_deref());
+        let replies = rows.into_iter().filter_map(|row| Some((row.key, row.reply.filter(is_answer)?))).collect();
         Ok(Self { log: Some(log), replies })
     }
 
@@ -61,6 +64,11 @@ impl VerdictStore {
         self.replies.get(key)
     }
 
+    /// Drops the reply to the request of this key, so that it is asked for again. The file keeps it beside the next one.
+    pub(super) fn forget(&mut self, key: &str) {
+        self.replies.remove(key);
+    }
+
     /// Keeps a reply, or the reason why there is none.
     ///
     /// # Errors
@@ -71,11 +79,11 @@ impl VerdictStore {
         request: &Request,
         endpoint: &str,
         seconds: f64,
-        outcome: Result<&Reply, &str>,
+        outcome: &Result<Reply, ClientError>,
     ) -> Result<(), InputError> {
         if let Some(log) = &mut self.log {
             let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
-            let (reply, error) = (outcome.ok(), outcome.err());
+            let (reply, error) = (outcome.as_ref().ok(), outcome.as_ref().err().map(ToString::to_string));
             let Request { body, repeat } = request;
             log.append(&Row { key, repeat: *repeat, at, endpoint, seconds, request: body, reply, error })?;
         }
@@ -98,12 +106,22 @@ mod tests {
         let request = Request::new(json!({"model": "m", "messages": []}));
         let reply: Reply = serde_json::from_value(json!({"choices": [{"message": {"content": "m"}}]})).unwrap();
         let mut store = VerdictStore::open(&path).unwrap();
-        store.keep("a", &request, "http://h/v1", 0.5, Ok(&reply)).unwrap();
-        store.keep("b", &request, "http://h/v1", 0.5, Err("busy")).unwrap();
+        let broken: Reply =
+            serde_json::from_value(json!({"choices": [{"message": {}, "finish_reason": "error"}]})).unwrap();
+        let busy = ClientError::Failed { url: "URL".into(), message: "busy".into() };
+        store.keep("a", &request, "http://h/v1", 0.5, &Ok(reply.clone())).unwrap();
+        store.keep("b", &request, "http://h/v1", 0.5, &Err(busy)).unwrap();
+        store.keep("c", &request, "http://h/v1", 0.5, &Ok(broken)).unwrap();
         drop(store);
-        let store = VerdictStore::open(&path).unwrap();
-        assert_eq!((store.get("a"), store.get("b")), (Some(&reply), None));
+        let mut store = VerdictStore::open(&path).unwrap();
+        assert_eq!((store.get("a"), store.get("b"), store.get("c")), (Some(&reply), None, None));
+        store.forget("a");
+        assert_eq!(store.get("a"), None);
         let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.contains("\"error\":\"busy\"") && text.contains("\"request\":{\"model\":\"m\""), "{text}");
+        assert!(
+            text.contains("\"error\":\"URL answered with an error: busy\"")
+                && text.contains("\"request\":{\"model\":\"m\""),
+            "{text}"
+        );
     }
 }

@@ -73,6 +73,25 @@ pub struct Answers {
     pub truncated: HashSet<(Id, Turn)>,
 }
 
+/// What is missing of an answer, as the end of a sentence about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Missing {
+    /// Everything.
+    #[error("is missing")]
+    All,
+    /// The last turns.
+    #[error("has {found} turn{} of {of}", if *.found == 1 { "" } else { "s" })]
+    Turns {
+        /// The turns that are there.
+        found: usize,
+        /// The turns of the question.
+        of: usize,
+    },
+    /// An answer that is the mark of a failed request.
+    #[error("is `{OFFICIAL_FAILURE}`: its request had failed")]
+    Failed,
+}
+
 impl Answers {
     /// The embedded reference answers.
     ///
@@ -138,18 +157,27 @@ impl Answers {
     /// # Errors
     /// What is missing.
     pub fn up_to(&self, question: &Question, turn: Turn) -> Result<&[String], String> {
-        let turns = self.by_question.get(&question.question_id).map_or(&[][..], Vec::as_slice);
-        let Some(turns) = turns.get(..=turn.index()) else {
-            let key = (question.question_id.clone(), turn);
-            return Err(match self.failures.get(&key) {
-                Some(problem) => problem.clone(),
-                None => format!("`{}` has no answer to it", self.model),
-            });
-        };
-        if turns.iter().any(|turn| turn == OFFICIAL_FAILURE) {
-            return Err(format!("the answer of `{}` is `{OFFICIAL_FAILURE}`: its request had failed", self.model));
+        self.find(question, turn).map_err(|missing| {
+            let failure = self.failures.get(&(question.question_id.clone(), turn));
+            failure.cloned().unwrap_or_else(|| match missing {
+                Missing::All => format!("`{}` has no answer to it", self.model),
+                missing => format!("the answer of `{}` {missing}", self.model),
+            })
+        })
+    }
+
+    /// The same, with the kind of what is missing.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub(super) fn find(&self, question: &Question, turn: Turn) -> Result<&[String], Missing> {
+        let all = self.by_question.get(&question.question_id).map_or(&[][..], Vec::as_slice);
+        match all.get(..=turn.index()) {
+            Some(turns) if turns.iter().any(|turn| turn == OFFICIAL_FAILURE) => Err(Missing::Failed),
+            Some(turns) => Ok(turns),
+            None if all.is_empty() => Err(Missing::All),
+            None => Err(Missing::Turns { found: all.len(), of: question.turns.len() }),
         }
-        Ok(turns)
     }
 }
 
@@ -203,7 +231,9 @@ mod tests {
         assert_eq!(parse(ROW).unwrap().up_to(question, Turn::First).unwrap(), ["a"]);
         assert_eq!(parse(ROW).unwrap().up_to(question, Turn::Second).unwrap(), ["a", "b"]);
         let one = parse(&ROW.replace(", \"b\"", "")).unwrap();
-        assert_eq!(one.up_to(question, Turn::Second).unwrap_err(), "`m` has no answer to it");
+        assert_eq!(one.up_to(question, Turn::Second).unwrap_err(), "the answer of `m` has 1 turn of 2");
+        let other = parse(&ROW.replace('1', "2")).unwrap();
+        assert_eq!(other.up_to(question, Turn::First).unwrap_err(), "`m` has no answer to it");
         let failed = parse(&ROW.replace("\"b\"", "\"$ERROR$\"")).unwrap();
         assert!(failed.up_to(question, Turn::First).is_ok());
         assert!(failed.up_to(question, Turn::Second).unwrap_err().contains("its request had failed"));

@@ -3,20 +3,22 @@
 //! Every reply goes to `answers.jsonl` as it arrives, in the model's own words; a rerun asks only what is missing
 //! there.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::answer::{AnswerRow, Answers};
 use super::{Id, Question, Turn};
-use crate::breaker::Breaker;
-use crate::client::{ChatReply, Client, ClientError, Message, Sampling};
+use crate::asking::{Hopeless, Party, ask_all};
+use crate::breaker::{Breaker, Next};
+use crate::client::{Client, ClientError, Message, Sampling};
 use crate::jsonl::InputError;
 use crate::progress::Progress;
 use crate::reasoning::Reasoning;
+use crate::reply::{self, LENGTH, REFUSAL, Reply};
 use crate::server::Server;
 use crate::store::AppendLog;
 
@@ -42,7 +44,7 @@ pub struct Respondent<'a> {
 
 /// A reply in the log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Reply {
+struct Logged {
     question_id: Id,
     turn: Turn,
     response: String,
@@ -61,45 +63,61 @@ pub struct Answered {
     pub stripped_reasoning: usize,
     /// Those of them whose reasoning did not end, so that they are empty.
     pub unterminated_reasoning: usize,
+    /// Answers that are refusals.
+    pub refused: usize,
+    /// Answers that are empty.
+    pub empty: usize,
+}
+
+/// Why the questions could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] InputError),
+    /// The server answers no question of the run.
+    #[error("the model cannot be asked: {0}")]
+    Hopeless(Hopeless),
 }
 
 impl Respondent<'_> {
     /// Gets the answers that the log in `out` does not hold yet, all first ones before the second ones.
     ///
     /// # Errors
-    /// When the log cannot be used. A failed request is no error but a missing answer.
+    /// When the log cannot be used, or the server cannot be asked at all. A failed request is no error but a missing
+    /// answer.
     pub async fn answer(
         &self,
         questions: &[Question],
         out: Option<&Path>,
         progress: &Progress,
-    ) -> Result<Answered, InputError> {
+    ) -> Result<Answered, AnswerError> {
         let (mut log, kept) = match out {
             Some(out) => {
-                let (log, rows) = AppendLog::open::<Reply>(&out.join(LOG))?;
+                let (log, rows) = AppendLog::open::<Logged>(&out.join(LOG))?;
                 (Some(log), rows)
             }
             None => (None, Vec::new()),
         };
-        let mut replies: HashMap<(Id, Turn), Reply> =
-            kept.into_iter().map(|reply| ((reply.question_id.clone(), reply.turn), reply)).collect();
+        let kept = kept.into_iter().filter(|logged| !reply::is_failure(logged.finish_reason.as_deref()));
+        let mut replies: HashMap<(Id, Turn), Logged> =
+            kept.map(|logged| ((logged.question_id.clone(), logged.turn), logged)).collect();
         let mut failures: HashMap<(Id, Turn), String> = HashMap::new();
         let key = |question: &Question, turn| (question.question_id.clone(), turn);
         let wanted = || questions.iter().flat_map(|question| question.turns().map(move |turn| (question, turn)));
         let kept = wanted().filter(|&(question, turn)| replies.contains_key(&key(question, turn))).count();
         progress.begin(wanted().count(), kept);
 
-        let mut breaker = Breaker::new(self.server.concurrency);
-        let mut gone = false;
+        let mut breaker = Breaker::new(Party::Model, self.server.concurrency, self.reasoning.clone());
         for turn in Turn::BOTH {
             let mut missing = Vec::new();
             for question in questions.iter().filter(|question| question.turns().any(|has| has == turn)) {
                 if replies.contains_key(&key(question, turn)) {
                     continue;
                 }
-                let first = replies.get(&key(question, Turn::First)).map(|reply| reply.response.clone());
+                let first = replies.get(&key(question, Turn::First)).map(|logged| logged.response.clone());
                 match (turn, first) {
-                    _ if gone => drop(failures.insert(key(question, turn), Self::not_asked())),
+                    _ if breaker.next() == Next::Stop => {}
                     (Turn::First, _) => missing.push((question, None)),
                     (Turn::Second, Some(first)) => missing.push((question, Some(self.visible(&first)))),
                     (Turn::Second, None) => {
@@ -108,39 +126,43 @@ impl Respondent<'_> {
                     }
                 }
             }
-            let mut unasked: Vec<(Id, Turn)> = missing.iter().map(|(question, _)| key(question, turn)).collect();
-            let ask = async |(question, first)| (question, self.ask(question, first).await);
-            let mut stream = futures::stream::iter(missing).map(ask).buffer_unordered(self.server.concurrency.max(1));
-            while let Some((question, reply)) = stream.next().await {
-                gone = breaker.note(&reply);
+            let ask = async |(question, first): &(&Question, Option<String>)| {
+                let body = self.body(question, first.clone());
+                let result = self.client.chat(&body, async || ()).await;
+                (body, result)
+            };
+            let start = breaker.next();
+            let take = |(question, _): (&Question, Option<String>),
+                        (body, result): (Value, Result<Reply, ClientError>)| {
                 let key = key(question, turn);
-                unasked.retain(|other| *other != key);
-                match reply {
-                    Ok(ChatReply { content, finish_reason, .. }) => {
-                        let tstamp = chrono::Utc::now().timestamp_millis() as f64 / 1e3;
-                        let question_id = key.0.clone();
-                        let reply = Reply { question_id, turn, response: content, finish_reason, tstamp };
+                match &result {
+                    Ok(reply) => {
+                        let logged = Logged {
+                            question_id: key.0.clone(),
+                            turn,
+                            response: reply.answer(),
+                            finish_reason: reply.finish_reason().map(Cow::into_owned),
+                            tstamp: chrono::Utc::now().timestamp_millis() as f64 / 1e3,
+                        };
                         if let Some(log) = &mut log {
-                            log.append(&reply)?;
+                            log.append(&logged)?;
                         }
-                        replies.insert(key, reply);
+                        replies.insert(key, logged);
                     }
                     Err(error) => drop(failures.insert(key, error.to_string())),
                 }
-                progress.advance();
-                if gone {
-                    break;
-                }
-            }
-            drop(stream);
-            failures.extend(unasked.into_iter().map(|key| (key, Self::not_asked())));
+                breaker.note(&body, &result).map_err(AnswerError::Hopeless)
+            };
+            ask_all(missing, self.server.concurrency, start, progress, ask, take).await?;
         }
         progress.end();
+        for (question, turn) in wanted() {
+            let key = key(question, turn);
+            if !replies.contains_key(&key) {
+                failures.entry(key).or_insert_with(|| breaker.not_asked());
+            }
+        }
         Ok(self.collect(questions, &replies, failures))
-    }
-
-    fn not_asked() -> String {
-        "not asked: the server had stopped answering".into()
     }
 
     /// An answer without its reasoning; one whose reasoning does not end is empty.
@@ -151,24 +173,23 @@ impl Respondent<'_> {
         }
     }
 
-    /// Asks one turn; `first` is the answer to the one before.
-    async fn ask(&self, question: &Question, first: Option<String>) -> Result<ChatReply, ClientError> {
+    /// The request for one turn; `first` is the answer to the one before.
+    fn body(&self, question: &Question, first: Option<String>) -> Value {
         let message = |role, content: &str| Message { role, content: content.to_owned() };
-        let mut messages: Vec<Message> = self.server.system.iter().map(|system| message("system", system)).collect();
-        messages.push(message("user", &question.turns[0]));
+        let mut conversation = vec![message("user", &question.turns[0])];
         if let Some(first) = first {
-            messages.push(message("assistant", &first));
-            messages.push(message("user", &question.turns[1]));
+            conversation.push(message("assistant", &first));
+            conversation.push(message("user", &question.turns[1]));
         }
         let temperature = self.temperature.unwrap_or_else(|| question.temperature());
         let sampling = Sampling { temperature, ..self.server.sampling.clone() };
-        self.client.chat(&self.model, &messages, &sampling).await
+        self.server.body(&self.model, &conversation, &sampling)
     }
 
     fn collect(
         &self,
         questions: &[Question],
-        replies: &HashMap<(Id, Turn), Reply>,
+        replies: &HashMap<(Id, Turn), Logged>,
         failures: HashMap<(Id, Turn), String>,
     ) -> Answered {
         let mut answered = Answered {
@@ -176,20 +197,25 @@ impl Respondent<'_> {
             rows: Vec::new(),
             stripped_reasoning: 0,
             unterminated_reasoning: 0,
+            refused: 0,
+            empty: 0,
         };
         for question in questions {
             let key = |turn| (question.question_id.clone(), turn);
-            let found: Vec<&Reply> = question.turns().map_while(|turn| replies.get(&key(turn))).collect();
+            let found: Vec<&Logged> = question.turns().map_while(|turn| replies.get(&key(turn))).collect();
             let mut turns = Vec::new();
             for reply in &found {
                 let stripped = self.reasoning.strip(&reply.response);
                 answered.stripped_reasoning += usize::from(stripped.is_some());
                 answered.unterminated_reasoning +=
                     usize::from(stripped.is_some_and(|stripped| stripped.answer.is_none()));
-                if reply.finish_reason.as_deref() == Some("length") {
+                if reply.finish_reason.as_deref() == Some(LENGTH) {
                     answered.answers.truncated.insert(key(reply.turn));
                 }
-                turns.push(self.visible(&reply.response));
+                answered.refused += usize::from(reply.finish_reason.as_deref() == Some(REFUSAL));
+                let visible = self.visible(&reply.response);
+                answered.empty += usize::from(visible.trim().is_empty());
+                turns.push(visible);
             }
             if let Some(last) = found.last().filter(|_| found.len() == question.turns.len()) {
                 answered.rows.push(AnswerRow::new(&question.question_id, &self.model, turns.clone(), last.tstamp));

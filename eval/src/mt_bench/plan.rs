@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::answer::Answers;
+use super::answer::{Answers, Missing};
 use super::judge_prompt::JudgePrompts;
 use super::question::Question;
 use super::render::{self, Rendered};
@@ -47,6 +47,14 @@ pub enum PlanError {
         id: Id,
         /// Its category.
         category: String,
+    },
+    /// A reference answer cannot be used.
+    #[error("the reference answer to question {id} {problem}; correct it in the file of --reference-answers")]
+    Reference {
+        /// The question.
+        id: Id,
+        /// What is wrong with it, as the end of a sentence.
+        problem: String,
     },
     /// A prompt needs something that is not there.
     #[error("the judge prompts do not fit: {0}")]
@@ -165,9 +173,12 @@ fn sides(mode: Mode, baseline: Option<&str>, models: &[&str]) -> Result<Vec<Vec<
 impl Setting<'_> {
     /// The reference answers to a question up to a turn.
     fn reference(&self, question: &Question, turn: Turn) -> Result<&[String], PlanError> {
-        self.references.up_to(question, turn).map_err(|_| PlanError::NoReference {
-            id: question.question_id.clone(),
-            category: question.category.clone(),
+        self.references.find(question, turn).map_err(|missing| {
+            let id = question.question_id.clone();
+            match missing {
+                Missing::All => PlanError::NoReference { id, category: question.category.clone() },
+                missing => PlanError::Reference { id, problem: missing.to_string() },
+            }
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What a judge is asked, byte for byte as FastChat's `gen_judgment.py` asks it.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::judge_prompt::{JudgePrompt, JudgePrompts, Kind, Role};
 use super::{Question, Turn};
@@ -25,8 +25,20 @@ impl Rendered<'_> {
             messages.push(json!({"role": "system", "content": self.prompt.system_prompt}));
         }
         messages.push(json!({"role": "user", "content": self.user}));
-        json!({"model": judge_model, "messages": messages, "temperature": 0, "max_tokens": JUDGE_MAX_TOKENS})
+        let mut body = Map::new();
+        body.insert("model".into(), judge_model.into());
+        body.insert("messages".into(), messages.into());
+        body.extend(parameters());
+        body.into()
     }
+}
+
+/// The fields of a request to a judge beside model and messages. No seed is sent, as officially.
+pub fn parameters() -> Map<String, Value> {
+    let mut parameters = Map::new();
+    parameters.insert("temperature".into(), 0.into());
+    parameters.insert("max_tokens".into(), JUDGE_MAX_TOKENS.into());
+    parameters
 }
 
 /// The prompt on one answer. `answer` and `reference` hold the turns up to the judged one.

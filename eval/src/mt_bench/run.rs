@@ -6,22 +6,22 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::answer::Answers;
-use super::generate::{Answered, Respondent};
+use super::generate::{self, AnswerError, Answered, Respondent};
 use super::import::{self, Duplicates, Imported, Selected, Selection};
 use super::judge_prompt::JudgePrompts;
-use super::judged::{self, Judged, Sample};
+use super::judged::{self, Asked, Judged, Sample};
 use super::judgment::Judgments;
 use super::plan::{self, Mode, PlanError, Setting};
-use super::render::JUDGE_MAX_TOKENS;
+use super::render;
 use super::single::{Item, Unscored};
 use super::summary::{AllCounts, ByModel, Categories, Summary, TASK, write_lines};
-use super::verdict::Rule;
+use super::verdict::{Format, Rule};
 use super::{Question, Questions, category};
 use crate::clock::Clock;
 use crate::jsonl::{self, InputError};
 use crate::judge::cost::Estimate;
 use crate::judge::verdicts::VerdictStore;
-use crate::judge::{Judge, JudgeError, Reply, Request, Tally};
+use crate::judge::{Judge, JudgeError, Request, Tally};
 use crate::progress::Progress;
 use crate::reasoning::Reasoning;
 use crate::results::{self, DataSource, RequestSettings};
@@ -50,6 +50,8 @@ pub struct Options {
     pub judge_model: String,
     /// How scores are read.
     pub rule: Rule,
+    /// The reasoning that is taken out of answers before they are judged or become context.
+    pub reasoning: Reasoning,
     /// The output directory; without one, nothing is written.
     pub out: Option<PathBuf>,
 }
@@ -61,8 +63,6 @@ pub struct Source {
     pub server: Server,
     /// One temperature for all questions instead of that of their category.
     pub temperature: Option<f64>,
-    /// The reasoning that is taken out of answers before they are judged or become context.
-    pub reasoning: Reasoning,
 }
 
 /// Everything that an evaluation found.
@@ -83,6 +83,9 @@ pub enum RunError {
     /// The model's server cannot be asked at all.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The model answers no question.
+    #[error(transparent)]
+    Answers(#[from] AnswerError),
     /// The answers cannot be judged.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -118,7 +121,7 @@ pub async fn evaluate(
         rule: options.rule,
     };
     let respondent = match source {
-        Some(source) => Some(source.connect().await?),
+        Some(source) => Some(source.connect(&options.reasoning).await?),
         None => None,
     };
     let names = respondent.iter().map(|respondent| respondent.model.as_str());
@@ -126,6 +129,14 @@ pub async fn evaluate(
     plan::check(&setting, options.mode, options.baseline.as_deref(), &names)?;
     if let Some(out) = &options.out {
         open(out, &options.settings(source.zip(respondent.as_ref())))?;
+    }
+    let (mut stripped, mut unterminated) = (0, 0);
+    for turn in answers.iter_mut().flat_map(|answers| answers.by_question.values_mut()).flatten() {
+        if let Some(found) = options.reasoning.strip(turn) {
+            stripped += 1;
+            unterminated += usize::from(found.answer.is_none());
+            *turn = found.answer.unwrap_or_default();
+        }
     }
     let mut answered = None;
     if let Some(respondent) = &respondent {
@@ -138,26 +149,34 @@ pub async fn evaluate(
     }
 
     let matches = plan::plan(&setting, options.mode, options.baseline.as_deref(), &answers)?;
-    let games = matches.iter().filter_map(|one| one.games.as_ref().ok()).flatten();
-    let requests: Vec<Request> = games.map(|game| game.request.clone()).collect();
+    let games = || matches.iter().filter_map(|one| one.games.as_ref().ok()).flatten();
+    let mut requests: Vec<Request> = games().map(|game| game.request.clone()).collect();
+    judge.edit(&mut requests);
+    let formats: Vec<Format> = games().map(|game| game.rendered.prompt.format).collect();
+    judge.forget_unread(&requests, store, |index, request, reply| {
+        Asked { judge, request, reply }.is_read(formats[index], setting.rule)
+    });
     let estimate = judge.estimate(&requests, store);
     let unique = requests.iter().map(Request::key).collect::<HashSet<_>>().len();
     confirm(&estimate, unique - estimate.requests).map_err(RunError::NotAgreed)?;
-    let fit = |reply: &Reply| reply.content().map(drop).ok_or_else(|| "its reply has no text".to_owned());
-    let (outcomes, tally) = judge.ask(&requests, store, fit, progress).await?;
+    let (outcomes, tally) = judge.ask(&requests, store, |_| Ok(()), progress).await?;
 
     let tstamp = chrono::Utc::now().timestamp() as f64;
-    let judged = judged::judged(&setting, &matches, &outcomes, tstamp);
+    let judged = judged::judged(&setting, &matches, judge, (&requests, &outcomes), tstamp);
     let mut counts = AllCounts::of(
         &judged.samples,
         judged.samples.iter().filter(|sample| has_failed(sample, &answers)).count(),
         judged.samples.iter().filter(|sample| is_truncated(sample, &answers)).count(),
     );
     if let (Some(answered), Some(respondent)) = (&answered, &respondent) {
-        counts.counts.stripped_reasoning = answered.stripped_reasoning;
-        counts.counts.unterminated_reasoning = answered.unterminated_reasoning;
+        stripped += answered.stripped_reasoning;
+        unterminated += answered.unterminated_reasoning;
+        counts.counts.refused = answered.refused;
+        counts.counts.empty = answered.empty;
         counts.counts.retries = respondent.client.repetitions();
     }
+    counts.counts.stripped_reasoning = stripped;
+    counts.counts.unterminated_reasoning = unterminated;
     let by_model = ByModel::of(
         &selected(&judged, options.mode),
         options.baseline.as_deref(),
@@ -168,6 +187,7 @@ pub async fn evaluate(
     summary.data = Some(options.questions.source.clone());
     summary.answers =
         answers.iter().filter_map(|answers| Some((answers.model.clone(), answers.source.clone()?))).collect();
+    summary.strip_reasoning = options.reasoning.formats().map(ToString::to_string).collect();
     if let (Some(source), Some(respondent)) = (source, &respondent) {
         source.note(&mut summary, respondent, setting.questions);
     }
@@ -190,45 +210,50 @@ impl Options {
             settings["model"] = respondent.model.clone().into();
             settings["sampling"] = source.sampling(&self.questions.list);
             settings["system"] = source.server.system.clone().into();
-            settings["strip_reasoning"] = source.reasoning.formats().map(ToString::to_string).collect();
+            settings["strip_reasoning"] = self.reasoning.formats().map(ToString::to_string).collect();
         }
         settings
     }
 
-    /// The judge, for the results. No seed is sent, as officially.
+    /// The judge, for the results.
     fn judge(&self, judge: &Judge, tally: Tally) -> Value {
-        json!({
+        let mut parameters = render::parameters();
+        judge.edits.apply(&mut parameters);
+        let mut described = json!({
             "model": self.judge_model,
             "endpoint": judge.client.base(),
             "prompts": self.prompts.source,
             "reference_answers": self.references.source,
-            "temperature": 0,
-            "max_tokens": JUDGE_MAX_TOKENS,
             "seed": null,
-            "scores": self.rule,
-            "requests": tally,
-        })
+        });
+        described.as_object_mut().expect("it is an object").extend(parameters);
+        described["scores"] = serde_json::to_value(self.rule).expect("a rule is a word");
+        described["strip_reasoning"] = judge.reasoning.formats().map(ToString::to_string).collect();
+        described["requests"] = serde_json::to_value(tally).expect("numbers are JSON");
+        described
     }
 }
 
 impl Source {
-    async fn connect(&self) -> Result<Respondent<'_>, ServerError> {
+    async fn connect<'a>(&'a self, reasoning: &'a Reasoning) -> Result<Respondent<'a>, ServerError> {
         let Connected { client, model, lineage } = self.server.connect().await?;
-        let Self { server, temperature, reasoning } = self;
+        let Self { server, temperature } = self;
         Ok(Respondent { server, client, model, lineage, temperature: *temperature, reasoning })
     }
 
-    /// The sampling with the temperature of each category.
+    /// The fields of requests beside model and messages, with the temperature of each category.
     fn sampling(&self, questions: &[Question]) -> Value {
-        let mut sampling = serde_json::to_value(&self.server.sampling).expect("numbers are JSON");
-        sampling["temperature"] = match self.temperature {
+        let mut sampling = self.server.sampling.fields();
+        let temperature = match self.temperature {
             Some(temperature) => temperature.into(),
             None => {
                 let categories = category::in_order(questions.iter().map(|question| question.category.as_str()));
                 categories.into_iter().map(|name| (name.to_owned(), Value::from(category::temperature(name)))).collect()
             }
         };
-        sampling
+        sampling.insert("temperature".into(), temperature);
+        self.server.edits.apply(&mut sampling);
+        sampling.into()
     }
 
     fn note(&self, summary: &mut Summary, respondent: &Respondent<'_>, questions: &[Question]) {
@@ -242,7 +267,6 @@ impl Source {
             timeout_secs: self.server.timeout.as_secs(),
             retries: self.server.retry.retries,
         });
-        summary.strip_reasoning = self.reasoning.formats().map(ToString::to_string).collect();
     }
 }
 
@@ -281,7 +305,7 @@ fn is_truncated(sample: &Sample, answers: &[Answers]) -> bool {
 fn open(out: &Path, settings: &Value) -> Result<(), InputError> {
     let failed = |error: std::io::Error| InputError::File { path: out.to_owned(), problem: error.to_string() };
     std::fs::create_dir_all(out).map_err(failed)?;
-    settings::check(out, settings, &[results::FILE_NAME, SAMPLES, JUDGMENTS])
+    settings::check(out, settings, &[results::FILE_NAME, SAMPLES, JUDGMENTS, generate::LOG])
 }
 
 /// Writes the complete answers in the official layout.

@@ -143,12 +143,14 @@ fn config(results: &Results, generation: &Value) -> Value {
 fn generation_kwargs(results: &Results) -> Value {
     let mut generation = Map::new();
     if let Some(sampling) = &results.sampling {
+        let sampled = sampling.get("temperature").and_then(Value::as_f64).map(|temperature| temperature > 0.0);
         generation.insert("until".into(), json!([]));
-        generation.insert("do_sample".into(), (sampling.temperature > 0.0).into());
-        generation.insert("temperature".into(), sampling.temperature.into());
-        generation.insert("max_gen_toks".into(), sampling.max_tokens.into());
-        generation.extend(sampling.top_p.map(|top_p| ("top_p".into(), top_p.into())));
-        generation.extend(sampling.seed.map(|seed| ("seed".into(), seed.into())));
+        generation.extend(sampled.map(|sampled| ("do_sample".to_owned(), sampled.into())));
+        for (name, value) in sampling {
+            let name =
+                if matches!(name.as_str(), "max_tokens" | "max_completion_tokens") { "max_gen_toks" } else { name };
+            generation.insert(name.to_owned(), value.clone());
+        }
     }
     generation.into()
 }

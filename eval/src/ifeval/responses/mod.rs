@@ -242,6 +242,8 @@ mod tests {
         assert_eq!(row(json!({"response": "a", "finish_reason": "length", "error": null})), cut);
         assert_eq!(row(json!({"response": "a", "raw_response": "<think>b</think>a"})), answered("<think>b</think>a"));
         assert_eq!(row(json!({"response": null, "error": "no"})), Outcome::Failed("no".into()));
+        let failed = Outcome::Failed("the reply ended with `error`".into());
+        assert_eq!(row(json!({"response": "", "finish_reason": "error"})), failed);
         assert_eq!(row(json!({"response": null, "error": null})), Outcome::Missing);
     }
 

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::{Format, Recorded, Row, present, typed};
 use crate::ifeval::sample::{Answer, Outcome};
+use crate::reply;
 
 /// What a run calls its file.
 pub(super) const FILE_NAME: &str = "samples.jsonl";
@@ -28,11 +29,14 @@ fn is(row: &Row) -> bool {
 }
 
 /// The response is the one that the model gave, with its reasoning. A null response is none: its request failed, or
-/// there was nothing to score.
+/// there was nothing to score. Neither is one that its server did not finish.
 fn read(row: Row) -> Result<Recorded, String> {
     let Fields { key, prompt, response, raw_response, finish_reason, error } = typed(row)?;
     let was_stripped = raw_response.is_some();
     let outcome = match (raw_response.or(response), error) {
+        (Some(_), _) if reply::is_failure(finish_reason.as_deref()) => {
+            Outcome::Failed(format!("the reply ended with `{}`", finish_reason.unwrap_or_default()))
+        }
         (Some(response), _) => Outcome::Answered(Answer { response, finish_reason }),
         (None, Some(error)) => Outcome::Failed(error),
         (None, None) => Outcome::Missing,
