@@ -93,7 +93,7 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<Origin>,
 
-    /// Further name by which clients may call the server, beside localhost, IP addresses and --host; repeat it or separate
+    /// Further name by which clients may call the server, in addition to localhost, IP addresses and --host; repeat it or separate
     /// by commas. Only for a server without API keys [default: any name, unless the server listens on loopback]
     #[arg(long, env = "ORPO_SERVE_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
     pub allowed_host: Vec<String>,

@@ -278,7 +278,8 @@ pub fn timed_out() -> ApiError {
 
 fn engine_failed(error: EngineError) -> ApiError {
     if let EngineError::Constraint(reason) = &error {
-        let message = format!("the reply cannot go on as it must: {reason}; ask for a simpler form");
+        let message =
+            format!("the reply cannot be continued in the form that was asked for: {reason}; ask for a simpler form");
         return ApiError::new(ErrorKind::InvalidValue, message);
     }
     tracing::error!(%error, "generation failed");

@@ -1,4 +1,4 @@
-//! What Prometheus' own clients tell of their process, by the same names. On Linux, from `/proc`.
+//! Metrics of the process, under the names that Prometheus' own clients use. Linux only, from `/proc`.
 
 use std::fs;
 

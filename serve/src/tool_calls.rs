@@ -400,7 +400,7 @@ impl CallReader {
     }
 }
 
-/// What a text may be that does not begin with a bracket.
+/// A reading of text that does not begin with a bracket.
 enum Named {
     /// A function's name, and where its arguments begin.
     Call { name: String, arguments: usize },

@@ -237,3 +237,56 @@ async fn tools_that_cannot_be_are_refused_by_name() {
     assert_eq!(reply["error"]["code"], "invalid_value");
     assert_eq!(with.chat(json!({"model": MODEL, "tools": [nonsense]})).await.0, 200, "nothing is forced");
 }
+
+#[tokio::test]
+async fn a_forced_call_ends_within_its_tokens_whatever_the_model_likes() {
+    let parameters = json!({"type": "object", "properties": {"c": {"type": "string"}}, "required": ["c"]});
+    let tool = json!({"type": "function", "function": {"name": "w", "parameters": parameters}});
+    let shortest = r#"[{"name":"w","arguments":{"c":""}}]"#.len() + 1;
+    let extra = |max_tokens: usize| json!({"tools": [tool], "tool_choice": "required", "max_tokens": max_tokens, "temperature": 1, "seed": max_tokens});
+    for liked in [b" ", b"\n", b"{", b"\"", b"a", b"9", b",", b"\\"] {
+        let liked = Behaviour::Says(vec![liked[0].into(); 500]);
+        let server = Server::with_template(Double::new(liked), TOOL_TEMPLATE).await;
+        for max_tokens in [shortest, shortest + 1, shortest + 7, 100, 200] {
+            let (message, reason) = answer(&server, extra(max_tokens)).await;
+            assert_eq!(reason, "tool_calls", "{message}");
+            for call in message["tool_calls"].as_array().unwrap() {
+                assert!(arguments(call)["c"].is_string(), "{call}");
+            }
+        }
+        let (status, reply) = server.chat(extra(shortest - 1)).await;
+        assert_eq!((status, &reply["error"]["param"]), (400, &json!("max_tokens")), "{reply}");
+        assert!(reply["error"]["message"].as_str().unwrap().contains(&format!("{shortest} tokens")), "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_a_limit_cut_can_be_sent_back() {
+    let server = Server::with_template(Double::new(says("ok")), TOOL_TEMPLATE).await;
+    let call = json!({"id": "c1", "type": "function", "function": {"name": "time", "arguments": "{\"c\":\"i wat"}});
+    let messages = json!([
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": null, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "the arguments were cut off"},
+    ]);
+    assert_eq!(server.chat(json!({"messages": messages, "tools": [time()]})).await.0, 200);
+}
+
+#[tokio::test]
+async fn variables_reach_the_chat_template() {
+    let template = "{% if enable_thinking is defined and not enable_thinking %}no {% endif %}thinking{{ extra }}";
+    let server = Server::with_template(Double::new(says("ok")), template).await;
+    for (variables, text) in [
+        (json!({}), "thinking"),
+        (json!({"enable_thinking": false}), "no thinking"),
+        (json!({"enable_thinking": true, "extra": "!"}), "thinking!"),
+    ] {
+        let body = json!({"messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": variables});
+        let tokens = server.client.post(format!("{}/tokenize", server.url)).json(&body).send().await.unwrap();
+        let tokens: Value = tokens.json().await.unwrap();
+        // With BOS.
+        assert_eq!(tokens["count"], text.len() + 1, "{tokens}");
+        let (_, reply) = server.chat(json!({ "chat_template_kwargs": variables })).await;
+        assert_eq!(reply["usage"]["prompt_tokens"], text.len() + 1, "{reply}");
+    }
+}

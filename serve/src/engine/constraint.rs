@@ -11,7 +11,7 @@ use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::Value;
 
-use super::ending::{END, Endings, FIRST_SEARCH, Found, LATER_SEARCH};
+use super::ending::{END, Endings, Found, LATER_SEARCH};
 use super::{schema, schema_limits};
 
 /// Between the parts of a JSON text: one blank at most, because a small model may otherwise write nothing else until its
@@ -39,9 +39,9 @@ pub enum ConstraintError {
     /// The shortest reply that is known needs more tokens than it may have.
     #[error("the shortest reply needs {needed} tokens, its end token included, but only {allowed} are allowed")]
     TooFewTokens {
-        /// What it needs.
+        /// Its length.
         needed: usize,
-        /// What it may have.
+        /// The limit of the request.
         allowed: usize,
     },
     /// The grammar engine gave up in the middle of a reply.
@@ -49,7 +49,7 @@ pub enum ConstraintError {
     Failed(String),
 }
 
-/// What replies can be bound to.
+/// The form that replies are bound to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Grammar {
     /// A JSON text that this schema describes.
@@ -61,7 +61,7 @@ pub enum Grammar {
 }
 
 impl Grammar {
-    /// What people call it.
+    /// Its name in messages.
     fn name(&self) -> &'static str {
         match self {
             Self::JsonSchema(_) => "JSON schema",
@@ -120,7 +120,7 @@ fn unanchored(pattern: &str) -> &str {
 /// Makes constraints for one vocabulary.
 pub struct Grammars {
     factory: ParserFactory,
-    /// The same over single bytes, in which the end of a reply is searched for.
+    /// Over single bytes, for the search for the end of a reply.
     bytes: ParserFactory,
     vocabulary: Arc<Vocabulary>,
 }
@@ -141,11 +141,12 @@ impl Grammars {
         let &eos = eos_ids.first().ok_or(ConstraintError::NoEndToken)?;
         let size = u32::try_from(token_bytes.len()).map_err(failed)?;
         let trie = TokTrie::from(&TokRxInfo::new(size, eos), token_bytes).with_eos_tokens(eos_ids);
-        let vocabulary = Arc::new(Vocabulary::new(token_bytes, eos_ids, trie.clone()));
+        let factory = new_factory(trie)?;
+        let vocabulary = Arc::new(Vocabulary::new(token_bytes, eos_ids, factory.tok_env().clone()));
         let every_byte: Vec<Vec<u8>> =
             (0..=u8::MAX).map(|byte| vec![byte]).chain([vec![TokTrie::SPECIAL_TOKEN_MARKER, b'e']]).collect();
         let byte_trie = TokTrie::from(&TokRxInfo::new(END + 1, END), &every_byte);
-        Ok(Self { factory: factory(trie)?, bytes: factory(byte_trie)?, vocabulary })
+        Ok(Self { factory, bytes: new_factory(byte_trie)?, vocabulary })
     }
 
     /// A constraint of replies of at most `max_tokens` tokens, the end token included. It takes a second or two at most,
@@ -166,19 +167,22 @@ impl Grammars {
             let is_json = matches!(grammar, Grammar::JsonSchema(_));
             let ends = Matcher::new(self.bytes.create_parser(compiled));
             let mut ends = Endings::new(ends, is_json, self.vocabulary.writable.clone(), &grammar.hints());
-            let plan = match ends.search(&[], FIRST_SEARCH) {
-                Found::End(text) => self.vocabulary.tokens(&text).map(|tokens| (text, tokens.len() + 1)),
-                Found::Unknown => None,
-                Found::Nothing => return Err(refused("the model's vocabulary cannot write what it describes".into())),
+            let needed = |text: &[u8]| self.vocabulary.tokens(text).map_or(usize::MAX, |tokens| tokens.len() + 1);
+            let plan = match ends.shortest(needed) {
+                Found::End(text) => Some((needed(&text), text)).filter(|(needed, _)| *needed < usize::MAX),
+                Found::Unknown if !ends.is_found_with_every_byte() => None,
+                Found::Unknown | Found::Nothing => {
+                    return Err(refused("the model's vocabulary cannot write what it describes".into()));
+                }
             };
-            if let Some((_, needed)) = plan.as_ref().filter(|(_, needed)| *needed > max_tokens) {
-                return Err(ConstraintError::TooFewTokens { needed: *needed, allowed: max_tokens });
+            if let Some(&(needed, _)) = plan.as_ref().filter(|(needed, _)| *needed > max_tokens) {
+                return Err(ConstraintError::TooFewTokens { needed, allowed: max_tokens });
             }
             Ok(Constraint {
                 grammar: Arc::new(grammar.clone()),
                 vocabulary: self.vocabulary.clone(),
                 matcher: Box::new(matcher),
-                plan: plan.map(|(text, _)| Box::new(Plan { ends, text, left: max_tokens })),
+                plan: plan.map(|(_, text)| Box::new(Plan { ends, text, left: max_tokens })),
             })
         };
         // It recurses as deep as references go.
@@ -190,7 +194,7 @@ impl Grammars {
     }
 }
 
-fn factory(trie: TokTrie) -> Result<ParserFactory, ConstraintError> {
+fn new_factory(trie: TokTrie) -> Result<ParserFactory, ConstraintError> {
     let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
     let mut factory = ParserFactory::new_simple(&environment).map_err(failed)?;
     factory.quiet();
@@ -206,10 +210,13 @@ fn factory(trie: TokTrie) -> Result<ParserFactory, ConstraintError> {
     Ok(factory)
 }
 
-/// What llguidance says is wrong, in one line. Errors of patterns have the reason in their last lines.
+/// The reason that llguidance gives, in one line. Errors in patterns have it in their last lines.
 fn reason(error: &str) -> String {
     if error.starts_with(NO_TOKEN) {
         return "no token of the model can begin what it describes".into();
+    }
+    if error.contains("coerce_one_of") {
+        return "`oneOf` is supported only where its schemas exclude each other; write `anyOf`".into();
     }
     let first = error.lines().next().unwrap_or_default().trim_end_matches(':').to_string();
     match error.lines().skip(1).find_map(|line| line.trim().strip_prefix("error: ")) {
@@ -220,29 +227,30 @@ fn reason(error: &str) -> String {
 
 /// How texts are written in tokens.
 struct Vocabulary {
-    trie: TokTrie,
+    environment: TokEnv,
     eos_ids: Vec<u32>,
     /// The bytes that occur in a token.
     writable: Arc<[bool; 256]>,
 }
 
 impl Vocabulary {
-    fn new(token_bytes: &[Vec<u8>], eos_ids: &[u32], trie: TokTrie) -> Self {
+    fn new(token_bytes: &[Vec<u8>], eos_ids: &[u32], environment: TokEnv) -> Self {
         let is_text = |bytes: &&Vec<u8>| bytes.first() != Some(&TokTrie::SPECIAL_TOKEN_MARKER);
         let mut writable = [false; 256];
         token_bytes.iter().filter(is_text).flatten().for_each(|&byte| writable[usize::from(byte)] = true);
-        Self { trie, eos_ids: eos_ids.to_vec(), writable: Arc::new(writable) }
+        Self { environment, eos_ids: eos_ids.to_vec(), writable: Arc::new(writable) }
     }
 
     /// The fewest tokens that write `text`, if it can be written.
     fn tokens(&self, text: &[u8]) -> Option<Vec<u32>> {
+        let trie = self.environment.tok_trie();
         // For each beginning: the number of tokens from there on, and the first of them.
         let mut best: Vec<Option<(usize, u32, usize)>> = vec![None; text.len() + 1];
         best[text.len()] = Some((0, 0, 0));
         for start in (0..text.len()).rev() {
-            let mut node = self.trie.root();
+            let mut node = trie.root();
             for (length, &byte) in (1..).zip(&text[start..]) {
-                let Some(child) = self.trie.child_at_byte(node, byte) else { break };
+                let Some(child) = trie.child_at_byte(node, byte) else { break };
                 node = child;
                 if let (Some(id), Some((rest, ..))) = (node.token_id(), best[start + length])
                     && best[start].is_none_or(|(count, ..)| rest + 1 < count)
@@ -262,7 +270,7 @@ impl Vocabulary {
 
     /// The bytes of a token that is text.
     fn bytes(&self, id: u32) -> Vec<u8> {
-        self.trie.decode_raw(&[id])
+        self.environment.tok_trie().decode_raw(&[id])
     }
 }
 
@@ -312,7 +320,7 @@ impl Constraint {
         self.follow_plan()
     }
 
-    /// Whether the tokens left only just suffice for the known end.
+    /// True if the remaining tokens are only just enough for the known end.
     fn must_end(&self) -> bool {
         self.plan.as_ref().is_some_and(|plan| self.needed(&plan.text).is_some_and(|needed| needed >= plan.left))
     }
@@ -590,7 +598,10 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_s_error_tells_its_reason() {
+    fn a_refusal_tells_its_reason() {
+        let either = json!({"oneOf": [{"type": "integer"}, {"minimum": 2}]});
+        let error = of_schema(&bytes(), &either).unwrap_err().to_string();
+        assert!(error.ends_with("write `anyOf`"), "{error}");
         let error = of_schema(&bytes(), &json!({"pattern": "^(?=a)a+$"})).unwrap_err().to_string();
         assert!(error.contains("look-around"), "{error}");
         assert!(!error.contains('\n'));
@@ -614,7 +625,7 @@ mod tests {
         let mut rng = rand_chacha::ChaCha12Rng::seed_from_u64(seed);
         let mut constraint =
             grammars.constraint(grammar, max_tokens).unwrap_or_else(|error| panic!("{error}: {grammar:?}"));
-        let size = grammars.vocabulary.trie.vocab_size();
+        let size = grammars.vocabulary.environment.tok_trie().vocab_size();
         let mut text = Vec::new();
         for _ in 0..max_tokens {
             let mut logits = vec![0.0_f32; size];
@@ -633,7 +644,7 @@ mod tests {
         (text, false)
     }
 
-    /// Whether a fresh parser of the grammar accepts `text`.
+    /// True if a fresh parser of the grammar accepts `text`.
     fn accepts(grammar: &Grammar, text: &[u8]) -> bool {
         let grammars = bytes();
         let mut matcher = Matcher::new(grammars.factory.create_parser(grammar.compiled().unwrap()));
@@ -803,7 +814,8 @@ mod tests {
             }
         }
         assert_eq!(String::from_utf8(text).unwrap(), "\"foo\"");
-        for none in [json!({"enum": ["go\nx", "\\"]}), json!({"required": ["é"], "type": "object"})] {
+        let backslashes = json!({"type": "string", "pattern": "^[a-z]*\\\\$"});
+        for none in [json!({"enum": ["go\nx", "\\"]}), json!({"required": ["é"], "type": "object"}), backslashes] {
             let error = grammars.constraint(&grammar(none), 20).unwrap_err().to_string();
             assert_eq!(error, "the JSON schema cannot be used: the model's vocabulary cannot write what it describes");
         }

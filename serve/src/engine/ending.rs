@@ -16,23 +16,23 @@ use llguidance::Matcher;
 pub(super) const END: u32 = 256;
 
 /// How many states a search looks at before a reply begins, and at each token of it.
-pub(super) const FIRST_SEARCH: usize = 20_000;
+const FIRST_SEARCH: usize = 7_000;
 pub(super) const LATER_SEARCH: usize = 1_500;
 /// A longer end is not searched for.
 const MAX_BYTES: usize = 4_096;
-/// What opening an object is thought to cost, in bytes. The search is repeated with the next where one leads nowhere:
-/// into a recursion, most likely.
+/// The assumed cost of opening an object, in bytes. Where a search leads nowhere, most likely into a recursion, it is
+/// repeated with the next value.
 const OPENING: [usize; 3] = [6, 60, 2_000];
-/// What a comma is thought to cost: it promises another value.
+/// The assumed cost of a comma, which promises another value.
 const COMMA: usize = 20;
-/// What an escape or white space is thought to cost, which no short text needs.
+/// The assumed cost of an escape or white space, which no short text needs.
 const NEEDLESS: usize = 30;
 /// Where more bytes than this can come next, only some of them are tried.
 const MANY: usize = 24;
 /// Bytes that patterns and formats are likely to want.
 const LIKELY: &[u8] = b"\"0123456789aAbefnt-+.:/@_ TZPD}],[{";
 
-/// Where a JSON text stands.
+/// A position in a JSON text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Place {
     in_string: bool,
@@ -61,7 +61,7 @@ impl Place {
         ends
     }
 
-    /// Whether a number has become longer than any double needs (-2.2250738585072014e-308), or too large for one.
+    /// True if a number is longer than any double needs to be (-2.2250738585072014e-308), or too large for one.
     pub(super) fn is_long_number(&self) -> bool {
         self.scalar > 24 || self.exponent > 4
     }
@@ -78,7 +78,7 @@ fn is_structural(byte: u8) -> bool {
     matches!(byte, b'{' | b'}' | b'[' | b']' | b',' | b':')
 }
 
-/// What a search came to.
+/// The result of a search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
     /// This text completes the reply.
@@ -95,7 +95,7 @@ pub(super) struct Endings {
     matcher: Matcher,
     ahead: Vec<u8>,
     place: Place,
-    /// Whether the reply is JSON; else it has no tokens that could be searched for one at a time.
+    /// True for JSON, which can be searched one JSON token at a time; other texts are searched in one piece.
     json: bool,
     /// The bytes that occur in the vocabulary.
     writable: Arc<[bool; 256]>,
@@ -111,7 +111,7 @@ impl Endings {
         Self { matcher, ahead: Vec::new(), place: Place::default(), json, writable, likely: Arc::new(likely) }
     }
 
-    /// Where the reply stands.
+    /// The position of the reply.
     pub(super) fn place(&self) -> Place {
         self.place
     }
@@ -132,7 +132,7 @@ impl Endings {
         self.place = place;
     }
 
-    /// Whether `text` completes the reply.
+    /// True if `text` completes the reply.
     pub(super) fn completes(&mut self, text: &[u8]) -> bool {
         self.go(&[]).is_ok() && self.completes_here(text)
     }
@@ -148,15 +148,33 @@ impl Endings {
 
     /// Searches for a text that completes the reply, and tries `tail`, an end that was known before, as the last part.
     pub(super) fn search(&mut self, tail: &[u8], effort: usize) -> Found {
-        for opening in OPENING {
-            let mut search = Search { endings: self, opening, left: effort / OPENING.len(), cut: false };
-            match search.end(tail) {
-                Ok(Found::Unknown) => {}
-                Ok(found) => return found,
-                Err(_) => break,
-            }
+        let mut tried = OPENING.iter().map(|&opening| self.search_with(tail, opening, effort / OPENING.len()));
+        tried.find(|found| *found != Found::Unknown).unwrap_or(Found::Unknown)
+    }
+
+    /// Searches for a text of which `length` is small: in every way, before a reply begins.
+    pub(super) fn shortest(&mut self, length: impl Fn(&[u8]) -> usize) -> Found {
+        let found = OPENING.map(|opening| self.search_with(&[], opening, FIRST_SEARCH));
+        if found.contains(&Found::Nothing) {
+            return Found::Nothing;
         }
-        Found::Unknown
+        let ends = found.into_iter().filter_map(|found| match found {
+            Found::End(text) => Some(text),
+            Found::Nothing | Found::Unknown => None,
+        });
+        ends.min_by_key(|text| length(text)).map_or(Found::Unknown, Found::End)
+    }
+
+    fn search_with(&mut self, tail: &[u8], opening: usize, effort: usize) -> Found {
+        Search { endings: self, opening, left: effort, cut: false }.end(tail).unwrap_or(Found::Unknown)
+    }
+
+    /// True if an end is found once the vocabulary is taken to hold every byte.
+    pub(super) fn is_found_with_every_byte(&mut self) -> bool {
+        let writable = std::mem::replace(&mut self.writable, Arc::new([true; 256]));
+        let found = self.search(&[], FIRST_SEARCH);
+        self.writable = writable;
+        matches!(found, Found::End(_))
     }
 
     /// Moves the matcher to `path` after the reply.
@@ -198,11 +216,11 @@ struct Search<'a> {
     opening: usize,
     /// How many more states are looked at.
     left: usize,
-    /// Whether something was not tried.
+    /// Set when an alternative was skipped.
     cut: bool,
 }
 
-/// A way to go on with a JSON token, cheapest first, then in order of bytes.
+/// A way to continue a JSON token. The cheapest comes first, then the order of bytes decides.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Way {
     cost: usize,
@@ -286,7 +304,7 @@ impl Search<'_> {
         next
     }
 
-    /// What a byte costs beside itself.
+    /// The extra cost of a byte.
     fn price(&self, byte: u8, place: Place) -> usize {
         if !self.endings.json {
             return 0;

@@ -19,8 +19,18 @@ const MOVED: &str = "x-moved-";
 /// A schema that means the same to the engine.
 ///
 /// # Errors
-/// A reference that points nowhere.
+/// A reference that points nowhere, or out of the schema.
 pub(super) fn readable(schema: &Value) -> Result<Value, String> {
+    let mut outside = None;
+    visit(schema, &mut |fields| {
+        let target = fields.get("$ref").and_then(Value::as_str);
+        if let Some(target) = target.filter(|target| *target != "#" && !target.starts_with("#/")) {
+            outside = Some(target.to_string());
+        }
+    });
+    if let Some(target) = outside {
+        return Err(format!("`$ref` must point into the schema, as `#/$defs/name` does, not to `{target}`"));
+    }
     let mut moved = BTreeMap::new();
     let mut readable = rewritten(schema, &mut moved);
     let mut done = 0;
@@ -48,7 +58,7 @@ pub(super) fn readable(schema: &Value) -> Result<Value, String> {
     Ok(readable)
 }
 
-/// Whether the engine leaves something of `schema` unchecked: the keywords, each once.
+/// The keywords of `schema` that the engine does not check, each once.
 pub fn unchecked(schema: &Value) -> Vec<&'static str> {
     let mut found = false;
     visit(schema, &mut |fields| found |= fields.get("uniqueItems") == Some(&Value::Bool(true)));
@@ -183,6 +193,8 @@ mod tests {
             assert_eq!(readable.pointer(&target[1..]), Some(&expected), "{name}");
         }
         let lost = json!({"$ref": "#/$defs/no~1where"});
+        let outside = super::readable(&json!({"items": {"$ref": "http://example.org/x"}})).unwrap_err();
+        assert_eq!(outside, "`$ref` must point into the schema, as `#/$defs/name` does, not to `http://example.org/x`");
         assert_eq!(super::readable(&lost), Err("`$ref` #/$defs/no~1where points nowhere".into()));
     }
 }

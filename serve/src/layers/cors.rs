@@ -34,7 +34,7 @@ impl Origin {
         self.0 == "*"
     }
 
-    /// Whether this is `origin`, or any.
+    /// True if this is `origin`, or any.
     pub(super) fn allows(&self, origin: &str) -> bool {
         self.is_any() || self.0 == origin
     }

@@ -1,6 +1,6 @@
-//! What a page of another site may make a browser ask for. A server without keys answers whoever reaches it, and a browser
-//! on the same machine reaches it for every page: so requests of foreign pages are refused, and so are requests for a
-//! foreign name of the server (DNS rebinding).
+//! Protection against web pages of other sites. A server without keys answers anyone who can reach it, and any page can make
+//! the browser on the same machine reach it. So requests from foreign pages are refused, and so are requests that call the
+//! server by a foreign name (DNS rebinding).
 //!
 //! Where there are keys none of this is needed: a foreign page has no key.
 
@@ -26,7 +26,7 @@ pub enum Hosts {
 }
 
 impl Hosts {
-    /// Whether a `Host` header names the server.
+    /// True if a `Host` header names the server.
     fn allow(&self, host: &str) -> bool {
         let Self::Named(names) = self else { return true };
         let name = without_port(host).to_ascii_lowercase();
@@ -86,7 +86,7 @@ fn is_json(content_type: &str) -> bool {
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    // What is not even text is nobody's name.
+    // A value that is not text names nobody.
     headers.get(name).map(|value| value.to_str().unwrap_or("?"))
 }
 

@@ -45,7 +45,7 @@ pub struct CompletionRequest {
     pub sampling: Sampling,
     /// When completions end.
     pub ending: Ending,
-    /// What completions must look like.
+    /// The form of completions, if one is asked for.
     pub grammar: Option<AskedGrammar>,
     /// Stop strings, none of them empty.
     pub stop: Vec<String>,

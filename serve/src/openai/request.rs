@@ -34,7 +34,7 @@ const OWN_NEUTRAL: [Neutral; 16] = [
 /// Keys of a message that clients echo back from a reply, and that say nothing to the model.
 const HARMLESS_IN_MESSAGE: [&str; 7] =
     ["annotations", "cache_control", "id", "index", "parsed", "provider_specific_fields", "reasoning_details"];
-/// The same with a value that asks for nothing.
+/// Keys that clients echo back with a value that asks for nothing.
 const NEUTRAL_IN_MESSAGE: [Neutral; 5] = [
     ("refusal", nothing::is_empty),
     ("images", nothing::is_empty),
@@ -42,7 +42,7 @@ const NEUTRAL_IN_MESSAGE: [Neutral; 5] = [
     ("prefix", nothing::is_false),
     ("function_call", nothing::is_empty),
 ];
-/// What a model thought before an answer, for chat templates that show it.
+/// The model's reasoning before an answer, for chat templates that show it.
 const THOUGHTS: [&str; 2] = ["reasoning_content", "reasoning"];
 
 /// A validated chat request.
@@ -58,7 +58,7 @@ pub struct ChatRequest {
     pub continue_final_message: bool,
     /// How many replies; at least 1.
     pub choices: usize,
-    /// What replies must look like.
+    /// The form of replies, if one is asked for.
     pub grammar: Option<AskedGrammar>,
     /// Further variables of the chat template.
     pub variables: Map<String, Value>,

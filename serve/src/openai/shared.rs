@@ -127,7 +127,7 @@ pub enum StreamUsage {
 /// A grammar and the field that asks for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AskedGrammar {
-    /// What replies must look like.
+    /// The form of replies.
     pub grammar: Grammar,
     /// The field.
     pub param: &'static str,
@@ -164,7 +164,7 @@ pub(super) fn ending(fields: &mut Fields) -> Result<Ending, ApiError> {
     Ok(Ending { ignore_eos, min_tokens: usize::try_from(min_tokens).unwrap_or(usize::MAX), stop_token_ids })
 }
 
-/// What replies must look like, by `response_format`, vLLM's `guided_*` or its `structured_outputs`: one of them.
+/// The form of replies: `response_format`, vLLM's `guided_*` or its `structured_outputs`, but only one of them.
 pub(super) fn grammar(fields: &mut Fields) -> Result<Option<AskedGrammar>, ApiError> {
     let mut asked: Vec<AskedGrammar> = Vec::new();
     let mut add =
@@ -180,7 +180,7 @@ pub(super) fn grammar(fields: &mut Fields) -> Result<Option<AskedGrammar>, ApiEr
     }
 }
 
-/// `response_format`, in OpenAI's layout or, with the schema beside `json_object`, in llama.cpp's.
+/// `response_format`, in OpenAI's layout or in llama.cpp's, which has a `schema` next to `json_object`.
 fn response_format(fields: &mut Fields) -> Result<Option<Grammar>, ApiError> {
     let Some(format) = fields.take("response_format") else { return Ok(None) };
     let mut format = Fields::new(format, "response_format.")?;

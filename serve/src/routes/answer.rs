@@ -57,7 +57,7 @@ pub(super) async fn aside<T: Send + 'static>(
     }
 }
 
-/// What a request asks for. Grammars are made one at a time: a hostile one keeps the others waiting, not the server busy.
+/// Prepares a request. Grammars are made one at a time: a hostile one keeps the others waiting, not the server busy.
 pub(super) async fn prepared<T: Send + 'static>(
     state: &AppState,
     wants_grammar: bool,
@@ -116,7 +116,7 @@ impl Head {
         }
     }
 
-    /// Whether a last chunk tells the usage.
+    /// True if the stream ends with a chunk that carries the usage.
     pub(super) fn tells_usage(&self) -> bool {
         self.stream_usage != StreamUsage::Never
     }
@@ -150,7 +150,7 @@ pub(super) async fn collect(mut outputs: Outputs) -> Result<(Vec<Choice>, Usage)
 
 /// How an API writes the parts of a streamed answer: each as no, one or several chunks of JSON.
 pub(super) trait Chunks: Send + 'static {
-    /// What all parts have in common.
+    /// The fields that all parts share.
     fn head(&mut self) -> &mut Head;
     /// What comes before everything.
     fn opening(&self) -> Vec<String>;

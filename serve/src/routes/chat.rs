@@ -59,7 +59,7 @@ pub(super) async fn chat_completions(State(state): State<Arc<AppState>>, body: B
     Ok(answer::unchecked(Json(completion).into_response(), &unchecked))
 }
 
-/// What is told of tokens.
+/// The details of tokens that a client asked for.
 #[derive(Debug, Clone, Copy)]
 struct Told {
     logprobs: bool,
