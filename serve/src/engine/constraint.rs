@@ -182,7 +182,7 @@ impl Grammars {
                 grammar: Arc::new(grammar.clone()),
                 vocabulary: self.vocabulary.clone(),
                 matcher: Box::new(matcher),
-                plan: plan.map(|(_, text)| Box::new(Plan { ends, text, left: max_tokens })),
+                plan: plan.map(|(needed, text)| Box::new(Plan { ends, text, needed, left: max_tokens })),
             })
         };
         // It recurses as deep as references go.
@@ -288,6 +288,8 @@ pub struct Constraint {
 struct Plan {
     ends: Endings,
     text: Vec<u8>,
+    /// How many tokens it has, the end token included.
+    needed: usize,
     /// How many tokens the reply may still have.
     left: usize,
 }
@@ -322,12 +324,7 @@ impl Constraint {
 
     /// True if the remaining tokens are only just enough for the known end.
     fn must_end(&self) -> bool {
-        self.plan.as_ref().is_some_and(|plan| self.needed(&plan.text).is_some_and(|needed| needed >= plan.left))
-    }
-
-    /// How many tokens an end needs, the end token included.
-    fn needed(&self, text: &[u8]) -> Option<usize> {
-        self.vocabulary.tokens(text).map(|tokens| tokens.len() + 1)
+        self.plan.as_ref().is_some_and(|plan| plan.needed >= plan.left)
     }
 
     /// Makes every token impossible that cannot come next.
@@ -363,23 +360,26 @@ impl Constraint {
         let (left, place) = (plan.left.saturating_sub(1), plan.ends.place());
         let is_planned = plan.text.starts_with(&bytes);
         let advanced = plan.ends.advance(&bytes);
-        let fits = |text: &Vec<u8>| self.needed(text).is_some_and(|needed| needed <= left);
+        // The end, if it can be reached in time.
+        let in_time = |text: Vec<u8>| {
+            let needed = self.vocabulary.tokens(&text)?.len() + 1;
+            (needed <= left).then_some((text, needed))
+        };
         let rest = plan.text.get(bytes.len()..).unwrap_or_default().to_vec();
         let known = [rest, plan.text.clone()];
         let mut end = None;
         // A number is as long as it must be, but not longer than is useful.
         if advanced && (is_planned || !plan.ends.place().is_long_number()) {
-            end = known.into_iter().find(|text| plan.ends.completes(text) && fits(text));
+            end = known.into_iter().filter(|text| plan.ends.completes(text)).find_map(in_time);
             if end.is_none()
                 && let Found::End(text) = plan.ends.search(&plan.text, LATER_SEARCH)
             {
-                end = Some(text).filter(fits);
+                end = in_time(text);
             }
         }
         match end {
-            Some(text) => {
-                plan.text = text;
-                plan.left = left;
+            Some((text, needed)) => {
+                (plan.text, plan.needed, plan.left) = (text, needed, left);
                 self.plan = Some(plan);
                 true
             }
@@ -405,7 +405,7 @@ impl Constraint {
         let bytes = self.vocabulary.bytes(id);
         plan.ends.advance(&bytes);
         plan.text.drain(..bytes.len());
-        plan.left = plan.left.saturating_sub(1);
+        (plan.needed, plan.left) = (plan.needed.saturating_sub(1), plan.left.saturating_sub(1));
         // Should the grammar engine have given up, the known end is followed without it.
         let _ = self.matcher.consume_token(id);
         Ok(id)

@@ -39,7 +39,7 @@ pub(super) struct Place {
     escaped: bool,
     /// Bytes of the number or the name (`true`) that is being written.
     scalar: usize,
-    /// Bytes of the number's exponent, its letter included.
+    /// The letter and the digits of the number's exponent.
     exponent: usize,
 }
 
@@ -56,14 +56,15 @@ impl Place {
         let ends = is_structural(byte);
         let is_scalar = !ends && !self.in_string && !byte.is_ascii_whitespace();
         let in_exponent = self.exponent > 0 || (self.scalar > 0 && matches!(byte, b'e' | b'E'));
-        self.exponent = if is_scalar && in_exponent { self.exponent + 1 } else { 0 };
+        let is_sign = matches!(byte, b'+' | b'-');
+        self.exponent = if is_scalar && in_exponent { self.exponent + usize::from(!is_sign) } else { 0 };
         self.scalar = if is_scalar { self.scalar + 1 } else { 0 };
         ends
     }
 
-    /// True if a number is longer than any double needs to be (-2.2250738585072014e-308), or too large for one.
+    /// True if a number has more than 24 characters, or an exponent of more than two digits, which a double may not hold.
     pub(super) fn is_long_number(&self) -> bool {
-        self.scalar > 24 || self.exponent > 4
+        self.scalar > 24 || self.exponent > 3
     }
 
     /// Adds the bytes of a token.
