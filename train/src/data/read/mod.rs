@@ -1,33 +1,29 @@
-//! From a data file to rows: the container (JSONL, JSON array, gzip, parquet) gives objects, the layout gives pairs.
+//! From a data file to rows: the container (JSONL, JSON, CSV, gzip, parquet) gives objects, the layout gives pairs.
 
 mod container;
+mod csv;
 mod json;
 mod parquet;
+mod scan;
+mod select;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::layout::{self, Layout, RowError};
-use super::{Dropped, Preference, Text};
+use self::container::Found;
+pub use self::select::Selection;
+use self::select::Named;
+use super::layout::{self, Layout, Overlooked, RowError};
+use super::{Document, Dropped, Preference, Text};
 use crate::error::TrainError;
 
 /// One object of a data file.
 pub type Row = Map<String, Value>;
 
-/// How the rows of a file are to be understood.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Selection {
-    /// The layout; found from the first rows where it is not given.
-    pub format: Option<Layout>,
-    /// For a field of the layout the name it has in the file.
-    pub columns: BTreeMap<String, String>,
-}
-
-/// What a file held, in its order.
+/// The rows of a file, in their order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FileRows<T> {
     /// How it was understood.
@@ -36,10 +32,23 @@ pub struct FileRows<T> {
     pub unit: &'static str,
     /// Every row with its number (counted from 1), or why it cannot be used.
     pub rows: Vec<(usize, Result<T, Dropped>)>,
-    /// Rows that declare tools, which no template is given.
+    /// What a user should know about them.
+    pub noticed: Noticed,
+}
+
+/// What was noticed in the rows of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Noticed {
+    /// Rows with tools for the chat template to present.
     pub with_tools: usize,
     /// Pairs that are strings, which no template is applied to.
     pub strings: usize,
+    /// Pairs whose responses both begin with the prompt.
+    pub repeated_prompts: usize,
+    /// Pairs of which one response thinks (`<think>`) and the other does not.
+    pub one_thinks: usize,
+    /// Columns with content that is not used.
+    pub unused: BTreeSet<String>,
 }
 
 impl<T> FileRows<T> {
@@ -68,33 +77,98 @@ const DETECTION_ROWS: usize = 16;
 /// # Errors
 /// When the file cannot be read, its layout is not known, or a row does not fit the layout: with row and field.
 pub fn read_preferences(path: &Path, selection: &Selection) -> Result<FileRows<Preference>, TrainError> {
+    let invalid = |reason: String| TrainError::invalid(path, reason);
+    selection.check().map_err(invalid)?;
     let layout = match selection.format {
         Some(layout) => layout,
-        None => layout::detect(&first_rows(path, selection)?).map_err(|reason| TrainError::invalid(path, reason))?,
+        None => layout::detect(&first_rows(path, selection)?).map_err(invalid)?,
     };
-    let mut with_tools = 0;
-    let (unit, rows) = parse_rows(path, selection, |row| {
-        with_tools += usize::from(layout::declares_tools(row));
-        let pair = layout.parse(row).map_err(|error| error.in_layout(layout.name()))?;
-        pair.unusable().map_or(Ok(pair), |reason| Err(reason.into()))
+    if selection.apply_chat_template && !layout.marks_prompts() {
+        return Err(invalid(format!(
+            "`data.apply_chat_template` needs to know where the prompt ends, which the layout `{}` leaves open; add a \
+             column `prompt`",
+            layout.name()
+        )));
+    }
+    let mut noticed = Noticed::default();
+    let (unit, rows) = parse_rows(path, selection, |named| {
+        noticed.unused.extend(named.displaced.iter().cloned());
+        let pair = understood(layout, selection, named, &mut noticed.unused)?;
+        noticed.with_tools += usize::from(!pair.tools.is_empty());
+        noticed.strings += usize::from(matches!(pair.prompt, Text::Plain(_)));
+        noticed.repeated_prompts += usize::from(pair.repeats_prompt());
+        noticed.one_thinks += usize::from(pair.chosen.thinks() != pair.rejected.thinks());
+        Ok(pair)
     })?;
-    let is_string = |(_, row): &&(usize, Result<Preference, Dropped>)| {
-        row.as_ref().is_ok_and(|pair| matches!(pair.prompt, Text::Plain(_)))
+    Ok(FileRows { layout: layout.name(), unit, rows, noticed })
+}
+
+/// The pair of a row, if it can be used. Columns with content that the layout leaves out are put into `unused`.
+fn understood(
+    layout: Layout,
+    selection: &Selection,
+    named: &Named,
+    unused: &mut BTreeSet<String>,
+) -> Result<Preference, RowError> {
+    let row = &named.row;
+    let mut parsed = match layout.parse(row) {
+        Err(wrong @ RowError::Wrong(_)) => return Err(wrong.in_layout(layout.name())),
+        parsed => parsed,
     };
-    let strings = rows.iter().filter(is_string).count();
-    Ok(FileRows { layout: layout.name(), unit, rows, with_tools, strings })
+    let reads = |name: &str| {
+        let has_turns = !matches!(&parsed, Ok(pair) if !matches!(pair.prompt, Text::Chat(_)));
+        layout.reads(row, name) || has_turns && layout::is_context(row, name)
+    };
+    let left_out: Vec<&str> =
+        row.iter().filter(|(name, value)| layout::is_filled(value) && !reads(name)).map(|(name, _)| name.as_str()).collect();
+    if let Some(name) = named.not_finite.iter().find(|name| reads(name)) {
+        return Err(RowError::Wrong(format!("`{name}` holds NaN or an infinity, which JSON does not have")));
+    }
+    let left_out = left_out.into_iter().filter(|name| !selection.ignore_columns.iter().any(|ignored| ignored == name));
+    for name in left_out {
+        unused.insert(name.to_string());
+        match layout::overlooked(row, name, reads) {
+            Some(Overlooked::Media) => return Err(Dropped::Media.into()),
+            Some(Overlooked::Prompt) => {
+                let layout = layout.name();
+                return Err(RowError::Wrong(format!(
+                    "`{name}` looks like a part of the prompt, but the layout `{layout}` does not read it; name the column \
+                     of the prompt, for example data.columns = {{ prompt = \"{name}\" }}, or, if it is not needed, set \
+                     data.ignore_columns = [\"{name}\"]"
+                )));
+            }
+            None => {}
+        }
+    }
+    if selection.apply_chat_template {
+        parsed = parsed.map(Preference::with_turns);
+    }
+    if selection.cut_repeated_prompt {
+        parsed = parsed.map(Preference::without_repeated_prompt);
+    }
+    let pair = parsed?;
+    pair.unusable().map_or(Ok(pair), |reason| Err(reason.into()))
 }
 
 /// Reads documents for next-token training: objects with `messages` (a list of turns) or `text` (a string).
 ///
 /// # Errors
 /// When the file cannot be read or a row is not such an object.
-pub fn read_documents(path: &Path, selection: &Selection) -> Result<FileRows<Text>, TrainError> {
-    let (unit, rows) = parse_rows(path, selection, |row| {
-        let text = layout::document(row)?;
-        if text.is_empty() { Err(Dropped::EmptySide.into()) } else { Ok(text) }
+pub fn read_documents(path: &Path, selection: &Selection) -> Result<FileRows<Document>, TrainError> {
+    let mut noticed = Noticed::default();
+    let (unit, rows) = parse_rows(path, selection, |named| {
+        let reads = |name: &str| layout::document_reads(&named.row, name);
+        let left_out = named.row.iter().filter(|(name, value)| layout::is_filled(value) && !reads(name));
+        let left_out = left_out.map(|(name, _)| name).filter(|name| !selection.ignore_columns.contains(*name));
+        noticed.unused.extend(named.displaced.iter().chain(left_out).cloned());
+        let document = layout::document(&named.row)?;
+        if let Some(name) = named.not_finite.iter().find(|name| reads(name)) {
+            return Err(RowError::Wrong(format!("`{name}` holds NaN or an infinity, which JSON does not have")));
+        }
+        noticed.with_tools += usize::from(!document.tools.is_empty());
+        if document.text.is_empty() { Err(Dropped::EmptySide.into()) } else { Ok(document) }
     })?;
-    Ok(FileRows { layout: "documents", unit, rows, with_tools: 0, strings: 0 })
+    Ok(FileRows { layout: "documents", unit, rows, noticed })
 }
 
 type Numbered<T> = Vec<(usize, Result<T, Dropped>)>;
@@ -102,11 +176,11 @@ type Numbered<T> = Vec<(usize, Result<T, Dropped>)>;
 fn parse_rows<T>(
     path: &Path,
     selection: &Selection,
-    mut parse: impl FnMut(&Row) -> Result<T, RowError>,
+    mut parse: impl FnMut(&Named) -> Result<T, RowError>,
 ) -> Result<(&'static str, Numbered<T>), TrainError> {
     let mut rows = Vec::new();
-    let unit = container::each_row(path, &mut |number, row| {
-        let parsed = match parse(&selection.renamed(row)) {
+    let unit = container::each_row(path, selection.field.as_deref(), &mut |number, found| {
+        let parsed = match parse(&selection.named(found)) {
             Ok(parsed) => Ok(parsed),
             Err(RowError::Unusable(reason)) => Err(reason),
             Err(RowError::Wrong(reason)) => return Err(reason),
@@ -122,28 +196,14 @@ fn parse_rows<T>(
 
 fn first_rows(path: &Path, selection: &Selection) -> Result<Vec<Row>, TrainError> {
     let mut rows = Vec::new();
-    container::each_row(path, &mut |_, row| {
-        rows.push(selection.renamed(row));
+    container::each_row(path, selection.field.as_deref(), &mut |_, found: Found| {
+        rows.push(selection.named(found).row);
         Ok(if rows.len() < DETECTION_ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     if rows.is_empty() {
         return Err(TrainError::invalid(path, "it holds no rows"));
     }
     Ok(rows)
-}
-
-impl Selection {
-    /// The row with its fields under the layout's names.
-    fn renamed(&self, mut row: Row) -> Row {
-        // All are taken out before any is put back, so that two columns may change places.
-        let taken: Vec<_> = self.columns.iter().map(|(name, column)| (name, row.remove(column))).collect();
-        for (name, value) in taken {
-            if let Some(value) = value {
-                row.insert(name.clone(), value);
-            }
-        }
-        row
-    }
 }
 
 #[cfg(test)]
@@ -200,7 +260,7 @@ mod tests {
         let content = br#"{"question": "q", "chosen": "worse", "rejected": "better"}"#;
         let columns = [("prompt", "question"), ("chosen", "rejected"), ("rejected", "chosen")];
         let columns = columns.map(|(name, column)| (name.to_string(), column.to_string())).into();
-        let selection = Selection { format: None, columns };
+        let selection = Selection { columns, ..Default::default() };
         let rows = read_preferences(file(content).path(), &selection).unwrap();
         let (_, pair) = rows.used().next().unwrap();
         let plain = |text: &str| Text::Plain(text.into());
@@ -211,7 +271,8 @@ mod tests {
     fn a_format_makes_turns_of_plain_strings() {
         let content = br#"{"prompt": "q", "chosen": "a", "rejected": "b"}"#;
         let columns = [("question".to_string(), "prompt".to_string())].into();
-        let selection = Selection { format: Some(Layout::named("orca_dpo_pairs").unwrap()), columns };
+        let format = Some(Layout::named("orca_dpo_pairs").unwrap());
+        let selection = Selection { format, columns, ..Default::default() };
         let rows = read_preferences(file(content).path(), &selection).unwrap();
         let (_, pair) = rows.used().next().unwrap();
         assert_eq!(pair.prompt, Text::Chat(vec![Message::user("q")]));
