@@ -5,24 +5,31 @@
 //! - [`StreamDecoder`] turns ids into text one at a time and never emits half a character.
 //!
 //! ```
-//! use orpo_chat::{ChatTemplate, Message};
+//! use orpo_chat::{ChatTemplate, Message, RenderOptions};
 //!
 //! let template = ChatTemplate::new(
 //!     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}bot:{% endif %}",
 //! )?;
-//! let text = template.render(&[Message::user("hello")], true, &Default::default())?;
+//! let options = RenderOptions { add_generation_prompt: true, ..Default::default() };
+//! let text = template.render(&[Message::user("hello")], options, &Default::default())?;
 //! assert_eq!(text, "user: hello\nbot:");
 //! # Ok::<(), orpo_chat::ChatError>(())
 //! ```
 
 mod decode;
 mod error;
+mod files;
 mod message;
+mod portable;
+mod probe;
 mod template;
+mod templates;
 mod tokenizer;
 
 pub use decode::StreamDecoder;
 pub use error::ChatError;
 pub use message::{ContentError, Message, content_text};
-pub use template::{ChatTemplate, SpecialTokens};
+pub use portable::PortableTemplates;
+pub use probe::GenerationPromptFault;
+pub use template::{ChatTemplate, RenderOptions, SpecialTokens};
 pub use tokenizer::{ChatTokenizer, TOKENIZER_FILES};

@@ -83,11 +83,13 @@ fn part_text(index: usize, part: &Value) -> Result<&str, ContentError> {
 /// The conversation as templates expect it, whether it comes from a data file or a request:
 /// `developer`, OpenAI's later name, is `system`; the arguments of calls are objects where they came as JSON text (text
 /// that is not a JSON object stays text, such as arguments cut off by a token limit); results of calls carry the name of
-/// their function.
+/// their function. As in `transformers`, keys that are null are left out, and reasoning is found under each of its names.
 pub(crate) fn normalised(messages: &[Message]) -> Vec<Message> {
     let mut messages = messages.to_vec();
     let mut functions = Map::new();
     for message in &mut messages {
+        message.extra.retain(|_, value| !value.is_null());
+        name_reasoning(&mut message.extra);
         if message.role == "developer" {
             message.role = "system".into();
         }
@@ -112,6 +114,15 @@ pub(crate) fn normalised(messages: &[Message]) -> Vec<Message> {
         }
     }
     messages
+}
+
+/// Templates read reasoning as `reasoning_content` or, those of gpt-oss, as `thinking`; some servers call it `reasoning`.
+fn name_reasoning(extra: &mut Map<String, Value>) {
+    let names = ["reasoning_content", "thinking", "reasoning"];
+    if let Some(reasoning) = names.iter().find_map(|name| extra.get(*name)).cloned() {
+        extra.entry("thinking").or_insert_with(|| reasoning.clone());
+        extra.insert("reasoning_content".into(), reasoning);
+    }
 }
 
 /// JSON text of an object becomes that object; no text at all, a function without arguments, an empty one.
@@ -177,5 +188,14 @@ mod tests {
         let messages = normalised(&[Message::new("developer", "x"), call(json!({})), result]);
         assert_eq!(messages[0], Message::new("system", "x"));
         assert_eq!(messages[2].extra["name"], "f");
+    }
+
+    #[test]
+    fn reasoning_has_every_name_and_nulls_are_left_out() {
+        let mut message = Message::assistant("x");
+        message.extra.insert("reasoning".into(), json!("r"));
+        message.extra.insert("tool_calls".into(), json!(null));
+        let extra = serde_json::to_value(&normalised(&[message])[0].extra).unwrap();
+        assert_eq!(extra, json!({"reasoning": "r", "thinking": "r", "reasoning_content": "r"}));
     }
 }

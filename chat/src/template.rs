@@ -4,6 +4,7 @@ use chrono::{DateTime, Local};
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 use serde::Serialize;
+use serde_json::{Map, Value as Json};
 
 use crate::message::normalised;
 use crate::{ChatError, Message};
@@ -23,6 +24,27 @@ pub struct SpecialTokens {
     /// Unknown text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unk_token: Option<String>,
+}
+
+impl SpecialTokens {
+    /// Each token that there is, under its name.
+    fn to_variables(&self) -> Map<String, Json> {
+        match serde_json::to_value(self) {
+            Ok(Json::Object(tokens)) => tokens,
+            _ => unreachable!("a struct of strings is an object"),
+        }
+    }
+}
+
+/// What a template is given beside the messages and the special tokens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RenderOptions<'a> {
+    /// The tools that the template presents, in OpenAI's layout; `tools` is none in the template if there are none.
+    pub tools: &'a [Json],
+    /// Whether the header of the assistant's turn follows the messages.
+    pub add_generation_prompt: bool,
+    /// Further variables, such as `enable_thinking`; they win over all others but `messages`.
+    pub variables: Option<&'a Map<String, Json>>,
 }
 
 /// A compiled chat template.
@@ -67,57 +89,30 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Renders `messages`; with `add_generation_prompt` the header of the assistant's turn follows. Before that the role
-    /// `developer` becomes `system`, arguments of calls become objects, and results of calls get their function's name.
+    /// Renders `messages` with `options` after normalising them: the role `developer` becomes `system`, arguments of
+    /// calls become objects, and results of calls get their function's name.
     ///
     /// # Errors
-    /// [`ChatError::Template`] when the template refuses the messages (`raise_exception`) or is wrong.
+    /// [`ChatError::Template`] when the template refuses the messages (`raise_exception`) or is wrong, or a variable is
+    /// called `messages`.
     pub fn render(
         &self,
         messages: &[Message],
-        add_generation_prompt: bool,
+        options: RenderOptions<'_>,
         special: &SpecialTokens,
     ) -> Result<String, ChatError> {
-        self.render_with_tools(messages, &[], add_generation_prompt, special)
-    }
-
-    /// As [`ChatTemplate::render`], with `tools` (JSON objects in OpenAI's layout) for the template to present; without
-    /// any, `tools` is undefined in it.
-    ///
-    /// # Errors
-    /// As [`ChatTemplate::render`].
-    pub fn render_with_tools(
-        &self,
-        messages: &[Message],
-        tools: &[serde_json::Value],
-        add_generation_prompt: bool,
-        special: &SpecialTokens,
-    ) -> Result<String, ChatError> {
-        #[derive(Serialize)]
-        struct Context<'a> {
-            messages: &'a [Message],
-            #[serde(skip_serializing_if = "<[_]>::is_empty")]
-            tools: &'a [serde_json::Value],
-            add_generation_prompt: bool,
-            #[serde(flatten)]
-            special: &'a SpecialTokens,
+        let mut context = special.to_variables();
+        context.insert("tools".into(), if options.tools.is_empty() { Json::Null } else { options.tools.into() });
+        context.insert("documents".into(), Json::Null);
+        context.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
+        context.extend(options.variables.cloned().into_iter().flatten());
+        if context
+            .insert("messages".into(), serde_json::to_value(normalised(messages)).expect("messages are JSON"))
+            .is_some()
+        {
+            return Err(ChatError::Template("a variable cannot be called `messages`".into()));
         }
-        let messages = &normalised(messages);
-        self.render_context(&Context { messages, tools, add_generation_prompt, special })
-    }
-
-    /// Whether the template presents tools: found by showing it one.
-    pub fn knows_tools(&self, special: &SpecialTokens) -> bool {
-        const NAME: &str = "tell_whether_tools_are_known";
-        let parameters = serde_json::json!({
-            "type": "object",
-            "properties": {"x": {"type": "string", "description": "a text"}},
-            "required": ["x"],
-        });
-        let function = serde_json::json!({"name": NAME, "description": "a tool", "parameters": parameters});
-        let tool = serde_json::json!({"type": "function", "function": function});
-        let rendered = self.render_with_tools(&[Message::user("x")], &[tool], true, special);
-        rendered.is_ok_and(|text| text.contains(NAME))
+        self.render_context(&context)
     }
 
     fn render_context<C: Serialize>(&self, context: &C) -> Result<String, ChatError> {
@@ -234,6 +229,8 @@ mod tests {
     use super::*;
     use chrono::TimeZone;
 
+    const PLAIN: RenderOptions<'static> = RenderOptions { tools: &[], add_generation_prompt: false, variables: None };
+
     fn special() -> SpecialTokens {
         SpecialTokens { bos_token: Some("<s>".into()), eos_token: Some("</s>".into()), ..Default::default() }
     }
@@ -241,7 +238,7 @@ mod tests {
     #[test]
     fn blocks_are_trimmed_and_absent_tokens_are_empty() {
         let source = "{{ bos_token }}{{ pad_token }}\n  {% for m in messages %}\n[{{ m['role'] }}] {{ m.content.strip() }}\n  {% endfor %}\n{{ eos_token }}";
-        let text = ChatTemplate::new(source).unwrap().render(&[Message::user(" hi ")], false, &special()).unwrap();
+        let text = ChatTemplate::new(source).unwrap().render(&[Message::user(" hi ")], PLAIN, &special()).unwrap();
         assert_eq!(text, "<s>\n[user] hi\n</s>");
     }
 
@@ -250,7 +247,7 @@ mod tests {
         let mut message = Message::user("x");
         message.extra.insert("tools".into(), serde_json::json!({"a": [1, "<é>"], "b": null}));
         let render = |source: &str| {
-            ChatTemplate::new(source).unwrap().render(std::slice::from_ref(&message), false, &special()).unwrap()
+            ChatTemplate::new(source).unwrap().render(std::slice::from_ref(&message), PLAIN, &special()).unwrap()
         };
         assert_eq!(render("{{ messages[0].tools | tojson }}"), r#"{"a": [1, "<é>"], "b": null}"#);
         assert_eq!(render("{{ messages[0].tools.a | tojson(indent=2) }}"), "[\n  1,\n  \"<é>\"\n]");
@@ -260,14 +257,14 @@ mod tests {
     #[test]
     fn generation_blocks_change_no_text() {
         let source = "a\n {%- generation -%} {{ 'b' }} {%- endgeneration %}\nc";
-        let text = ChatTemplate::new(source).unwrap().render(&[], false, &special()).unwrap();
+        let text = ChatTemplate::new(source).unwrap().render(&[], PLAIN, &special()).unwrap();
         assert_eq!(text, "abc");
     }
 
     #[test]
     fn a_refusal_carries_the_template_s_words() {
         let template = ChatTemplate::new("{{ raise_exception('roles must alternate') }}").unwrap();
-        let error = template.render(&[], false, &special()).unwrap_err();
+        let error = template.render(&[], PLAIN, &special()).unwrap_err();
         assert!(error.to_string().contains("roles must alternate"), "{error}");
     }
 
@@ -278,17 +275,27 @@ mod tests {
     }
 
     #[test]
-    fn tools_are_undefined_unless_given() {
-        let source = "{{ tools is defined }}{% for t in tools %} {{ t | tojson }}{% endfor %}";
+    fn tools_and_documents_are_none_unless_given() {
+        let source = "{{ tools }} {{ documents }}{% for t in tools or [] %} {{ t | tojson }}{% endfor %}";
         let template = ChatTemplate::new(source).unwrap();
-        let tools = [serde_json::json!({"type": "function", "function": {"name": "f"}})];
-        assert_eq!(template.render(&[], true, &special()).unwrap(), "False");
-        assert_eq!(
-            template.render_with_tools(&[], &tools, true, &special()).unwrap(),
-            r#"True {"type": "function", "function": {"name": "f"}}"#
-        );
-        assert!(template.knows_tools(&special()));
-        assert!(!ChatTemplate::new("{# tools #}{{ messages[0].content }}").unwrap().knows_tools(&special()));
+        let tools = [serde_json::json!({"name": "f"})];
+        assert_eq!(template.render(&[], PLAIN, &special()).unwrap(), "None None");
+        let text = template.render(&[], RenderOptions { tools: &tools, ..PLAIN }, &special()).unwrap();
+        assert!(text.ends_with(r#" {"name": "f"}"#), "{text}");
+    }
+
+    #[test]
+    fn variables_reach_the_template_and_win() {
+        let template =
+            ChatTemplate::new("{{ enable_thinking is defined and not enable_thinking }}{{ eos_token }}").unwrap();
+        let render = |variables: Json| {
+            let options = RenderOptions { variables: variables.as_object(), ..PLAIN };
+            template.render(&[], options, &special())
+        };
+        assert_eq!(render(serde_json::json!({"enable_thinking": false, "eos_token": "!"})).unwrap(), "True!");
+        assert_eq!(render(serde_json::json!({})).unwrap(), "False</s>");
+        let error = render(serde_json::json!({"messages": []})).unwrap_err();
+        assert!(error.to_string().contains("`messages`"), "{error}");
     }
 
     /// 53 templates rendered by the reference jinja engine, where the shared data is at hand.
@@ -303,7 +310,7 @@ mod tests {
         let mut failed = Vec::new();
         let mut checked = 0;
         for line in text.lines() {
-            let case: serde_json::Value = serde_json::from_str(line).unwrap();
+            let case: Json = serde_json::from_str(line).unwrap();
             let name = case["name"].as_str().unwrap();
             // The cases with a date in them were rendered on that day.
             let day = || Local.with_ymd_and_hms(2025, 7, 10, 12, 0, 0).unwrap();

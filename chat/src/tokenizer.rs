@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
-use crate::{ChatError, ChatTemplate, Message, SpecialTokens, StreamDecoder};
+use crate::files::read_json;
+use crate::templates::ChatTemplates;
+use crate::{ChatError, ChatTemplate, Message, RenderOptions, SpecialTokens, StreamDecoder};
 
 /// The files of a tokenizer directory that belong to the tokenizer (not to the model).
 pub const TOKENIZER_FILES: [&str; 4] =
@@ -20,7 +22,7 @@ pub const TOKENIZER_FILES: [&str; 4] =
 pub struct ChatTokenizer {
     tokenizer: Tokenizer,
     special: SpecialTokens,
-    template: Option<ChatTemplate>,
+    templates: ChatTemplates,
     eos_ids: Vec<u32>,
     dir: PathBuf,
 }
@@ -39,7 +41,7 @@ impl ChatTokenizer {
         let parse = |reason: String| ChatError::Parse { path: path.clone(), reason };
         let mut json: Value = serde_json::from_slice(&bytes).map_err(|error| parse(error.to_string()))?;
         if matches!(config["tokenizer_class"].as_str(), Some("LlamaTokenizer" | "LlamaTokenizerFast")) {
-            prepend_space_to_text_only(&mut json);
+            prepend_space_as_transformers(&mut json, &config);
         }
         let mut tokenizer: Tokenizer = serde_json::from_value(json).map_err(|error| parse(error.to_string()))?;
         // Length is the caller's business: a truncation stored in the file must not cut anything silently.
@@ -55,11 +57,7 @@ impl ChatTokenizer {
             unk_token: token("unk_token"),
         };
 
-        let template = match read_text(&dir.join("chat_template.jinja"))? {
-            Some(source) => Some(source),
-            None => template_of_config(&config["chat_template"]),
-        };
-        let template = template.map(ChatTemplate::new).transpose()?;
+        let templates = ChatTemplates::from_dir(dir, &config)?;
 
         let mut eos_ids = BTreeSet::new();
         eos_ids.extend(special.eos_token.as_deref().and_then(|token| tokenizer.token_to_id(token)));
@@ -69,7 +67,7 @@ impl ChatTokenizer {
             }
         }
         let eos_ids = eos_ids.into_iter().collect();
-        Ok(Self { tokenizer, special, template, eos_ids, dir: dir.to_path_buf() })
+        Ok(Self { tokenizer, special, templates, eos_ids, dir: dir.to_path_buf() })
     }
 
     /// Uses `source` as the chat template in place of the directory's.
@@ -77,8 +75,12 @@ impl ChatTokenizer {
     /// # Errors
     /// [`ChatError::Template`] when it does not compile.
     pub fn with_template(mut self, source: impl Into<String>) -> Result<Self, ChatError> {
-        self.template = Some(ChatTemplate::new(source)?);
+        self.templates = ChatTemplates::single(source.into())?;
         Ok(self)
+    }
+
+    pub(crate) fn templates(&self) -> &ChatTemplates {
+        &self.templates
     }
 
     /// The underlying tokenizer.
@@ -91,12 +93,24 @@ impl ChatTokenizer {
         &self.special
     }
 
-    /// The chat template.
+    /// The chat template for conversations without tools.
     ///
     /// # Errors
     /// [`ChatError::NoTemplate`] when there is none.
     pub fn template(&self) -> Result<&ChatTemplate, ChatError> {
-        self.template.as_ref().ok_or_else(|| ChatError::NoTemplate { dir: self.dir.clone() })
+        self.choose(false)
+    }
+
+    /// The chat template for conversations with tools: `tool_use` where the directory has a template of that name.
+    ///
+    /// # Errors
+    /// [`ChatError::NoTemplate`] when there is none.
+    pub fn tools_template(&self) -> Result<&ChatTemplate, ChatError> {
+        self.choose(true)
+    }
+
+    fn choose(&self, tools: bool) -> Result<&ChatTemplate, ChatError> {
+        self.templates.choose(tools).ok_or_else(|| ChatError::NoTemplate { dir: self.dir.clone() })
     }
 
     /// The id of the BOS token, if the tokenizer has one.
@@ -114,30 +128,20 @@ impl ChatTokenizer {
         &self.eos_ids
     }
 
-    /// Renders messages; see [`ChatTemplate::render`].
+    /// Renders messages without tools; see [`ChatTemplate::render`].
     ///
     /// # Errors
     /// [`ChatError::NoTemplate`] or [`ChatError::Template`].
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, ChatError> {
-        self.template()?.render(messages, add_generation_prompt, &self.special)
+        self.render_with(messages, RenderOptions { add_generation_prompt, ..Default::default() })
     }
 
-    /// Renders messages for a model that is shown `tools`; see [`ChatTemplate::render_with_tools`].
+    /// Renders messages with the template for conversations with or without tools; see [`ChatTemplate::render`].
     ///
     /// # Errors
     /// As [`ChatTokenizer::render`].
-    pub fn render_with_tools(
-        &self,
-        messages: &[Message],
-        tools: &[Value],
-        add_generation_prompt: bool,
-    ) -> Result<String, ChatError> {
-        self.template()?.render_with_tools(messages, tools, add_generation_prompt, &self.special)
-    }
-
-    /// Whether the chat template presents tools.
-    pub fn knows_tools(&self) -> bool {
-        self.template.as_ref().is_some_and(|template| template.knows_tools(&self.special))
+    pub fn render_with(&self, messages: &[Message], options: RenderOptions<'_>) -> Result<String, ChatError> {
+        self.choose(!options.tools.is_empty())?.render(messages, options, &self.special)
     }
 
     /// Tokenises text as it stands: special tokens written in it are recognised, none are added.
@@ -180,35 +184,6 @@ impl ChatTokenizer {
     pub fn stream_decoder(&self, prompt_ids: &[u32]) -> StreamDecoder {
         StreamDecoder::new(prompt_ids, true)
     }
-
-    /// The chat template for an exported directory: like this one, but it writes BOS itself where the rule above adds
-    /// it, so that every program that renders the template gets the tokens that were trained on.
-    ///
-    /// # Errors
-    /// As [`ChatTokenizer::render`].
-    pub fn portable_template(&self) -> Result<String, ChatError> {
-        let source = self.template()?.source();
-        let Some(bos) = self.special.bos_token.as_deref().filter(|_| self.bos_id().is_some()) else {
-            return Ok(source.to_string());
-        };
-        let rendered = self.render(&[Message::user("x")], true)?;
-        Ok(if rendered.starts_with(bos) { source.to_string() } else { format!("{{{{ bos_token }}}}{source}") })
-    }
-}
-
-fn read_text(path: &Path) -> Result<Option<String>, ChatError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(ChatError::Read { path: path.to_path_buf(), source }),
-    }
-}
-
-fn read_json(path: &Path) -> Result<Option<Value>, ChatError> {
-    let Some(text) = read_text(path)? else { return Ok(None) };
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|error| ChatError::Parse { path: path.to_path_buf(), reason: error.to_string() })
 }
 
 /// A token is written as a string or as an object with `content`.
@@ -216,30 +191,24 @@ fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value["content"].as_str()).map(str::to_string)
 }
 
-/// A template is a string, or a list of `{name, template}` of which `default` is meant.
-fn template_of_config(value: &Value) -> Option<String> {
-    match value {
-        Value::String(source) => Some(source.clone()),
-        Value::Array(named) => named
-            .iter()
-            .find(|entry| entry["name"] == "default")
-            .and_then(|entry| entry["template"].as_str())
-            .map(str::to_string),
-        _ => None,
-    }
-}
-
-/// Older Llama tokenizers put a space before every stretch of text by a normaliser, which also hides special tokens in
-/// the middle of a text. `transformers` loads them with a pre-tokeniser in its place, which puts one at the very start.
-fn prepend_space_to_text_only(tokenizer: &mut Value) {
+/// Where a Llama tokenizer puts a space before a text, whatever its file says: `transformers` builds this part anew from
+/// the configuration. Older files have a normaliser for it, which also hides special tokens in the middle of a text.
+fn prepend_space_as_transformers(tokenizer: &mut Value, config: &Value) {
     let prepend = json!({"type": "Sequence", "normalizers": [
         {"type": "Prepend", "prepend": "▁"},
         {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
     ]});
-    if tokenizer["normalizer"] == prepend && tokenizer["pre_tokenizer"].is_null() {
+    let old = tokenizer["normalizer"] == prepend && tokenizer["pre_tokenizer"].is_null();
+    let new = tokenizer["normalizer"].is_null() && tokenizer["pre_tokenizer"]["type"] == "Metaspace";
+    if old || new {
+        let scheme = match (&config["add_prefix_space"], &config["legacy"]) {
+            (Value::Bool(false), _) => "never",
+            (_, Value::Bool(true)) => "always",
+            _ => "first",
+        };
         tokenizer["normalizer"] = Value::Null;
         tokenizer["pre_tokenizer"] =
-            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false});
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
     }
 }
 
@@ -306,17 +275,6 @@ mod tests {
         assert_eq!((without.len(), without[0], without[2]), (3, 256, 257));
         let tokenizer = tokenizer.with_template(format!("{{{{ bos_token }}}}{TEMPLATE}")).unwrap();
         assert_eq!(tokenizer.encode_prompt(&[Message::user("a")]).unwrap(), without);
-    }
-
-    #[test]
-    fn portable_template_writes_the_bos_that_the_rule_adds() {
-        let (_dir, tokenizer) = chat_tokenizer(default_config());
-        let portable = tokenizer.portable_template().unwrap();
-        assert_eq!(portable, format!("{{{{ bos_token }}}}{TEMPLATE}"));
-        let again = tokenizer.with_template(portable.clone()).unwrap().portable_template().unwrap();
-        assert_eq!(again, portable);
-        let (_dir, without_bos) = chat_tokenizer(json!({"eos_token": "</s>", "chat_template": TEMPLATE}));
-        assert_eq!(without_bos.portable_template().unwrap(), TEMPLATE);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From a validated request to token ids, limits and constraints: what the engine is asked for.
 
-use orpo_chat::{ChatError, Message};
+use orpo_chat::{ChatError, Message, RenderOptions};
 use serde_json::Value;
 
 use crate::engine::constraint::{Constraint, ConstraintError};
@@ -56,7 +56,7 @@ pub fn call_reader(served: &Served, request: &ChatRequest) -> Option<CallReader>
 }
 
 fn style(served: &Served) -> Style {
-    Style::of(served.tokenizer.template().map_or("", |template| template.source()))
+    Style::of(served.tokenizer.tools_template().map_or("", |template| template.source()))
 }
 
 fn is_special(served: &Served, token: &str) -> bool {
@@ -126,6 +126,7 @@ pub fn conversation(
     }
     if let Some(param) = speaks_of_tools(messages, tools)
         && !served.tokenizer.knows_tools()
+        && (!tools.is_empty() || !served.tokenizer.renders_calls())
     {
         let message = format!(
             "`{param}`: the chat template of `{}` knows no tools; leave them out, or serve the model with a \
@@ -134,7 +135,8 @@ pub fn conversation(
         );
         return Err(ApiError::of_field(ErrorKind::Unsupported, param, message));
     }
-    let text = served.tokenizer.render_with_tools(messages, tools, add_generation_prompt);
+    let options = RenderOptions { tools, add_generation_prompt, variables: None };
+    let text = served.tokenizer.render_with(messages, options);
     let mut text = text.map_err(|error| refused(&error))?;
     if continue_final_message {
         let last = messages.last().map_or("", |message| message.content.as_str());

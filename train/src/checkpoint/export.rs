@@ -213,8 +213,8 @@ fn write_tokenizer(dir: &Path, files: &ModelFiles) -> Result<(), TrainError> {
             config
         }
     };
-    if files.chat.template().is_ok() {
-        tokenizer_config.insert("chat_template".into(), files.chat.portable_template()?.into());
+    if let Some(portable) = files.chat.portable_templates()? {
+        tokenizer_config.insert("chat_template".into(), portable.chat_template);
     }
     write_json(&dir.join("tokenizer_config.json"), &tokenizer_config.into())?;
     let generation = files.tokenizer_dir.join("generation_config.json");
