@@ -75,7 +75,8 @@ mod tests {
     #[test]
     fn both_ways_to_write_the_replies() {
         let listed = json!({"instruction": "i", "input": "x", "output": ["a", "b"], "history": [["q", "r"]]});
-        let named = json!({"instruction": "i\nx", "chosen": "a", "rejected": "b", "history": [["q", "r"]], "output": "c"});
+        let named =
+            json!({"instruction": "i\nx", "chosen": "a", "rejected": "b", "history": [["q", "r"]], "output": "c"});
         let pair = parse(listed.as_object().unwrap()).unwrap();
         assert_eq!(pair, parse(named.as_object().unwrap()).unwrap());
         let prompt = vec![Message::user("q"), Message::assistant("r"), Message::user("i\nx")];

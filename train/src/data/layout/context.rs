@@ -68,20 +68,22 @@ pub(super) fn with_system(row: &Row, mut conversation: Vec<Message>) -> Result<V
 pub(super) fn tools(row: &Row) -> Result<Vec<Value>, RowError> {
     // OpenAI's preference data have them in `input`.
     let input = row.get("input").and_then(Value::as_object);
-    let Some((name, value)) = [Some(row), input]
-        .into_iter()
-        .flatten()
-        .find_map(|row| tools_name(row).map(|name| (name, &row[name])))
+    let Some((name, value)) =
+        [Some(row), input].into_iter().flatten().find_map(|row| tools_name(row).map(|name| (name, &row[name])))
     else {
         return Ok(Vec::new());
     };
-    let wrong = |what: String| RowError::Wrong(format!("`{name}` must be a list of tools or its JSON text, not {what}"));
+    let wrong =
+        |what: String| RowError::Wrong(format!("`{name}` must be a list of tools or its JSON text, not {what}"));
     let parsed = match value {
         Value::String(text) => serde_json::from_str(text).map_err(|_| wrong("a text that is not JSON".into()))?,
         value => value.clone(),
     };
     match parsed {
-        Value::Array(tools) => tools.into_iter().map(|tool| wrapped(tool).ok_or_else(|| wrong("what it is".into()))).collect(),
+        Value::Array(tools) => tools
+            .into_iter()
+            .map(|tool| wrapped(tool).ok_or_else(|| wrong("a list of something else".into())))
+            .collect(),
         tool @ Value::Object(_) => {
             let what = described(&tool);
             wrapped(tool).map(|tool| vec![tool]).ok_or_else(|| wrong(what))
@@ -117,8 +119,20 @@ pub(in crate::data) enum Overlooked {
 
 /// Columns with what the model answers, under the names that data sets have for it.
 const PROMPTS: [&str; 14] = [
-    "prompt", "input", "inputs", "question", "questions", "instruction", "instructions", "query", "context", "problem",
-    "user", "user_prompt", "user_input", "user_message",
+    "prompt",
+    "input",
+    "inputs",
+    "question",
+    "questions",
+    "instruction",
+    "instructions",
+    "query",
+    "context",
+    "problem",
+    "user",
+    "user_prompt",
+    "user_input",
+    "user_message",
 ];
 
 /// What the column `name`, which is filled and not read, is if it must not be passed over. A text that the columns that are
@@ -191,7 +205,9 @@ mod tests {
             let RowError::Wrong(reason) = with_system(&row(wrong), conversation()).unwrap_err() else { panic!() };
             assert!(reason.contains(part), "{reason}");
         }
-        let RowError::Wrong(reason) = with_system(&row(json!({"system": "t"})), expected).unwrap_err() else { panic!() };
+        let RowError::Wrong(reason) = with_system(&row(json!({"system": "t"})), expected).unwrap_err() else {
+            panic!()
+        };
         assert!(reason.contains("differ"), "{reason}");
     }
 
@@ -209,10 +225,13 @@ mod tests {
         ] {
             assert_eq!(tools(&row(value.clone())).unwrap(), [tool.clone()], "{value}");
         }
-        for value in [json!({}), json!({"tools": "[]"}), json!({"tools": null, "functions": []}), json!({"tools": ""})] {
+        for value in [json!({}), json!({"tools": "[]"}), json!({"tools": null, "functions": []}), json!({"tools": ""})]
+        {
             assert_eq!(tools(&row(value.clone())).unwrap(), Vec::<Value>::new(), "{value}");
         }
-        for value in [json!({"tools": "a hammer"}), json!({"tools": [3]}), json!({"tools": {"a": 1}}), json!({"tools": 7})] {
+        for value in
+            [json!({"tools": "a hammer"}), json!({"tools": [3]}), json!({"tools": {"a": 1}}), json!({"tools": 7})]
+        {
             let RowError::Wrong(reason) = tools(&row(value)).unwrap_err() else { panic!() };
             assert!(reason.contains("`tools` must be a list of tools"), "{reason}");
         }

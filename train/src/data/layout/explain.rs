@@ -22,7 +22,9 @@ pub(super) fn unknown(first: &[Row]) -> String {
         );
     }
     let is_rows = |value: &Value| {
-        value.as_array().is_some_and(|items| items.iter().all(|item| item.is_object() && !is_turn(item)) && !items.is_empty())
+        value
+            .as_array()
+            .is_some_and(|items| items.iter().all(|item| item.is_object() && !is_turn(item)) && !items.is_empty())
     };
     if let Some((name, _)) = row.iter().find(|(_, value)| is_rows(value)).filter(|_| first.len() == 1) {
         return format!(
@@ -108,7 +110,10 @@ mod tests {
     fn what_is_not_known_is_explained_in_a_few_words() {
         for (row, parts) in [
             (json!({"a": 1, "b": null}), &["`a`, `b`", "`trl_standard_explicit`", "columns = { prompt = "][..]),
-            (json!({"question": "q", "better": "a", "worse": "b"}), &["lacks `chosen`, `rejected`", "columns = { chosen = "]),
+            (
+                json!({"question": "q", "better": "a", "worse": "b"}),
+                &["lacks `chosen`, `rejected`", "columns = { chosen = "],
+            ),
             (json!({"prompt": "q", "responses": ["a", "b"], "ratings": [5, 1]}), &["several responses per prompt"]),
             (json!({"version": 1, "pairs": [{"prompt": "q"}]}), &["`version`, `pairs`", "field = \"pairs\""]),
             (

@@ -46,8 +46,9 @@ pub(super) fn required<'r>(row: &'r Row, name: &str) -> Result<&'r Value, RowErr
 /// A field that must be a string.
 pub(super) fn string<'r>(row: &'r Row, name: &str) -> Result<&'r str, RowError> {
     let value = required(row, name)?;
-    let text =
-        value.as_str().ok_or_else(|| RowError::Wrong(format!("`{name}` must be a string, not {}", described(value))))?;
+    let text = value
+        .as_str()
+        .ok_or_else(|| RowError::Wrong(format!("`{name}` must be a string, not {}", described(value))))?;
     if is_python_list_of_turns(text) {
         let reason = format!("`{name}` holds turns as Python prints a list; write them as JSON");
         return Err(RowError::Wrong(reason));
@@ -141,7 +142,7 @@ fn speaker<'a>(from: &'a str, name: &str) -> Result<&'a str, RowError> {
 
 /// The text of a content as the server reads it; none where it is null. LLaMA-Factory calls the text of a part `value`.
 fn text_of(content: &Value, name: &str) -> Result<Option<String>, RowError> {
-    let parts = content.as_array().map(|parts| parts.iter().map(named_text).collect());
+    let parts = content.as_array().map(|parts| parts.iter().map(named_text).collect::<Value>());
     content_text(parts.as_ref().unwrap_or(content)).map_err(|error| match error {
         ContentError::NotText { .. } => Dropped::Media.into(),
         ContentError::WrongType => {
@@ -231,7 +232,10 @@ mod tests {
             (json!({"content": "a"}), "`t` has neither `role` nor `from` (its fields are `content`)"),
             (json!({"role": 3, "content": "a"}), "`t`: `role` must be a string, not a number"),
             (json!({"from": "alien", "value": "a"}), "`t`: `from` is `alien`"),
-            (json!({"role": "user", "content": 3}), "the content of `t` must be a string or a list of text parts, not a n"),
+            (
+                json!({"role": "user", "content": 3}),
+                "the content of `t` must be a string or a list of text parts, not a n",
+            ),
             (json!({"role": "user", "content": [3]}), "the content of `t`: part 0 has no `text`"),
         ] {
             let RowError::Wrong(reason) = turn(&value, "t").unwrap_err() else { panic!("{value}") };

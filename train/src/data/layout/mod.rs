@@ -160,7 +160,9 @@ impl<'de> Deserialize<'de> for Layout {
 pub(super) fn is_column(name: &str) -> bool {
     const OTHERS: [&str; 9] =
         ["input", "output", "history", "query", "problem", "prompt_input_ids", "messages", "text", "tools"];
-    LAYOUTS.iter().any(|spec| spec.required.contains(&name)) || OTHERS.contains(&name) || context::SYSTEM.contains(&name)
+    LAYOUTS.iter().any(|spec| spec.required.contains(&name))
+        || OTHERS.contains(&name)
+        || context::SYSTEM.contains(&name)
 }
 
 /// The layout that fits most of a file's first rows.

@@ -118,12 +118,14 @@ fn unreadable(head: &[u8]) -> Option<String> {
     ];
     let found = COMPRESSED.iter().find(|(magic, _)| head.starts_with(magic));
     if let Some((_, name)) = found {
-        return Some(format!("it is {name}; unpack it to JSONL, JSON, CSV or parquet first (gzip can be read as it is)"));
+        return Some(format!(
+            "it is {name}; unpack it to JSONL, JSON, CSV or parquet first (gzip can be read as it is)"
+        ));
     }
     let start = head.trim_ascii_start();
-    let is_page = [&b"<!doctype html"[..], b"<html"].iter().any(|tag| {
-        start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag))
-    });
+    let is_page = [&b"<!doctype html"[..], b"<html"]
+        .iter()
+        .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)));
     is_page.then(|| "it is a web page, not data; download the file itself".into())
 }
 

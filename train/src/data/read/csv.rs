@@ -35,7 +35,8 @@ pub(super) fn each_row(
 ) -> Result<(), TrainError> {
     let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(reader);
     let names = reader.headers().map_err(|error| wrong(path, 1, error))?.clone();
-    let doubled = names.iter().enumerate().find(|(at, name)| !name.is_empty() && names.iter().take(*at).any(|n| n == *name));
+    let doubled =
+        names.iter().enumerate().find(|(at, name)| !name.is_empty() && names.iter().take(*at).any(|n| n == *name));
     if let Some((_, name)) = doubled {
         return Err(TrainError::row(path, "line", 1, format!("two columns are called `{name}`")));
     }
@@ -57,7 +58,9 @@ fn wrong(path: &Path, line: usize, error: csv::Error) -> TrainError {
         ErrorKind::Io(error) => return TrainError::read(path, error),
         ErrorKind::Utf8 { .. } => json::NOT_UTF8.to_string(),
         ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("{len} fields, but the header names {expected_len}; a field with a line end or a delimiter needs quotes")
+            format!(
+                "{len} fields, but the header names {expected_len}; a field with a line end or a delimiter needs quotes"
+            )
         }
         kind => format!("not CSV: {kind:?}"),
     };

@@ -51,7 +51,7 @@ pub(super) fn object_rows(path: &Path, reader: &mut dyn BufRead, sink: &mut Sink
             continue;
         }
         for row in rows(&text).map_err(|error| at_line(path, first, &text, &error))? {
-            let wrong = |reason| TrainError::row(path, "line", first, reason);
+            let wrong = |reason: String| TrainError::row(path, "line", first, reason);
             if sink(first, row.map_err(wrong)?).map_err(wrong)?.is_break() {
                 return Ok(());
             }
@@ -68,7 +68,8 @@ pub(super) fn object_rows(path: &Path, reader: &mut dyn BufRead, sink: &mut Sink
 /// The objects of one array, read one at a time.
 pub(super) fn array_rows(path: &Path, reader: &mut dyn BufRead, sink: &mut Sink<'_>) -> Result<(), TrainError> {
     let mut scanner = Scanner::new(reader);
-    if elements(path, &mut scanner, sink)?.is_continue() && scanner.peek().map_err(|e| TrainError::read(path, e))?.is_some()
+    if elements(path, &mut scanner, sink)?.is_continue()
+        && scanner.peek().map_err(|e| TrainError::read(path, e))?.is_some()
     {
         return Err(TrainError::invalid(path, "something follows after the array, which must be all of the file"));
     }
@@ -108,8 +109,22 @@ pub(super) fn lists_of(path: &Path, reader: &mut dyn BufRead) -> Result<Vec<(Str
 
 /// Keys under which files keep all of their rows, or the rows of a split.
 const WRAPPERS: [&str; 16] = [
-    "data", "rows", "examples", "instances", "items", "records", "dataset", "train", "training", "test", "validation",
-    "valid", "val", "dev", "eval", "evaluation",
+    "data",
+    "rows",
+    "examples",
+    "instances",
+    "items",
+    "records",
+    "dataset",
+    "train",
+    "training",
+    "test",
+    "validation",
+    "valid",
+    "val",
+    "dev",
+    "eval",
+    "evaluation",
 ];
 
 /// Columns by which an object is known as a row.

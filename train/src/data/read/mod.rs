@@ -14,8 +14,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use self::container::Found;
-pub use self::select::Selection;
 use self::select::Named;
+pub use self::select::Selection;
 use super::layout::{self, Layout, Overlooked, RowError};
 use super::{Document, Dropped, Preference, Text};
 use crate::error::TrainError;
@@ -41,6 +41,8 @@ pub struct FileRows<T> {
 pub struct Noticed {
     /// Rows with tools for the chat template to present.
     pub with_tools: usize,
+    /// Rows of turns, which the chat template renders.
+    pub turns: usize,
     /// Pairs that are strings, which no template is applied to.
     pub strings: usize,
     /// Pairs whose responses both begin with the prompt.
@@ -95,6 +97,7 @@ pub fn read_preferences(path: &Path, selection: &Selection) -> Result<FileRows<P
         noticed.unused.extend(named.displaced.iter().cloned());
         let pair = understood(layout, selection, named, &mut noticed.unused)?;
         noticed.with_tools += usize::from(!pair.tools.is_empty());
+        noticed.turns += usize::from(matches!(pair.prompt, Text::Chat(_)));
         noticed.strings += usize::from(matches!(pair.prompt, Text::Plain(_)));
         noticed.repeated_prompts += usize::from(pair.repeats_prompt());
         noticed.one_thinks += usize::from(pair.chosen.thinks() != pair.rejected.thinks());
@@ -115,12 +118,16 @@ fn understood(
         Err(wrong @ RowError::Wrong(_)) => return Err(wrong.in_layout(layout.name())),
         parsed => parsed,
     };
+    let is_tokenised = matches!(&parsed, Ok(pair) if matches!(pair.prompt, Text::Ids(_)));
     let reads = |name: &str| {
         let has_turns = !matches!(&parsed, Ok(pair) if !matches!(pair.prompt, Text::Chat(_)));
         layout.reads(row, name) || has_turns && layout::is_context(row, name)
     };
-    let left_out: Vec<&str> =
-        row.iter().filter(|(name, value)| layout::is_filled(value) && !reads(name)).map(|(name, _)| name.as_str()).collect();
+    let left_out: Vec<&str> = row
+        .iter()
+        .filter(|(name, value)| layout::is_filled(value) && !reads(name))
+        .map(|(name, _)| name.as_str())
+        .collect();
     if let Some(name) = named.not_finite.iter().find(|name| reads(name)) {
         return Err(RowError::Wrong(format!("`{name}` holds NaN or an infinity, which JSON does not have")));
     }
@@ -129,7 +136,8 @@ fn understood(
         unused.insert(name.to_string());
         match layout::overlooked(row, name, reads) {
             Some(Overlooked::Media) => return Err(Dropped::Media.into()),
-            Some(Overlooked::Prompt) => {
+            // Beside token ids, texts are what they were made of.
+            Some(Overlooked::Prompt) if !is_tokenised => {
                 let layout = layout.name();
                 return Err(RowError::Wrong(format!(
                     "`{name}` looks like a part of the prompt, but the layout `{layout}` does not read it; name the column \
@@ -137,7 +145,7 @@ fn understood(
                      data.ignore_columns = [\"{name}\"]"
                 )));
             }
-            None => {}
+            _ => {}
         }
     }
     if selection.apply_chat_template {
@@ -166,6 +174,7 @@ pub fn read_documents(path: &Path, selection: &Selection) -> Result<FileRows<Doc
             return Err(RowError::Wrong(format!("`{name}` holds NaN or an infinity, which JSON does not have")));
         }
         noticed.with_tools += usize::from(!document.tools.is_empty());
+        noticed.turns += usize::from(matches!(document.text, Text::Chat(_)));
         if document.text.is_empty() { Err(Dropped::EmptySide.into()) } else { Ok(document) }
     })?;
     Ok(FileRows { layout: "documents", unit, rows, noticed })
@@ -248,6 +257,7 @@ mod tests {
             (b"{oops", "line 2: not JSON"),
             (b"[]", "line 2: not a JSON object"),
             (b"{\"prompt\": \"\xff\"}", "line 2: not UTF-8"),
+            (br#"{"prompt": "a", "chosen": NaN, "rejected": "c"}"#, "line 2: `chosen` holds NaN or an infinity"),
         ] {
             let error = read(&[good.as_bytes(), row].join(&b'\n')).unwrap_err();
             assert!(error.contains(expected), "{error}");
@@ -276,9 +286,108 @@ mod tests {
         let rows = read_preferences(file(content).path(), &selection).unwrap();
         let (_, pair) = rows.used().next().unwrap();
         assert_eq!(pair.prompt, Text::Chat(vec![Message::user("q")]));
-        let error = read_preferences(file(content).path(), &Selection { columns: BTreeMap::new(), ..selection });
-        let error = error.unwrap_err().to_string();
+        let content = br#"{"ask": "q", "chosen": "a", "rejected": "b"}"#;
+        let error = read_preferences(file(content).path(), &selection).unwrap_err().to_string();
         assert!(error.contains("line 1: no `question`") && error.contains("`orca_dpo_pairs`"), "{error}");
+    }
+
+    #[test]
+    fn a_null_drops_its_row_and_a_missing_field_is_an_error() {
+        let rows = read(
+            br#"{"prompt": "a", "chosen": "b", "rejected": "c"}
+{"prompt": "a", "chosen": "b", "rejected": null}
+{"prompt": null, "chosen": "b", "rejected": "c"}"#,
+        );
+        assert_eq!(rows.unwrap().dropped(), [(Dropped::NullField, vec![2, 3])].into());
+    }
+
+    /// The only pair of a file, and what was noticed in it.
+    fn only(content: &str, selection: &Selection) -> Result<(Preference, Noticed), String> {
+        let rows = read_preferences(file(content.as_bytes()).path(), selection).map_err(|error| error.to_string())?;
+        let (_, pair) = rows.used().next().ok_or_else(|| format!("{:?}", rows.dropped()))?;
+        Ok((pair.clone(), rows.noticed.clone()))
+    }
+
+    #[test]
+    fn columns_that_are_not_used_are_named_and_prompts_are_never_lost() {
+        let default = Selection::default();
+        let row = r#"{"prompt": "q", "chosen": "a", "rejected": "b", "id": 7, "source": "web", "none": null, "tools": "[{}]"}"#;
+        let unused = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<BTreeSet<_>>();
+        assert_eq!(only(row, &default).unwrap().1.unused, unused(&["id", "source", "tools"]));
+        for (row, column) in [
+            (r#"{"prompt": "q", "context": "c", "chosen": "a", "rejected": "b"}"#, "context"),
+            (r#"{"context": "c", "chosen": "a", "rejected": "b"}"#, "context"),
+            (r#"{"question": "q", "input": "x", "chosen": "a", "rejected": "b"}"#, "input"),
+            (r#"{"trajectory": [{"from": "user", "value": "q"}], "chosen": "a 1", "rejected": "a 2"}"#, "trajectory"),
+            (
+                r#"{"query": "q", "chosen": [{"role": "assistant", "content": "a"}],
+                 "rejected": [{"role": "assistant", "content": "b"}]}"#,
+                "query",
+            ),
+        ] {
+            let error = only(row, &default).unwrap_err();
+            assert!(error.contains(&format!("line 1: `{column}` looks like a part of the prompt")), "{error}");
+        }
+        let tokenised =
+            r#"{"prompt_input_ids": [1], "chosen_input_ids": [2], "rejected_input_ids": [3], "prompt": "q"}"#;
+        assert_eq!(only(tokenised, &default).unwrap().1.unused, unused(&["prompt"]));
+        // A copy of what is used is no loss, and neither is what is left out on purpose.
+        let copy = r#"{"prompt": "Who? Why?", "question": "Why?", "chosen": "a", "rejected": "b"}"#;
+        assert_eq!(only(copy, &default).unwrap().1.unused, unused(&["question"]));
+        let row = r#"{"prompt": "q", "context": "c", "chosen": "a", "rejected": "b"}"#;
+        let ignoring = Selection { ignore_columns: vec!["context".into()], ..Default::default() };
+        assert_eq!(only(row, &ignoring).unwrap().1.unused, unused(&[]));
+        // A name that `columns` gives to another column.
+        let columns = [("prompt".to_string(), "query".to_string())].into();
+        let row = r#"{"prompt": "p", "query": "q", "chosen": "a", "rejected": "b"}"#;
+        assert_eq!(only(row, &Selection { columns, ..Default::default() }).unwrap().1.unused, unused(&["prompt"]));
+        let columns = [("promt".to_string(), "query".to_string())].into();
+        let error = only(row, &Selection { columns, ..Default::default() }).unwrap_err();
+        assert!(error.contains("`columns` names `promt`"), "{error}");
+    }
+
+    #[test]
+    fn instructions_keep_their_input_and_images_are_not_passed_over() {
+        let default = Selection::default();
+        let row = r#"{"instruction": "i", "input": "x", "chosen": "a", "rejected": "b", "output": "c"}"#;
+        let (pair, noticed) = only(row, &default).unwrap();
+        assert_eq!(pair.prompt, Text::Chat(vec![Message::user("i\nx")]));
+        assert_eq!(noticed.unused, ["output".to_string()].into());
+        let columns: BTreeMap<_, _> = [("prompt".to_string(), "instruction".to_string())].into();
+        let error = only(row, &Selection { columns, ..Default::default() }).unwrap_err();
+        assert!(error.contains("`input` looks like a part of the prompt"), "{error}");
+        let row = r#"{"prompt": "q", "chosen": "a", "rejected": "b", "images": ["a.png"]}"#;
+        assert!(only(row, &default).unwrap_err().contains("Media"));
+        assert!(only(&row.replace(r#"["a.png"]"#, "[]"), &default).is_ok());
+    }
+
+    #[test]
+    fn strings_become_turns_and_lose_what_they_repeat_where_this_is_asked_for() {
+        let row = r#"{"prompt": "What is it?", "chosen": "What is it? A.", "rejected": "What is it? B."}"#;
+        let turns = Selection { apply_chat_template: true, ..Default::default() };
+        let (pair, noticed) = only(row, &turns).unwrap();
+        assert_eq!(pair.prompt, Text::Chat(vec![Message::user("What is it?")]));
+        assert_eq!(pair.chosen, Text::Chat(vec![Message::assistant("What is it? A.")]));
+        assert_eq!((noticed.turns, noticed.strings, noticed.repeated_prompts), (1, 0, 1));
+        let (pair, noticed) = only(row, &Selection { cut_repeated_prompt: true, ..turns.clone() }).unwrap();
+        assert_eq!((pair.chosen, noticed.repeated_prompts), (Text::Chat(vec![Message::assistant("A.")]), 0));
+        let (pair, _) = only(row, &Selection { cut_repeated_prompt: true, ..Default::default() }).unwrap();
+        assert_eq!(pair.chosen, Text::Plain(" A.".into()));
+        let error = only(r#"{"chosen": "q a", "rejected": "q b"}"#, &turns).unwrap_err();
+        assert!(error.contains("`trl_standard_implicit`") && error.contains("`prompt`"), "{error}");
+    }
+
+    #[test]
+    fn turns_written_as_json_in_a_cell_are_turns() {
+        let cell = |role: &str, text: &str| format!(r#""[{{""role"": ""{role}"", ""content"": ""{text}""}}]""#);
+        let cells = [cell("user", "q"), cell("assistant", "a"), cell("assistant", "b")].join(",");
+        let (pair, _) = only(&format!("prompt,chosen,rejected\n{cells}\n"), &Selection::default()).unwrap();
+        assert_eq!(
+            (pair.prompt, pair.chosen),
+            (Text::Chat(vec![Message::user("q")]), Text::Chat(vec![Message::assistant("a")]))
+        );
+        let error = read(b"prompt,chosen,rejected\nq,\"[{'role': 'assistant', 'content': 'a'}]\",b\n").unwrap_err();
+        assert!(error.contains("line 2: `chosen` holds turns as Python prints"), "{error}");
     }
 
     #[test]
@@ -287,9 +396,15 @@ mod tests {
 {"text": "b"}
 {"text": ""}"#;
         let rows = read_documents(file(content).path(), &Selection::default()).unwrap();
-        let used: Vec<_> = rows.used().map(|(_, text)| text.clone()).collect();
+        let used: Vec<_> = rows.used().map(|(_, document)| document.text.clone()).collect();
         assert_eq!(used, [Text::Chat(vec![Message::user("a")]), Text::Plain("b".into())]);
         assert_eq!(rows.dropped()[&Dropped::EmptySide], [3]);
+        let content =
+            br#"{"messages": [{"role": "user", "content": "a"}], "system": "s", "tools": [{"name": "f"}], "id": 1}"#;
+        let rows = read_documents(file(content).path(), &Selection::default()).unwrap();
+        let (_, document) = rows.used().next().unwrap();
+        assert_eq!(document.text, Text::Chat(vec![Message::new("system", "s"), Message::user("a")]));
+        assert_eq!((document.tools.len(), rows.noticed.unused), (1, ["id".to_string()].into()));
         let error = read_documents(file(b"{\"prompt\": 1}").path(), &Selection::default()).unwrap_err().to_string();
         assert!(error.contains("`messages` and `text`"), "{error}");
     }
