@@ -120,9 +120,10 @@ impl Layout {
         (self.0.reads)(row, name)
     }
 
-    /// The pair of a row; a conversation with its system message and its tools.
-    pub(super) fn parse(self, row: &Row) -> Result<Preference, RowError> {
-        let mut pair = (self.0.parse)(row)?;
+    /// The pair of a row; a conversation with its system message and its tools. With `as_turns` strings become turns.
+    pub(super) fn parse(self, row: &Row, as_turns: bool) -> Result<Preference, RowError> {
+        let pair = (self.0.parse)(row)?;
+        let mut pair = if as_turns { pair.with_turns() } else { pair };
         if let Text::Chat(turns) = pair.prompt {
             pair.prompt = Text::Chat(context::with_system(row, turns)?);
             pair.tools = context::tools(row)?;

@@ -47,7 +47,7 @@ mod tests {
             let row = json!({"system": "s", name: "q", "chosen": "a", "rejected": "b"});
             let row = row.as_object().unwrap();
             let layout = detect(std::slice::from_ref(row)).unwrap();
-            assert_eq!((layout.name(), layout.parse(row).unwrap()), ("orca_dpo_pairs", expected.clone()));
+            assert_eq!((layout.name(), layout.parse(row, false).unwrap()), ("orca_dpo_pairs", expected.clone()));
         }
         let plain = json!({"prompt": "q", "chosen": "a", "rejected": "b"});
         assert_eq!(detect(&[plain.as_object().unwrap().clone()]).unwrap().name(), "trl_standard_explicit");

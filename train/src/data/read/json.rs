@@ -87,8 +87,7 @@ pub(super) fn rows_under(
     let read = |error| TrainError::read(path, error);
     while let Some(found) = scanner.key().map_err(read)? {
         if found == key && scanner.peek().map_err(read)? == Some(b'[') {
-            elements(path, &mut scanner, sink)?;
-            return Ok(());
+            return elements(path, &mut scanner, sink).map(|_| ());
         }
         scanner.skip().map_err(read)?;
     }

@@ -114,7 +114,7 @@ fn understood(
     unused: &mut BTreeSet<String>,
 ) -> Result<Preference, RowError> {
     let row = &named.row;
-    let mut parsed = match layout.parse(row) {
+    let mut parsed = match layout.parse(row, selection.apply_chat_template) {
         Err(wrong @ RowError::Wrong(_)) => return Err(wrong.in_layout(layout.name())),
         parsed => parsed,
     };
@@ -129,7 +129,7 @@ fn understood(
         .map(|(name, _)| name.as_str())
         .collect();
     if let Some(name) = named.not_finite.iter().find(|name| reads(name)) {
-        return Err(RowError::Wrong(format!("`{name}` holds NaN or an infinity, which JSON does not have")));
+        return Err(not_finite(name));
     }
     let left_out = left_out.into_iter().filter(|name| !selection.ignore_columns.iter().any(|ignored| ignored == name));
     for name in left_out {
@@ -140,22 +140,23 @@ fn understood(
             Some(Overlooked::Prompt) if !is_tokenised => {
                 let layout = layout.name();
                 return Err(RowError::Wrong(format!(
-                    "`{name}` looks like a part of the prompt, but the layout `{layout}` does not read it; name the column \
-                     of the prompt, for example data.columns = {{ prompt = \"{name}\" }}, or, if it is not needed, set \
-                     data.ignore_columns = [\"{name}\"]"
+                    "`{name}` looks like a part of the prompt, but the layout `{layout}` does not read it; name it as the \
+                     prompt (data.columns = {{ prompt = \"{name}\" }}), join it with the prompt in the file, or, if it is \
+                     not needed, set data.ignore_columns = [\"{name}\"]"
                 )));
             }
             _ => {}
         }
-    }
-    if selection.apply_chat_template {
-        parsed = parsed.map(Preference::with_turns);
     }
     if selection.cut_repeated_prompt {
         parsed = parsed.map(Preference::without_repeated_prompt);
     }
     let pair = parsed?;
     pair.unusable().map_or(Ok(pair), |reason| Err(reason.into()))
+}
+
+fn not_finite(name: &str) -> RowError {
+    RowError::Wrong(format!("`{name}` holds NaN or an infinity, which JSON does not have"))
 }
 
 /// Reads documents for next-token training: objects with `messages` (a list of turns) or `text` (a string).
@@ -169,10 +170,10 @@ pub fn read_documents(path: &Path, selection: &Selection) -> Result<FileRows<Doc
         let left_out = named.row.iter().filter(|(name, value)| layout::is_filled(value) && !reads(name));
         let left_out = left_out.map(|(name, _)| name).filter(|name| !selection.ignore_columns.contains(*name));
         noticed.unused.extend(named.displaced.iter().chain(left_out).cloned());
-        let document = layout::document(&named.row)?;
         if let Some(name) = named.not_finite.iter().find(|name| reads(name)) {
-            return Err(RowError::Wrong(format!("`{name}` holds NaN or an infinity, which JSON does not have")));
+            return Err(not_finite(name));
         }
+        let document = layout::document(&named.row)?;
         noticed.with_tools += usize::from(!document.tools.is_empty());
         noticed.turns += usize::from(matches!(document.text, Text::Chat(_)));
         if document.text.is_empty() { Err(Dropped::EmptySide.into()) } else { Ok(document) }
@@ -373,6 +374,11 @@ mod tests {
         assert_eq!((pair.chosen, noticed.repeated_prompts), (Text::Chat(vec![Message::assistant("A.")]), 0));
         let (pair, _) = only(row, &Selection { cut_repeated_prompt: true, ..Default::default() }).unwrap();
         assert_eq!(pair.chosen, Text::Plain(" A.".into()));
+        let format = Some(Layout::named("trl_standard_explicit").unwrap());
+        let row = r#"{"system": "s", "prompt": "q", "chosen": "a", "rejected": "b", "tools": [{"name": "f"}]}"#;
+        let (pair, noticed) = only(row, &Selection { format, ..turns.clone() }).unwrap();
+        assert_eq!(pair.prompt, Text::Chat(vec![Message::new("system", "s"), Message::user("q")]));
+        assert_eq!((pair.tools.len(), noticed.unused.len()), (1, 0));
         let error = only(r#"{"chosen": "q a", "rejected": "q b"}"#, &turns).unwrap_err();
         assert!(error.contains("`trl_standard_implicit`") && error.contains("`prompt`"), "{error}");
     }
