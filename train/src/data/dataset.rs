@@ -221,11 +221,17 @@ impl DataFile {
 
 /// What a user should know about the rows of a file that `tokeniser` makes tokens of.
 fn notes(noticed: &Noticed, tokeniser: &Tokeniser<'_>) -> Vec<String> {
-    let Noticed { with_tools, strings, repeated_prompts, one_thinks, unused, .. } = noticed;
+    let Noticed { with_tools, with_system, strings, repeated_prompts, one_thinks, unused, .. } = noticed;
     let mut notes = Vec::new();
     if !unused.is_empty() {
         let names: Vec<String> = unused.iter().map(|name| format!("`{name}`")).collect();
         notes.push(format!("columns that are not used: {}", names.join(", ")));
+    }
+    if *with_system > 0 && tokeniser.drops_system() {
+        notes.push(format!(
+            "the system messages of {} are left out, because the chat template does not show them",
+            counted(*with_system, "row")
+        ));
     }
     if *with_tools > 0 && !tokeniser.knows_tools() {
         notes.push(format!(

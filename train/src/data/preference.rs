@@ -30,6 +30,11 @@ impl Text {
         }
     }
 
+    /// True if one of its turns is a system message.
+    pub fn has_system(&self) -> bool {
+        matches!(self, Self::Chat(turns) if turns.iter().any(|turn| matches!(turn.role.as_str(), "system" | "developer")))
+    }
+
     /// True if reasoning as models mark it (`<think>`) is part of it.
     pub fn thinks(&self) -> bool {
         let is_marked = |text: &str| text.contains("<think>") || text.contains("</think>");

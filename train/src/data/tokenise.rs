@@ -200,6 +200,13 @@ impl<'a> Tokeniser<'a> {
         self.chat.template().is_ok()
     }
 
+    /// True if the chat template leaves out system messages without a word.
+    pub fn drops_system(&self) -> bool {
+        const PROBE: &str = "system message of the probe";
+        let turns = [Message::new("system", PROBE), Message::user("x")];
+        self.chat.render(&turns, true).is_ok_and(|text| !text.contains(PROBE))
+    }
+
     /// True if the chat template presents tools.
     pub fn knows_tools(&self) -> bool {
         self.chat.knows_tools()
@@ -466,6 +473,18 @@ mod tests {
         assert_eq!(Tokeniser::new(&chat, options).pair(1, &row).unwrap(), Err(Dropped::EqualTokens));
         assert!(Dropped::EqualTokens.to_string().starts_with("chosen equals rejected"));
         assert!(Dropped::EqualWithinLength.to_string().starts_with("chosen equals rejected"));
+    }
+
+    #[test]
+    fn a_template_that_drops_system_messages_is_known() {
+        let drops = |template: &str| {
+            let chat = letters().with_template(template).unwrap();
+            Tokeniser::new(&chat, TokeniseOptions::default()).drops_system()
+        };
+        assert!(!drops("{% for m in messages %}{{ m.content }}{% endfor %}"));
+        assert!(drops("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"));
+        // A refusal is not without a word.
+        assert!(!drops("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}x"));
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl Data {
         let doubled = duplicates(&train.examples);
         if doubled > 0 {
             notes.push(format!(
-                "{} of the training data repeat an earlier row, prompt and responses",
+                "duplicates in the training data: {} with the prompt and the responses of an earlier one",
                 counted(doubled, "row")
             ));
         }

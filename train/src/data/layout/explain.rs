@@ -70,9 +70,12 @@ fn wrong_type(row: &Row) -> Option<String> {
 fn missing(row: &Row) -> String {
     let lacks = |spec: &Spec| spec.required.iter().filter(|name| !has(row, name)).copied().collect::<Vec<_>>();
     let explicit = LAYOUTS.iter().filter(|spec| spec.required.len() > 2);
-    let nearest = explicit.min_by_key(|spec| (lacks(spec).len(), spec.name != "trl_standard_explicit"));
+    let nearest = explicit.min_by_key(|spec| {
+        (lacks(spec).len(), !spec.required.contains(&"chosen"), spec.name != "trl_standard_explicit")
+    });
     let nearest = nearest.expect("there are layouts");
-    let lacking: Vec<String> = lacks(nearest).iter().map(|name| format!("`{name}`")).collect();
+    let shown = |name: &&str| format!("`{name}`{}", if row.contains_key(*name) { " (null)" } else { "" });
+    let lacking: Vec<String> = lacks(nearest).iter().map(shown).collect();
     let example = lacks(nearest).first().copied().unwrap_or("prompt");
     format!(
         "its layout is not known ({}). The nearest is `{}` ({}), of which it lacks {}. If a column has another name, say \

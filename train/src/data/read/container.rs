@@ -32,7 +32,7 @@ pub(super) type Sink<'a> = dyn FnMut(usize, Found) -> Result<ControlFlow<()>, St
 const HEAD: usize = 512;
 
 /// Gives every row of a file to `sink`, numbered from 1, until it has enough. Returns what the numbers count: a `line` of
-/// JSONL or CSV (blank ones count) or a `row` of a JSON array or of parquet. Nothing but one row, or one row group of
+/// JSONL (blank ones count) or a `row` of a JSON array, of CSV or of parquet. Nothing but one row, or one row group of
 /// parquet, is in memory at a time. With `field` the rows are the list under this key of a JSON object.
 ///
 /// # Errors
@@ -68,9 +68,9 @@ pub(super) fn each_row(path: &Path, field: Option<&str>, sink: &mut Sink<'_>) ->
     }
     if let Some(delimiter) = csv::delimiter(path, start) {
         csv::each_row(path, &mut *reader, delimiter, sink)?;
-    } else {
-        json::object_rows(path, &mut *reader, sink)?;
+        return Ok("row");
     }
+    json::object_rows(path, &mut *reader, sink)?;
     Ok("line")
 }
 
@@ -216,21 +216,21 @@ mod tests {
     #[test]
     fn comma_separated_values() {
         let expected = vec![
-            (2, json!({"prompt": "p, \"q\"", "chosen": " a", "rejected": "b\nc"})),
-            (4, json!({"prompt": "2", "chosen": "", "rejected": "d"})),
+            (1, json!({"prompt": "p, \"q\"", "chosen": " a", "rejected": "b\nc"})),
+            (2, json!({"prompt": "2", "chosen": "", "rejected": "d"})),
         ];
         let comma = "prompt,chosen,rejected\r\n\"p, \"\"q\"\"\", a,\"b\nc\"\r\n2,,d\r\n";
-        assert_eq!(rows_of("rows.csv", None, comma.as_bytes()).unwrap(), ("line", expected.clone()));
-        assert_eq!(rows(&gzip(comma.as_bytes())).unwrap(), ("line", expected.clone()));
+        assert_eq!(rows_of("rows.csv", None, comma.as_bytes()).unwrap(), ("row", expected.clone()));
+        assert_eq!(rows(&gzip(comma.as_bytes())).unwrap(), ("row", expected.clone()));
         let tab = "\u{feff}prompt\tchosen\trejected\n\"p, \"\"q\"\"\"\t a\t\"b\nc\"\n2\t\td\n";
-        assert_eq!(rows_of("rows.tsv", None, tab.as_bytes()).unwrap(), ("line", expected));
+        assert_eq!(rows_of("rows.tsv", None, tab.as_bytes()).unwrap(), ("row", expected));
         // The index that pandas writes has no name.
         let index = rows(b",chosen,rejected\n0,a,b\n").unwrap();
-        assert_eq!(index, ("line", vec![(2, json!({"chosen": "a", "rejected": "b"}))]));
+        assert_eq!(index, ("row", vec![(1, json!({"chosen": "a", "rejected": "b"}))]));
         for (content, part) in [
-            (&b"chosen,rejected\na,b\na\n"[..], "line 3: 1 fields, but the header names 2"),
+            (&b"chosen,rejected\na,b\na\n"[..], "row 2: its number of fields is 1, but the header has 2"),
             (b"chosen,chosen\na,b\n", "two columns are called `chosen`"),
-            (b"chosen,rejected\na,\xe4\n", "line 2: not UTF-8"),
+            (b"chosen,rejected\na,\xe4\n", "row 1: not UTF-8"),
         ] {
             let error = rows_of("rows.csv", None, content).unwrap_err();
             assert!(error.contains(part), "{error}");

@@ -1,5 +1,6 @@
 //! Comma-, tab- and semicolon-separated values with a header.
 
+use std::collections::HashSet;
 use std::io::BufRead;
 use std::path::Path;
 
@@ -26,7 +27,7 @@ pub(super) fn delimiter(path: &Path, head: &[u8]) -> Option<u8> {
     (!line.is_empty() && (is_named || has_columns())).then_some(delimiter)
 }
 
-/// Gives every record to `sink`, numbered by its line.
+/// Gives every record to `sink`, numbered without the header.
 pub(super) fn each_row(
     path: &Path,
     reader: &mut dyn BufRead,
@@ -34,35 +35,32 @@ pub(super) fn each_row(
     sink: &mut Sink<'_>,
 ) -> Result<(), TrainError> {
     let mut reader = ReaderBuilder::new().delimiter(delimiter).from_reader(reader);
-    let names = reader.headers().map_err(|error| wrong(path, 1, error))?.clone();
-    let doubled =
-        names.iter().enumerate().find(|(at, name)| !name.is_empty() && names.iter().take(*at).any(|n| n == *name));
-    if let Some((_, name)) = doubled {
-        return Err(TrainError::row(path, "line", 1, format!("two columns are called `{name}`")));
+    let names = reader.headers().map_err(|error| wrong(path, 0, error))?.clone();
+    let mut seen = HashSet::new();
+    if let Some(name) = names.iter().find(|name| !name.is_empty() && !seen.insert(*name)) {
+        return Err(TrainError::invalid(path, format!("two columns are called `{name}`")));
     }
-    for record in reader.records() {
-        let record = record.map_err(|error| wrong(path, 1, error))?;
-        let line = record.position().map_or(1, |position| position.line() as usize);
+    for (number, record) in (1..).zip(reader.records()) {
+        let record = record.map_err(|error| wrong(path, number, error))?;
+        // An index without a name is no column of the data.
         let cells = names.iter().zip(&record).filter(|(name, _)| !name.is_empty());
         let row: Row = cells.map(|(name, cell)| (name.trim().to_string(), Value::from(cell))).collect();
-        if sink(line, row.into()).map_err(|reason| TrainError::row(path, "line", line, reason))?.is_break() {
+        if sink(number, row.into()).map_err(|reason| TrainError::row(path, "row", number, reason))?.is_break() {
             break;
         }
     }
     Ok(())
 }
 
-fn wrong(path: &Path, line: usize, error: csv::Error) -> TrainError {
-    let line = error.position().map_or(line, |position| position.line() as usize);
+fn wrong(path: &Path, number: usize, error: csv::Error) -> TrainError {
     let reason = match error.into_kind() {
         ErrorKind::Io(error) => return TrainError::read(path, error),
         ErrorKind::Utf8 { .. } => json::NOT_UTF8.to_string(),
-        ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!(
-                "{len} fields, but the header names {expected_len}; a field with a line end or a delimiter needs quotes"
-            )
-        }
+        ErrorKind::UnequalLengths { expected_len, len, .. } => format!(
+            "its number of fields is {len}, but the header has {expected_len}; a field with a delimiter or a line end in it \
+             needs quotes"
+        ),
         kind => format!("not CSV: {kind:?}"),
     };
-    TrainError::row(path, "line", line, reason)
+    TrainError::row(path, "row", number, reason)
 }

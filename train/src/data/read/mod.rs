@@ -41,6 +41,8 @@ pub struct FileRows<T> {
 pub struct Noticed {
     /// Rows with tools for the chat template to present.
     pub with_tools: usize,
+    /// Rows with a system message.
+    pub with_system: usize,
     /// Rows of turns, which the chat template renders.
     pub turns: usize,
     /// Pairs that are strings, which no template is applied to.
@@ -83,7 +85,10 @@ pub fn read_preferences(path: &Path, selection: &Selection) -> Result<FileRows<P
     selection.check().map_err(invalid)?;
     let layout = match selection.format {
         Some(layout) => layout,
-        None => layout::detect(&first_rows(path, selection)?).map_err(invalid)?,
+        None => {
+            let (rows, not_finite) = first_rows(path, selection)?;
+            layout::detect(&rows).map_err(|reason| invalid(not_finite.unwrap_or(reason)))?
+        }
     };
     if selection.apply_chat_template && !layout.marks_prompts() {
         return Err(invalid(format!(
@@ -97,6 +102,7 @@ pub fn read_preferences(path: &Path, selection: &Selection) -> Result<FileRows<P
         noticed.unused.extend(named.displaced.iter().cloned());
         let pair = understood(layout, selection, named, &mut noticed.unused)?;
         noticed.with_tools += usize::from(!pair.tools.is_empty());
+        noticed.with_system += usize::from(pair.prompt.has_system());
         noticed.turns += usize::from(matches!(pair.prompt, Text::Chat(_)));
         noticed.strings += usize::from(matches!(pair.prompt, Text::Plain(_)));
         noticed.repeated_prompts += usize::from(pair.repeats_prompt());
@@ -175,6 +181,7 @@ pub fn read_documents(path: &Path, selection: &Selection) -> Result<FileRows<Doc
         }
         let document = layout::document(&named.row)?;
         noticed.with_tools += usize::from(!document.tools.is_empty());
+        noticed.with_system += usize::from(document.text.has_system());
         noticed.turns += usize::from(matches!(document.text, Text::Chat(_)));
         if document.text.is_empty() { Err(Dropped::EmptySide.into()) } else { Ok(document) }
     })?;
@@ -204,16 +211,23 @@ fn parse_rows<T>(
     Ok((unit, rows))
 }
 
-fn first_rows(path: &Path, selection: &Selection) -> Result<Vec<Row>, TrainError> {
+/// The rows from which the layout is found; and if a column of layouts holds a number that is not finite, which may be why it
+/// is not found, what to say about it.
+fn first_rows(path: &Path, selection: &Selection) -> Result<(Vec<Row>, Option<String>), TrainError> {
     let mut rows = Vec::new();
-    container::each_row(path, selection.field.as_deref(), &mut |_, found: Found| {
-        rows.push(selection.named(found).row);
+    let mut reason = None;
+    container::each_row(path, selection.field.as_deref(), &mut |number, found: Found| {
+        let named = selection.named(found);
+        if let (None, Some(name)) = (&reason, named.not_finite.iter().find(|name| layout::is_column(name))) {
+            reason = Some(format!("`{name}` of row {number} holds NaN or an infinity, which JSON does not have"));
+        }
+        rows.push(named.row);
         Ok(if rows.len() < DETECTION_ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     if rows.is_empty() {
         return Err(TrainError::invalid(path, "it holds no rows"));
     }
-    Ok(rows)
+    Ok((rows, reason))
 }
 
 #[cfg(test)]
@@ -264,6 +278,8 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert!(read(b"\n").unwrap_err().contains("no rows"));
+        let error = read(br#"{"prompt": "a", "chosen": NaN, "rejected": "c"}"#).unwrap_err();
+        assert!(error.contains("`chosen` of row 1 holds NaN"), "{error}");
     }
 
     #[test]
@@ -393,7 +409,7 @@ mod tests {
             (Text::Chat(vec![Message::user("q")]), Text::Chat(vec![Message::assistant("a")]))
         );
         let error = read(b"prompt,chosen,rejected\nq,\"[{'role': 'assistant', 'content': 'a'}]\",b\n").unwrap_err();
-        assert!(error.contains("line 2: `chosen` holds turns as Python prints"), "{error}");
+        assert!(error.contains("row 1: `chosen` holds turns as Python prints"), "{error}");
     }
 
     #[test]
