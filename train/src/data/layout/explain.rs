@@ -123,6 +123,7 @@ mod tests {
                 json!({"prompt": "q", "chosen": {"answer": "a", "score": 1}, "rejected": {"answer": "b"}}),
                 &["`chosen` is an object with `answer`, `score`, but must be a string or a list of turns"],
             ),
+            (json!({"prompt": "q", "chosen": "a", "rejected": null}), &["lacks `rejected` (null)"]),
             (json!({"prompt": 3, "chosen": "a", "rejected": "b"}), &["`prompt` is a number"]),
             (json!({"prompt": "q", "chosen": "a", "rejected": []}), &["`chosen` is a string, `rejected` is a list"]),
         ] {
