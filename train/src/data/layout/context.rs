@@ -136,8 +136,14 @@ const PROMPTS: [&str; 14] = [
 ];
 
 /// What the column `name`, which is filled and not read, is if it must not be passed over. A text that the columns that are
-/// read hold as well is no loss.
-pub(in crate::data) fn overlooked(row: &Row, name: &str, reads: impl Fn(&str) -> bool) -> Option<Overlooked> {
+/// read hold as well is no loss. Turns are taken for a prompt only where none is marked (`is_marked`): data sets keep those of
+/// judges, too.
+pub(in crate::data) fn overlooked(
+    row: &Row,
+    name: &str,
+    is_marked: bool,
+    reads: impl Fn(&str) -> bool,
+) -> Option<Overlooked> {
     let value = get(row, name)?;
     let lower = name.to_ascii_lowercase();
     if matches!(lower.as_str(), "image" | "images" | "video" | "videos" | "audio" | "audios") {
@@ -145,7 +151,7 @@ pub(in crate::data) fn overlooked(row: &Row, name: &str, reads: impl Fn(&str) ->
     }
     let texts = match value {
         Value::String(text) if PROMPTS.contains(&lower.as_str()) => vec![text.as_str()],
-        Value::Array(items) if items.iter().all(is_turn) => {
+        Value::Array(items) if !is_marked && items.iter().all(is_turn) => {
             items.iter().filter_map(|turn| (turn.get("content").or_else(|| turn.get("value")))?.as_str()).collect()
         }
         _ => return None,
@@ -240,7 +246,7 @@ mod tests {
     #[test]
     fn what_looks_like_a_prompt_is_not_passed_over() {
         let reads = |name: &str| matches!(name, "chosen" | "rejected");
-        let found = |value: Value, name: &str| overlooked(&row(value), name, reads);
+        let found = |value: Value, name: &str| overlooked(&row(value), name, false, reads);
         let question = json!({"question": "What  is it?", "chosen": "Q: What is\nit? A: this", "rejected": "b"});
         assert_eq!(found(question, "question"), None);
         for name in ["question", "Input", "context"] {
@@ -248,7 +254,8 @@ mod tests {
             assert_eq!(found(lost, name), Some(Overlooked::Prompt));
         }
         let turns = json!({"trajectory": [{"from": "user", "value": "q r"}], "chosen": "a", "rejected": "b"});
-        assert_eq!(found(turns, "trajectory"), Some(Overlooked::Prompt));
+        assert_eq!(found(turns.clone(), "trajectory"), Some(Overlooked::Prompt));
+        assert_eq!(overlooked(&row(turns), "trajectory", true, reads), None);
         assert_eq!(found(json!({"source": "q", "chosen": "a"}), "source"), None);
         assert_eq!(found(json!({"images": ["a.png"], "chosen": "a"}), "images"), Some(Overlooked::Media));
     }

@@ -309,8 +309,8 @@ mod tests {
                     let _ = pair.unusable();
                 }
             }
-            for (name, _) in &row {
-                let _ = overlooked(&row, name, |name| name == "chosen");
+            for name in row.keys() {
+                let _ = overlooked(&row, name, false, |name| name == "chosen");
             }
             let _ = (detect(std::slice::from_ref(&row)), document(&row), context::tools(&row));
             let _ = context::with_system(&row, Vec::new());

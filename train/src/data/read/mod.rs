@@ -140,7 +140,7 @@ fn understood(
     let left_out = left_out.into_iter().filter(|name| !selection.ignore_columns.iter().any(|ignored| ignored == name));
     for name in left_out {
         unused.insert(name.to_string());
-        match layout::overlooked(row, name, reads) {
+        match layout::overlooked(row, name, layout.marks_prompts(), reads) {
             Some(Overlooked::Media) => return Err(Dropped::Media.into()),
             // Beside token ids, texts are what they were made of.
             Some(Overlooked::Prompt) if !is_tokenised => {
