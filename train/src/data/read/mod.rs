@@ -268,7 +268,7 @@ mod tests {
         for (row, expected) in [
             (&br#"{"prompt": "a", "chosen": "b"}"#[..], "line 2: no `rejected` (its fields are `prompt`, `chosen`)"),
             (br#"{"prompt": "a", "chosen": 3, "rejected": "c"}"#, "line 2: `chosen` must be a string"),
-            (br#"{"prompt": [], "chosen": "b", "rejected": "c"}"#, "line 2: `prompt` must be a string, not a list"),
+            (br#"{"prompt": {}, "chosen": "b", "rejected": "c"}"#, "line 2: `prompt` must be a string, not an object"),
             (b"{oops", "line 2: not JSON"),
             (b"[]", "line 2: not a JSON object"),
             (b"{\"prompt\": \"\xff\"}", "line 2: not UTF-8"),
