@@ -301,10 +301,13 @@ impl<'a> Tokeniser<'a> {
     /// The prompt's ids with those of the response after them, if such ids give the same text as `together`.
     fn continued(&self, prompt: &[u32], together: &[u32], response: &str) -> Result<Option<Vec<u32>>, TrainError> {
         let wanted = self.chat.decode(together, false)?;
-        let response = self.chat.encode(response)?;
-        // Some tokenizers put a space before every text, which does not belong into the middle of one.
-        for skipped in 0..response.len().min(2) {
-            let ids = [prompt, &response[skipped..]].concat();
+        let alone = self.chat.encode(response)?;
+        // Some tokenizers put a space before every text, which does not belong in the middle of one: it is a token of its
+        // own, or a part of the first, which it is not after a special token.
+        let special = self.chat.special_tokens().eos_token.as_deref().unwrap_or_default();
+        let after_special = self.chat.encode(&format!("{special}{response}"))?;
+        for response in [Some(&alone[..]), alone.get(1..), after_special.get(1..)].into_iter().flatten() {
+            let ids = [prompt, response].concat();
             if self.chat.decode(&ids, false)? == wanted {
                 return Ok(Some(ids));
             }
