@@ -208,7 +208,6 @@ impl Trace {
             }
             return Ok(());
         };
-        };
         let server = &lineage["server"];
         let text = |key: &str| server[key].as_str();
         let mut name = format!("orpo-serve {}, {}", text("version").unwrap_or("?"), text("engine").unwrap_or("?"));

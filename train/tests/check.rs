@@ -190,6 +190,52 @@ fn a_check_says_what_the_run_would_do() {
 }
 
 #[test]
+fn what_should_be_known_about_data_and_template_is_said() {
+    let setting = Setting::new();
+    setting.model("model", &llama(128, 2, 300));
+    let turns = |role: &str, text: &str| json!([{"role": role, "content": text}]);
+    let pair = |prompt: &str, chosen: &str, rejected: &str| {
+        let row = json!({"prompt": turns("user", prompt), "chosen": turns("assistant", chosen),
+                         "rejected": turns("assistant", rejected), "source": "web"});
+        format!("{row}\n")
+    };
+    let same = format!("{}once", "long ".repeat(20));
+    let rows =
+        [pair("a", "b", "c"), pair("d", "e", "f"), pair("a", "b", "c"), pair("g", &same, &(same.clone() + " more"))];
+    setting.write("train.jsonl", &rows.concat());
+    setting.write("eval.jsonl", &[pair("a", "b", "c"), pair("d", "x", "y"), pair("z", "e", "f")].concat());
+    let recipe = "output_dir = \"out\"\n[model]\npath = \"model\"\n[data]\ntrain = \"train.jsonl\"\n\
+                  validation = \"eval.jsonl\"\nchat_template = \"t.jinja\"\nmax_length = 40\n";
+    setting.write("recipe.toml", recipe);
+    setting.write("t.jinja", "{% for m in messages %}<{{ m.role }}>{{ m.content }}.{% endfor %}<assistant>");
+    let text = setting.succeeds(&["check", "recipe.toml"]);
+    for expected in [
+        "train.jsonl: 4 rows, layout trl_conversational_explicit\n",
+        "train.jsonl: 1 dropped, chosen equals rejected after truncation to max_length: line 4\n",
+        "train.jsonl: columns that are not used: `source`\n",
+        "warning: the chat template opens the assistant's turn at the end of every conversation",
+        "duplicates in the training data: 1 row with the prompt and the responses of an earlier one\n",
+        "warning: 2 of 3 evaluation prompts also occur in the training data, 1 of them with the same responses\n",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+    assert_eq!(setting.check("recipe.toml")["truncation"]["rows_lost"], 1);
+    setting.write("t.jinja", "{% for m in messages %}<{{ m.role }}>{{ m.content }}.{% endfor %}");
+    let text = setting.succeeds(&["check", "recipe.toml"]);
+    assert!(text.contains("warning: the chat template does not open the assistant's turn"), "{text}");
+    setting.write(
+        "splits.json",
+        &json!({"train": [{"prompt": "a", "chosen": "b", "rejected": "c"}], "test": [{}]}).to_string(),
+    );
+    let expected = "it has rows under `train` and `test`";
+    setting.refuses(&["check", "recipe.toml", "--set", "data.train=splits.json"], expected);
+    let source = "data.train={ source = \"splits.json\", field = \"train\" }";
+    let text = setting.succeeds(&["check", "recipe.toml", "--set", source, "--set", "data.apply_chat_template=true"]);
+    assert!(text.contains("splits.json: 1 row, layout trl_standard_explicit\n"), "{text}");
+    assert!(!text.contains("without the chat template"), "{text}");
+}
+
+#[test]
 fn what_a_run_would_refuse_is_refused_in_the_same_words() {
     let setting = Setting::new();
     let config = llama(128, 2, 300);

@@ -2,15 +2,18 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use orpo_chat::ChatTokenizer;
-use orpo_train::data::{Boundary, Example, Selection, Sequence, TokeniseOptions, Tokeniser, collate, read_preferences};
+use orpo_chat::{ChatTokenizer, Message};
+use orpo_train::data::{
+    Boundary, Dropped, Example, Preference, Selection, Sequence, Text, TokeniseOptions, Tokeniser, collate,
+    read_preferences,
+};
 use orpo_train::loss::NllTarget;
 use orpo_train::model::Trained;
 use orpo_train::step::{Objective, forward};
 use serde_json::{Value, json};
-use support::{batches, close, each_family, ids, load, read_json};
+use support::{batches, close, each_family, ids, load, read_json, shared};
 
 /// Of a 32-bit forward pass, as the reference data states it.
 const LOSS_TOLERANCE: f64 = 2e-5;
@@ -39,7 +42,11 @@ fn compare(chat: &ChatTokenizer, pairs: &Path, max_length: usize, rows: &Value) 
                     assert_eq!(labels(sequence), ids(&row[format!("{side}_labels")]), "{side} of line {line}");
                 }
             }
-            // The reference goes on with an empty response, whose mean is 0/0.
+            // The reference trains on pairs of which truncation leaves the same, from which nothing can be learnt.
+            Err(Dropped::EqualWithinLength) => {
+                assert_eq!(row["chosen_input_ids"], row["rejected_input_ids"], "line {line} was dropped");
+            }
+            // It goes on with an empty response, whose mean is 0/0.
             Err(_) => assert!(empty("chosen_labels") || empty("rejected_labels"), "line {line} was dropped"),
         }
     }
@@ -78,6 +85,43 @@ fn with_qwen2_pre_tokenizer(model: &Path) -> (tempfile::TempDir, ChatTokenizer) 
     std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
     let chat = ChatTokenizer::from_dir(dir.path()).unwrap();
     (dir, chat)
+}
+
+/// Whatever the tokenizer merges at the boundary, the trained prompt is the one that a server sends.
+#[test]
+fn the_trained_prompt_is_the_served_prompt_with_every_tokenizer() {
+    let mut dirs: Vec<PathBuf> = Vec::new();
+    for name in ["data/tokenizers", "data/models"] {
+        let Some(root) = shared(name) else { return };
+        let entries = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+        dirs.extend(entries.filter(|dir| dir.join("tokenizer.json").exists()));
+    }
+    dirs.sort();
+    assert!(dirs.len() > 3, "{dirs:?}");
+    let mut wrong = Vec::new();
+    for dir in &dirs {
+        for (header, end) in
+            [("assistant: ", "\n"), ("Bot:", "\n"), ("<|assistant|>\n", "<|end|>\n"), ("### Response:\n\n", "\n\n")]
+        {
+            let template = format!(
+                "{{% for m in messages %}}{{{{ {header:?} if m.role == 'assistant' else 'user: ' }}}}{{{{ m.content }}}}{{{{ {end:?} }}}}\
+                 {{% endfor %}}{{% if add_generation_prompt %}}{{{{ {header:?} }}}}{{% endif %}}"
+            );
+            let chat = ChatTokenizer::from_dir(dir).unwrap().with_template(template).unwrap();
+            let tokeniser = Tokeniser::new(&chat, TokeniseOptions::default());
+            for reply in ["It rains.", " It rains.", "\nIt rains.", "é", "12", "<b>"] {
+                let prompt = vec![Message::user("Weather in Oslo?")];
+                let turn = |text: &str| Text::Chat(vec![Message::assistant(text)]);
+                let pair = Preference::new(Text::Chat(prompt.clone()), turn(reply), turn("I do not know."));
+                let example = tokeniser.pair(1, &pair).unwrap().unwrap();
+                let trained = &example.chosen.ids[..example.chosen.prompt_len];
+                if trained != chat.encode_prompt(&prompt).unwrap() {
+                    wrong.push(format!("{}: {header:?} before {reply:?}", dir.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

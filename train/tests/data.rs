@@ -29,11 +29,7 @@ fn canonical(dir: &Path, kinds: &[&str]) -> Vec<Preference> {
     text.lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .filter(|row| kinds.contains(&row["kind"].as_str().unwrap()))
-        .map(|row| Preference {
-            prompt: turns(&row["prompt"]),
-            chosen: turns(&row["chosen"]),
-            rejected: turns(&row["rejected"]),
-        })
+        .map(|row| Preference::new(turns(&row["prompt"]), turns(&row["chosen"]), turns(&row["rejected"])))
         .collect()
 }
 
@@ -143,10 +139,47 @@ fn files_found_in_the_wild_load() {
         ("alignment-mini-lab/dpo_eval.jsonl", "trl_standard_explicit", "line", 30, 0, none),
     ] {
         let rows = read(&dir.join(file));
-        assert_eq!((rows.layout, rows.unit, rows.with_tools), (layout, unit, with_tools), "{file}");
+        assert_eq!((rows.layout, rows.unit, rows.noticed.with_tools), (layout, unit, with_tools), "{file}");
         let dropped = dropped.iter().map(|(reason, rows)| (*reason, rows.to_vec())).collect::<BTreeMap<_, _>>();
         assert_eq!(rows.dropped(), dropped, "{file}");
         assert_eq!(rows.used().count(), used, "{file}");
+    }
+}
+
+/// Files in layouts of other objectives give the pairs that are in them, or are refused with what they are.
+#[test]
+fn files_of_other_objectives_load_or_are_refused_in_words() {
+    let root = std::env::var("ORPO_SHARED").unwrap_or_else(|_| "../../shared".into());
+    let dir = Path::new(&root).join("train/golden/data");
+    if !dir.exists() {
+        eprintln!("skipped: no `{}`", dir.display());
+        return;
+    }
+    for (file, layout, used) in [
+        ("margin.jsonl", "trl_standard_explicit", 5),
+        ("margin_and_scores.jsonl", "trl_standard_explicit", 5),
+        ("scored_ultrafeedback_binarized.jsonl", "ultrafeedback_binarized", 5),
+        ("scored_ratings.jsonl", "ultrafeedback_binarized", 4),
+        ("scored_underscore_ratings.jsonl", "trl_standard_explicit", 4),
+    ] {
+        let rows = read(&dir.join(file));
+        assert_eq!((rows.layout, rows.used().count()), (layout, used), "{file}");
+        assert!(!rows.noticed.unused.is_empty(), "{file}");
+    }
+    for (file, words) in [
+        ("kto_standard.jsonl", "unpaired feedback"),
+        ("kto_conversational.jsonl", "unpaired feedback"),
+        ("kto_messages.jsonl", "unpaired feedback"),
+        ("kto_bad.jsonl", "unpaired feedback"),
+        ("ultrafeedback_raw.jsonl", "several responses per prompt, in `completions`"),
+        ("ultrainteract_pair.jsonl", "`trajectory` looks like a part of the prompt"),
+        ("alma_r.jsonl", "its layout is not known (its fields are `translation`)"),
+        ("cola.jsonl", "its layout is not known (its fields are `sentence`, `label`, `idx`)"),
+        ("cola.tsv", "its layout is not known"),
+        ("mnli.jsonl", "its layout is not known"),
+    ] {
+        let error = read_preferences(&dir.join(file), &Selection::default()).unwrap_err().to_string();
+        assert!(error.contains(words), "{file}: {error}");
     }
 }
 
@@ -161,6 +194,8 @@ fn turns_of_tools_keep_their_roles() {
     let (_, pair) = rows.used().nth(1).unwrap();
     assert_eq!(roles(&pair.prompt), ["user", "assistant", "tool"]);
     assert_eq!(roles(&pair.chosen), ["assistant"]);
+    // Its functions come as JSON text and are given to the template as a server is given them.
+    assert!(rows.used().all(|(_, pair)| pair.tools[0]["function"]["name"].is_string()));
 }
 
 #[test]

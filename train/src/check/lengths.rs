@@ -67,7 +67,7 @@ pub struct Cuts {
     pub rows_cut: usize,
     /// Tokens that they lost, on both sides.
     pub tokens_cut: usize,
-    /// Rows that are not used since too little of them would be left, or for their long prompt.
+    /// Rows that are not used because too little of them would be left to tell the sides apart, or for their long prompt.
     pub rows_lost: usize,
 }
 
@@ -76,7 +76,7 @@ impl Cuts {
     pub fn of(data: &Dataset) -> Self {
         let lost = |file: &DataFile| -> usize {
             let rows = |reason| file.dropped.get(&reason).map_or(0, Vec::len);
-            rows(Dropped::NothingLeft) + rows(Dropped::LongPrompt)
+            [Dropped::NothingLeft, Dropped::LongPrompt, Dropped::EqualWithinLength].map(rows).into_iter().sum()
         };
         Self {
             rows_cut: data.examples.iter().filter(|example| example.cut > 0).count(),

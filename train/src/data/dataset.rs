@@ -8,7 +8,7 @@ use orpo_chat::ChatError;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::read::{FileRows, Selection, read_documents, read_preferences};
+use super::read::{FileRows, Noticed, Selection, read_documents, read_preferences};
 use super::{Dropped, Example, Mixture, Sources, Tokeniser};
 use crate::checkpoint::sha256_file;
 use crate::error::TrainError;
@@ -41,17 +41,17 @@ pub struct DataFile {
     pub examples: Range<usize>,
     /// The numbers of the rows that cannot be used, by reason.
     pub dropped: BTreeMap<Dropped, Vec<usize>>,
-    /// Rows that declare tools, which the template is not given.
-    pub with_tools: usize,
-    /// Pairs that are strings although there is a chat template: it is not applied to them.
-    pub untemplated: usize,
+    /// True if rows of it are turns, which the chat template renders.
+    pub is_templated: bool,
+    /// What a user should know about its rows, one sentence each.
+    pub notes: Vec<String>,
     /// What the template said to the first row that it refused.
     pub refusal: Option<String>,
 }
 
 impl Dataset {
-    /// Reads and tokenises `sources`: documents for `objective = "sft"`, pairs otherwise. `defaults` holds where a source
-    /// says nothing of its own.
+    /// Reads and tokenises `sources`: documents for `objective = "sft"`, pairs otherwise. `defaults` is used where a source
+    /// does not say otherwise.
     ///
     /// # Errors
     /// When a file cannot be read, a row is not what it should be, of a file no row can be used, or the weights leave an
@@ -63,21 +63,30 @@ impl Dataset {
         documents: bool,
     ) -> Result<Self, TrainError> {
         let mut dataset = Self { examples: Vec::new(), files: Vec::new(), mixture: Mixture::new(Vec::new()) };
+        if documents && defaults.apply_chat_template {
+            let reason =
+                "`data.apply_chat_template` makes turns of pairs that are strings; a document is `messages` or `text`";
+            return Err(TrainError::Refused(reason.into()));
+        }
         let mut parts = Vec::new();
         for source in &sources.0 {
             let first = dataset.examples.len();
             let columns = if source.columns.is_empty() { &defaults.columns } else { &source.columns };
-            let selection = Selection { format: source.format.or(defaults.format), columns: columns.clone() };
+            let selection = Selection {
+                format: source.format.or(defaults.format),
+                columns: columns.clone(),
+                field: source.field.clone(),
+                ..defaults.clone()
+            };
             for path in source.files()? {
                 if documents {
                     let rows = read_documents(&path, &selection)?;
-                    dataset.add(path, source.weight, rows, |row, text| tokeniser.document(row, text))?;
+                    let notes = notes(&rows.noticed, tokeniser);
+                    dataset.add(path, source.weight, rows, notes, |row, text| tokeniser.document(row, text))?;
                 } else {
-                    let mut rows = read_preferences(&path, &selection)?;
-                    if !tokeniser.has_template() {
-                        rows.strings = 0;
-                    }
-                    dataset.add(path, source.weight, rows, |row, pair| tokeniser.pair(row, pair))?;
+                    let rows = read_preferences(&path, &selection)?;
+                    let notes = notes(&rows.noticed, tokeniser);
+                    dataset.add(path, source.weight, rows, notes, |row, pair| tokeniser.pair(row, pair))?;
                 }
             }
             parts.push((first..dataset.examples.len(), source.weight));
@@ -94,6 +103,7 @@ impl Dataset {
         path: PathBuf,
         weight: f64,
         rows: FileRows<T>,
+        notes: Vec<String>,
         tokenise: impl Fn(usize, &T) -> Result<Result<Example, Dropped>, TrainError> + Sync,
     ) -> Result<(), TrainError> {
         let mut dropped = rows.dropped();
@@ -124,8 +134,8 @@ impl Dataset {
             weight,
             examples: first..self.examples.len(),
             dropped,
-            with_tools: rows.with_tools,
-            untemplated: rows.strings,
+            is_templated: rows.noticed.turns > 0,
+            notes,
             refusal,
             path,
         };
@@ -182,7 +192,7 @@ impl DataFile {
         let dropped: usize = self.dropped.values().map(Vec::len).sum();
         let rows = self.examples.len() + dropped;
         let weight = if self.weight == 1.0 { String::new() } else { format!(", weight {}", self.weight) };
-        let mut lines = vec![format!("{name}: {rows} rows, layout {}{weight}", self.layout)];
+        let mut lines = vec![format!("{name}: {}, layout {}{weight}", counted(rows, "row"), self.layout)];
         for (reason, numbers) in &self.dropped {
             let mut places: Vec<String> = numbers.iter().take(LISTED).map(usize::to_string).collect();
             if numbers.len() > LISTED {
@@ -195,17 +205,7 @@ impl DataFile {
             let (count, unit) = (numbers.len(), self.unit);
             lines.push(format!("{name}: {count} dropped, {reason}{said}: {unit} {}", places.join(", ")));
         }
-        if self.with_tools > 0 {
-            let count = self.with_tools;
-            lines.push(format!("{name}: {count} rows declare tools; chat templates are rendered without them"));
-        }
-        if self.untemplated > 0 {
-            lines.push(format!(
-                "{name}: {} pairs are strings and are trained on as they stand, without the chat template; to apply it, \
-                 set data.format = \"orca_dpo_pairs\" and data.columns = {{ question = \"prompt\" }}",
-                self.untemplated
-            ));
-        }
+        lines.extend(self.notes.iter().map(|note| format!("{name}: {note}")));
         lines
     }
 
@@ -217,6 +217,55 @@ impl DataFile {
             None => counts.join(", "),
         }
     }
+}
+
+/// What a user should know about the rows of a file that `tokeniser` makes tokens of.
+fn notes(noticed: &Noticed, tokeniser: &Tokeniser<'_>) -> Vec<String> {
+    let Noticed { with_tools, with_system, strings, repeated_prompts, one_thinks, unused, .. } = noticed;
+    let mut notes = Vec::new();
+    if !unused.is_empty() {
+        let names: Vec<String> = unused.iter().map(|name| format!("`{name}`")).collect();
+        notes.push(format!("columns that are not used: {}", names.join(", ")));
+    }
+    if *with_system > 0 && tokeniser.drops_system() {
+        notes.push(format!(
+            "the system messages of {} are left out, because the chat template does not show them",
+            counted(*with_system, "row")
+        ));
+    }
+    if *with_tools > 0 && !tokeniser.knows_tools() {
+        notes.push(format!(
+            "the tools of {} are left out, because the chat template does not present tools",
+            counted(*with_tools, "row")
+        ));
+    }
+    if *strings > 0 && tokeniser.has_template() {
+        notes.push(format!(
+            "the strings of {} are trained as they are, without the chat template; to apply it, set \
+             data.apply_chat_template = true",
+            counted(*strings, "pair")
+        ));
+    }
+    if *repeated_prompts > 0 {
+        notes.push(format!(
+            "both responses of {} begin with the prompt, which is then trained as a part of them; to cut it off, set \
+             data.cut_repeated_prompt = true",
+            counted(*repeated_prompts, "pair")
+        ));
+    }
+    if *one_thinks > 0 {
+        notes.push(format!(
+            "only one of the two responses of {} has reasoning (`<think>`), so that the loss rewards or punishes reasoning \
+             itself",
+            counted(*one_thinks, "pair")
+        ));
+    }
+    notes
+}
+
+/// `1 row`, `2 rows`.
+pub(crate) fn counted(count: usize, name: &str) -> String {
+    if count == 1 { format!("1 {name}") } else { format!("{count} {name}s") }
 }
 
 #[cfg(test)]
@@ -252,7 +301,7 @@ mod tests {
             let path = dir.path().join(format!("{index}.jsonl"));
             std::fs::write(&path, content).unwrap();
             let source = path.to_string_lossy().into_owned();
-            Source { source, weight: *weight, format: None, columns: BTreeMap::new() }
+            Source { weight: *weight, ..Source::new(source) }
         };
         let sources = Sources(files.iter().enumerate().map(source).collect());
         let tokeniser = Tokeniser::new(&chat, TokeniseOptions { max_length: 8, ..Default::default() });
@@ -272,12 +321,12 @@ mod tests {
             dataset.describe(),
             "0.jsonl: 3 rows, layout trl_standard_explicit, weight 2\n\
              0.jsonl: 1 dropped, chosen equals rejected: line 2\n\
-             0.jsonl: 2 pairs are strings and are trained on as they stand, without the chat template; to apply it, set \
-             data.format = \"orca_dpo_pairs\" and data.columns = { question = \"prompt\" }\n\
+             0.jsonl: the strings of 2 pairs are trained as they are, without the chat template; to apply it, set \
+             data.apply_chat_template = true\n\
              1.jsonl: 2 rows, layout trl_standard_explicit\n\
              1.jsonl: 1 dropped, chosen equals rejected: line 1\n\
-             1.jsonl: 1 pairs are strings and are trained on as they stand, without the chat template; to apply it, set \
-             data.format = \"orca_dpo_pairs\" and data.columns = { question = \"prompt\" }"
+             1.jsonl: the strings of 1 pair are trained as they are, without the chat template; to apply it, set \
+             data.apply_chat_template = true"
         );
         let rows: Vec<serde_json::Value> =
             dataset.dropped_lines().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -315,6 +364,40 @@ mod tests {
         assert!(dataset.describe().contains("no c"), "{}", dataset.describe());
         let error = load(&[(&turns("c"), 1.0)]).unwrap_err();
         assert!(error.contains("no row can be used") && error.contains("no c"), "{error}");
+    }
+
+    #[test]
+    fn what_should_be_known_is_said() {
+        let turns = |role: &str, text: &str| json!([{"role": role, "content": text}]);
+        let row = json!({"prompt": turns("user", "a question"), "chosen": turns("assistant", "a question a"),
+                         "rejected": turns("assistant", "a question <think> b"), "tools": [{"name": "f"}],
+                         "score": 3, "source": "web", "empty": ""});
+        let dataset = load(&[(&format!("{row}\n"), 1.0)]).unwrap();
+        let described = dataset.describe();
+        for expected in [
+            "0.jsonl: 1 row, layout trl_conversational_explicit\n",
+            "0.jsonl: columns that are not used: `score`, `source`\n",
+            "0.jsonl: the tools of 1 row are left out",
+            "0.jsonl: both responses of 1 pair begin with the prompt",
+            "0.jsonl: only one of the two responses of 1 pair has reasoning",
+        ] {
+            assert!(described.contains(expected), "{expected}: {described}");
+        }
+    }
+
+    #[test]
+    fn sides_that_the_template_makes_equal_are_dropped_and_listed() {
+        let row = |prompt: &str, chosen: &str| {
+            let turns = |role: &str, text: &str| json!([{"role": role, "content": text}]);
+            let row = json!({"prompt": turns("user", prompt), "chosen": turns("assistant", chosen),
+                             "rejected": turns("assistant", " a ")});
+            format!("{row}\n")
+        };
+        let dataset = load(&[(&[row("q", "a"), row("q", "b"), row("q", "a b")].concat(), 1.0)]).unwrap();
+        assert_eq!(dataset.files[0].dropped[&Dropped::EqualTokens], [1]);
+        assert!(dataset.describe().contains("1 dropped, chosen equals rejected after the chat template"));
+        let error = load(&[(&row("q", "a"), 1.0)]).unwrap_err();
+        assert!(error.contains("1 x chosen equals rejected after"), "{error}");
     }
 
     #[test]

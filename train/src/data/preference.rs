@@ -2,6 +2,7 @@
 
 use orpo_chat::Message;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Dropped;
 
@@ -18,7 +19,7 @@ pub enum Text {
 }
 
 impl Text {
-    /// Whether there is nothing in it but white space. A turn that calls a tool says something without text.
+    /// True if there is nothing in it but white space. A turn that calls a tool says something without text.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Plain(text) => text.trim().is_empty(),
@@ -28,6 +29,39 @@ impl Text {
             Self::Ids(ids) => ids.is_empty(),
         }
     }
+
+    /// True if one of its turns is a system message.
+    pub fn has_system(&self) -> bool {
+        matches!(self, Self::Chat(turns) if turns.iter().any(|turn| matches!(turn.role.as_str(), "system" | "developer")))
+    }
+
+    /// True if reasoning as models mark it (`<think>`) is part of it.
+    pub fn thinks(&self) -> bool {
+        let is_marked = |text: &str| text.contains("<think>") || text.contains("</think>");
+        match self {
+            Self::Plain(text) => is_marked(text),
+            Self::Chat(messages) => messages.iter().any(|message| is_marked(&message.content)),
+            Self::Ids(_) => false,
+        }
+    }
+
+    /// The text of a string, or of the turn that `choose` takes from several.
+    fn text<'t>(&'t self, choose: impl Fn(&'t [Message]) -> Option<&'t Message>) -> Option<&'t str> {
+        match self {
+            Self::Plain(text) => Some(text),
+            Self::Chat(messages) => choose(messages).map(|message| message.content.as_str()),
+            Self::Ids(_) => None,
+        }
+    }
+}
+
+/// A document for next-token training.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Document {
+    /// All of it.
+    pub text: Text,
+    /// The tools that the template presents, in OpenAI's layout.
+    pub tools: Vec<Value>,
 }
 
 /// A prompt with the better and the worse response to it, in TRL's layout: all three strings, all three lists of
@@ -40,10 +74,61 @@ pub struct Preference {
     pub chosen: Text,
     /// The worse response.
     pub rejected: Text,
+    /// The tools that the template presents before the prompt, in OpenAI's layout.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Value>,
 }
 
 impl Preference {
-    /// Why nothing can be learnt from this pair, if so.
+    /// A pair without tools.
+    pub fn new(prompt: Text, chosen: Text, rejected: Text) -> Self {
+        Self { prompt, chosen, rejected, tools: Vec::new() }
+    }
+
+    /// The pair with turns where it has strings: the prompt is the user's, the responses are the model's.
+    pub fn with_turns(self) -> Self {
+        let turn = |role: &str, text: Text| match text {
+            Text::Plain(text) => Text::Chat(vec![Message::new(role, text)]),
+            text => text,
+        };
+        Self {
+            prompt: turn("user", self.prompt),
+            chosen: turn("assistant", self.chosen),
+            rejected: turn("assistant", self.rejected),
+            tools: self.tools,
+        }
+    }
+
+    /// The length in bytes of the prompt (of turns: of its last one) if both responses begin with it. A prompt of a word
+    /// may be the beginning of two answers by chance.
+    fn repeated_prompt(&self) -> Option<usize> {
+        const CHANCE: usize = 8;
+        let prompt = self.prompt.text(<[Message]>::last).filter(|prompt| prompt.len() >= CHANCE)?;
+        let repeats = |side: &Text| side.text(<[Message]>::first).is_some_and(|text| text.starts_with(prompt));
+        (repeats(&self.chosen) && repeats(&self.rejected)).then_some(prompt.len())
+    }
+
+    /// True if both responses begin with the prompt.
+    pub fn repeats_prompt(&self) -> bool {
+        self.repeated_prompt().is_some()
+    }
+
+    /// The pair with the prompt cut off responses that both begin with it.
+    pub fn without_repeated_prompt(mut self) -> Self {
+        if let Some(length) = self.repeated_prompt() {
+            for side in [&mut self.chosen, &mut self.rejected] {
+                match side {
+                    // What follows joins on to the prompt as it did.
+                    Text::Plain(text) => drop(text.drain(..length)),
+                    Text::Chat(turns) => turns[0].content = turns[0].content[length..].trim_start().into(),
+                    Text::Ids(_) => {}
+                }
+            }
+        }
+        self
+    }
+
+    /// Why nothing can be learnt from this pair, if that is so.
     pub fn unusable(&self) -> Option<Dropped> {
         if self.prompt.is_empty() {
             return Some(Dropped::EmptyPrompt);
@@ -67,12 +152,12 @@ impl Preference {
     }
 }
 
-/// Whether a turn of this role tells the model what to do.
+/// True if a turn of this role tells the model what to do.
 pub(super) fn gives_instructions(role: &str) -> bool {
     matches!(role, "user" | "human" | "system" | "developer")
 }
 
-/// Whether a turn of this role is the model's: what is neither an instruction nor a tool's result.
+/// True if a turn of this role is the model's: neither an instruction nor a tool's result.
 pub(super) fn speaks_for_model(role: &str) -> bool {
     !gives_instructions(role) && !matches!(role, "tool" | "observation" | "function" | "ipython")
 }
@@ -97,8 +182,28 @@ mod tests {
             (reply("q"), reply("a"), reply("b"), Some(Dropped::WrongRole)),
             (Text::Ids(vec![1]), Text::Ids(vec![2]), Text::Ids(vec![]), Some(Dropped::EmptySide)),
         ] {
-            assert_eq!(Preference { prompt, chosen, rejected }.unusable(), expected);
+            assert_eq!(Preference::new(prompt, chosen, rejected).unusable(), expected);
         }
+    }
+
+    #[test]
+    fn a_prompt_that_both_responses_repeat_is_cut() {
+        let plain = |chosen: &str, rejected: &str| {
+            Preference::new(
+                Text::Plain("Why is it so?".into()),
+                Text::Plain(chosen.into()),
+                Text::Plain(rejected.into()),
+            )
+        };
+        let pair = plain("Why is it so? It is.", "Why is it so?\nNo.");
+        assert!(pair.repeats_prompt() && pair.clone().with_turns().repeats_prompt());
+        assert_eq!(pair.clone().without_repeated_prompt(), plain(" It is.", "\nNo."));
+        assert_eq!(pair.with_turns().without_repeated_prompt(), plain("It is.", "No.").with_turns());
+        let once = plain("Why is it so? It is.", "No.");
+        assert!(!once.repeats_prompt());
+        assert_eq!(once.clone().without_repeated_prompt(), once);
+        let word = Preference { prompt: Text::Plain("I".into()), ..plain("I do.", "I do not.") };
+        assert!(!word.repeats_prompt());
     }
 
     #[test]

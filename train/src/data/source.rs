@@ -16,9 +16,9 @@ use crate::hub;
 /// One source of rows. In a recipe a table, or its `source` alone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Source {
-    /// A path, a glob (`data/*.jsonl`), or `hub:owner/name[@revision][:path-or-glob]`.
+    /// A path, a glob (`data/*.jsonl`), or `hub:owner/name[@revision][:path-or-glob]`. Required.
     pub source: String,
-    /// How often each row is used per epoch; of a fraction so many rows are drawn. Default 1.
+    /// How often each row is used per epoch; of a fraction so many rows are drawn. Above 0, default 1.
     #[serde(skip_serializing_if = "is_one")]
     pub weight: f64,
     /// The layout; by default that of `[data]`, or found from the rows.
@@ -27,6 +27,10 @@ pub struct Source {
     /// For a field of the layout the name it has in these files; by default those of `[data]`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, String>,
+    /// The key under which a JSON object has its rows, such as `train` in `{"train": [...], "test": [...]}`. Default: the
+    /// only list under a usual name, such as `data`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -35,8 +39,9 @@ fn is_one(weight: &f64) -> bool {
 }
 
 impl Source {
-    fn new(source: impl Into<String>) -> Self {
-        Self { source: source.into(), weight: 1.0, format: None, columns: BTreeMap::new() }
+    /// All of a source, with what `[data]` says about it.
+    pub fn new(source: impl Into<String>) -> Self {
+        Self { source: source.into(), weight: 1.0, format: None, columns: BTreeMap::new(), field: None }
     }
 
     /// The files, in the order of their names, on this machine; those of the hub are fetched unless they are cached.
@@ -48,8 +53,14 @@ impl Source {
             return hub::dataset(&Hub::from_env(), id);
         }
         let path = Path::new(&self.source);
-        if path.exists() || !is_glob(&self.source) {
+        if let Some(reason) = url(&self.source) {
+            return Err(TrainError::invalid(path, reason));
+        }
+        if path.exists() {
             return Ok(vec![path.to_path_buf()]);
+        }
+        if !is_glob(&self.source) {
+            return Err(TrainError::invalid(path, missing(path)));
         }
         let paths = glob::glob(&self.source).map_err(|e| TrainError::invalid(path, format!("not a pattern: {e}")))?;
         let mut files = Vec::new();
@@ -67,7 +78,7 @@ impl Source {
     }
 
     fn resolve(&mut self, dir: &Path) {
-        if hub::id(&self.source).is_some() {
+        if hub::id(&self.source).is_some() || url(&self.source).is_some() {
             return;
         }
         let joined = dir.join(&self.source);
@@ -80,12 +91,40 @@ impl Source {
     }
 }
 
+/// What to do with a URL, if `source` is one.
+fn url(source: &str) -> Option<String> {
+    let (scheme, rest) = source.split_once("://")?;
+    if !matches!(scheme, "http" | "https" | "hf" | "s3" | "gs") {
+        return None;
+    }
+    // As the hub's pages and its own file system write it.
+    let id = rest.split_once("datasets/").map(|(_, id)| id.split('/').take(2).collect::<Vec<_>>().join("/"));
+    Some(match id.filter(|id| id.contains('/')) {
+        Some(id) => format!("it is a URL; a data set of the Hugging Face hub is written `hub:{id}`"),
+        None => "it is a URL; download the file, or name a data set of the Hugging Face hub as `hub:owner/name`".into(),
+    })
+}
+
+/// What is said of a path that does not exist. Without an ending it may be meant for the hub.
+fn missing(path: &Path) -> String {
+    const NO_FILE: &str = "there is no such file";
+    let names = path.parent().and_then(Path::file_name).zip(path.file_name());
+    match names.filter(|_| path.extension().is_none()) {
+        Some((owner, name)) => format!(
+            "{NO_FILE}; a data set of the Hugging Face hub is written `hub:owner/name`, here perhaps `hub:{}/{}`",
+            owner.to_string_lossy(),
+            name.to_string_lossy()
+        ),
+        None => NO_FILE.into(),
+    }
+}
+
 /// Whether a path is a pattern, as shells and `glob` write it.
 pub(crate) fn is_glob(path: &str) -> bool {
     path.contains(['*', '?', '['])
 }
 
-/// The sources of a data set: in a recipe a string, a table `{source, weight, format, columns}`, or a list of these.
+/// The sources of a data set: in a recipe a string, a table `{source, weight, format, columns, field}`, or a list of these.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sources(pub Vec<Source>);
 
@@ -167,12 +206,13 @@ impl<'de> Visitor<'de> for SourceVisitor {
             format: Option<Layout>,
             #[serde(default)]
             columns: BTreeMap<String, String>,
+            field: Option<String>,
         }
         fn one() -> f64 {
             1.0
         }
-        let Table { source, weight, format, columns } = Table::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Source { source, weight, format, columns })
+        let Table { source, weight, format, columns, field } = Table::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(Source { source, weight, format, columns, field })
     }
 }
 
@@ -232,6 +272,8 @@ mod tests {
         assert_eq!(parsed.0[0].format, Some(Layout::named("orca_dpo_pairs").unwrap()));
         assert_eq!(parsed.0[1], b());
         assert_eq!(sources("[train]\nsource = \"b\"\nweight = 0.5\n").unwrap(), Sources(vec![b()]));
+        let split = Source { field: Some("train".into()), ..a() };
+        assert_eq!(sources("train = { source = \"a\", field = \"train\" }").unwrap(), Sources(vec![split]));
     }
 
     #[test]
@@ -250,6 +292,26 @@ mod tests {
             let sources = Sources(vec![Source { weight, ..Source::new("x") }]);
             assert!(sources.check().unwrap_err().contains("`x`"));
         }
+    }
+
+    #[test]
+    fn ids_and_urls_of_the_hub_are_told_from_paths() {
+        let why = |source: &str| {
+            let mut sources = Sources(vec![Source::new(source)]);
+            sources.resolve(Path::new("recipes"));
+            sources.0[0].files().unwrap_err().to_string()
+        };
+        for (source, part) in [
+            ("acme/pairs", "there is no such file; a data set of the Hugging Face hub is written `hub:owner/name`"),
+            ("acme/pairs", "perhaps `hub:acme/pairs`"),
+            ("acme/pairs.jsonl", "there is no such file"),
+            ("https://hub.example/datasets/acme/pairs/resolve/main/a.jsonl", "`hub:acme/pairs`"),
+            ("hf://datasets/acme/pairs/a.parquet", "`hub:acme/pairs`"),
+            ("https://example.com/a.jsonl", "download the file"),
+        ] {
+            assert!(why(source).contains(part), "{source}: {}", why(source));
+        }
+        assert!(!why("acme/pairs.jsonl").contains("hub:"));
     }
 
     #[test]

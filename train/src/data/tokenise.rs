@@ -1,10 +1,11 @@
 //! Text to token ids, by TRL's rules (`trl.experimental.orpo`, 1.16) but for one: see [`Boundary`].
 
-use orpo_chat::{ChatTokenizer, Message};
+use orpo_chat::{ChatTokenizer, Message, RenderOptions};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::truncate::{Limits, Truncation};
-use super::{Preference, Text};
+use super::{Document, Preference, Text};
 use crate::error::TrainError;
 
 /// Token ids of a prompt and a response in one.
@@ -80,6 +81,10 @@ impl Example {
 pub enum Dropped {
     /// Both responses are the same.
     EqualSides,
+    /// Both responses have become the same by the chat template or the tokenizer.
+    EqualTokens,
+    /// Both responses are the same as far as `max_length` goes.
+    EqualWithinLength,
     /// A response is empty.
     EmptySide,
     /// There is no prompt.
@@ -88,8 +93,12 @@ pub enum Dropped {
     PromptsDiffer,
     /// A response is not the model's turn, or the prompt ends in one.
     WrongRole,
-    /// A turn holds no text: an image, or nothing at all.
+    /// A turn holds no text.
     NoText,
+    /// There are images, sounds or videos.
+    Media,
+    /// A field that is needed is null.
+    NullField,
     /// The chat template refuses the turns.
     TemplateRefused,
     /// `max_length` leaves no token of a response.
@@ -102,11 +111,15 @@ impl std::fmt::Display for Dropped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::EqualSides => "chosen equals rejected",
+            Self::EqualTokens => "chosen equals rejected after the chat template and the tokenizer",
+            Self::EqualWithinLength => "chosen equals rejected after truncation to max_length",
             Self::EmptySide => "an empty response",
             Self::EmptyPrompt => "an empty prompt",
             Self::PromptsDiffer => "the prompts of chosen and rejected differ",
             Self::WrongRole => "a response is not the assistant's turn, or the prompt ends in one",
             Self::NoText => "a turn without text",
+            Self::Media => "an image, sound or video, which is not trained on",
+            Self::NullField => "a field that is null",
             Self::TemplateRefused => "the chat template refuses the turns",
             Self::NothingLeft => "no response token within max_length",
             Self::LongPrompt => "a prompt longer than drop_long_prompts",
@@ -182,9 +195,21 @@ impl<'a> Tokeniser<'a> {
         Self { vocab_size, ..self }
     }
 
-    /// Whether turns can be rendered.
+    /// True if turns can be rendered.
     pub fn has_template(&self) -> bool {
         self.chat.template().is_ok()
+    }
+
+    /// True if the chat template leaves out system messages without a word.
+    pub fn drops_system(&self) -> bool {
+        const PROBE: &str = "system message of the probe";
+        let turns = [Message::new("system", PROBE), Message::user("x")];
+        self.chat.render(&turns, true).is_ok_and(|text| !text.contains(PROBE))
+    }
+
+    /// True if the chat template presents tools.
+    pub fn knows_tools(&self) -> bool {
+        self.chat.knows_tools()
     }
 
     /// The example of a pair, or why it cannot be used.
@@ -195,8 +220,11 @@ impl<'a> Tokeniser<'a> {
         if let Some(reason) = pair.unusable() {
             return Ok(Err(reason));
         }
-        let chosen = self.sequence(&pair.prompt, &pair.chosen)?;
-        let rejected = self.sequence(&pair.prompt, &pair.rejected)?;
+        let chosen = self.sequence(&pair.prompt, &pair.chosen, &pair.tools)?;
+        let rejected = self.sequence(&pair.prompt, &pair.rejected, &pair.tools)?;
+        if chosen.ids == rejected.ids {
+            return Ok(Err(Dropped::EqualTokens));
+        }
         let longest_prompt = chosen.prompt_len.max(rejected.prompt_len);
         if self.options.drop_long_prompts.is_some_and(|limit| longest_prompt > limit) {
             return Ok(Err(Dropped::LongPrompt));
@@ -206,6 +234,9 @@ impl<'a> Tokeniser<'a> {
         let (chosen, rejected) = (self.cut(chosen, longest), self.cut(rejected, longest));
         if !chosen.is_scored() || !rejected.is_scored() {
             return Ok(Err(Dropped::NothingLeft));
+        }
+        if chosen.ids == rejected.ids {
+            return Ok(Err(Dropped::EqualWithinLength));
         }
         let cut = whole - chosen.ids.len() - rejected.ids.len();
         let example = Example { cut, ..Example::pair(line, chosen, rejected) };
@@ -221,13 +252,16 @@ impl<'a> Tokeniser<'a> {
     ///
     /// # Errors
     /// When the template refuses the messages or the tokenizer fails.
-    pub fn document(&self, line: usize, document: &Text) -> Result<Result<Example, Dropped>, TrainError> {
-        if document.is_empty() {
+    pub fn document(&self, line: usize, document: &Document) -> Result<Result<Example, Dropped>, TrainError> {
+        if document.text.is_empty() {
             return Ok(Err(Dropped::EmptySide));
         }
-        let ids = match document {
+        let ids = match &document.text {
             Text::Plain(text) => self.chat.with_bos(self.chat.encode(text)?),
-            Text::Chat(messages) => self.chat.with_bos(self.chat.encode(&self.chat.render(messages, false)?)?),
+            Text::Chat(messages) => {
+                let text = self.render(messages, &document.tools, false)?;
+                self.chat.with_bos(self.chat.encode(&text)?)
+            }
             Text::Ids(ids) => self.checked(ids)?.to_vec(),
         };
         let mut ids = self.with_eos(ids);
@@ -240,12 +274,12 @@ impl<'a> Tokeniser<'a> {
     }
 
     /// Prompt and response together, so that the boundary is tokenised as the model will see it.
-    fn sequence(&self, prompt: &Text, response: &Text) -> Result<Sequence, TrainError> {
+    fn sequence(&self, prompt: &Text, response: &Text, tools: &[Value]) -> Result<Sequence, TrainError> {
         if let (Text::Ids(prompt), Text::Ids(response)) = (prompt, response) {
             let ids = [self.checked(prompt)?, self.checked(response)?].concat();
             return Ok(Sequence { ids: self.with_eos(ids), prompt_len: prompt.len() });
         }
-        let (prompt, text) = self.texts(prompt, response)?;
+        let (prompt, text) = self.texts(prompt, response, tools)?;
         let prompt_ids = self.chat.encode(&prompt)?;
         let ids = self.chat.encode(&text)?;
         let merged = ids.get(..prompt_ids.len()) != Some(&prompt_ids);
@@ -267,10 +301,13 @@ impl<'a> Tokeniser<'a> {
     /// The prompt's ids with those of the response after them, if such ids give the same text as `together`.
     fn continued(&self, prompt: &[u32], together: &[u32], response: &str) -> Result<Option<Vec<u32>>, TrainError> {
         let wanted = self.chat.decode(together, false)?;
-        let response = self.chat.encode(response)?;
-        // Some tokenizers put a space before every text, which does not belong into the middle of one.
-        for skipped in 0..response.len().min(2) {
-            let ids = [prompt, &response[skipped..]].concat();
+        let alone = self.chat.encode(response)?;
+        // Some tokenizers put a space before every text, which does not belong in the middle of one: it is a token of its
+        // own, or a part of the first, which it is not after a special token.
+        let special = self.chat.special_tokens().eos_token.as_deref().unwrap_or_default();
+        let after_special = self.chat.encode(&format!("{special}{response}"))?;
+        for response in [Some(&alone[..]), alone.get(1..), after_special.get(1..)].into_iter().flatten() {
+            let ids = [prompt, response].concat();
             if self.chat.decode(&ids, false)? == wanted {
                 return Ok(Some(ids));
             }
@@ -278,16 +315,21 @@ impl<'a> Tokeniser<'a> {
         Ok(None)
     }
 
+    /// The text of a conversation, exactly as the server renders it.
+    fn render(&self, messages: &[Message], tools: &[Value], add_generation_prompt: bool) -> Result<String, TrainError> {
+        Ok(self.chat.render_with(messages, RenderOptions { tools, add_generation_prompt, variables: None })?)
+    }
+
     /// The prompt's text, and prompt and response together.
-    fn texts(&self, prompt: &Text, response: &Text) -> Result<(String, String), TrainError> {
+    fn texts(&self, prompt: &Text, response: &Text, tools: &[Value]) -> Result<(String, String), TrainError> {
         match (prompt, response) {
             (Text::Plain(prompt), Text::Plain(response)) => Ok((prompt.clone(), format!("{prompt}{response}"))),
             (Text::Chat(prompt), Text::Chat(response)) => {
                 let all: Vec<Message> = prompt.iter().chain(response).cloned().collect();
-                let text = self.chat.render(&all, false)?;
+                let text = self.render(&all, tools, false)?;
                 // Some templates render the last turn's header differently when a reply follows: what both have in
                 // common is the prompt.
-                let prompt = self.chat.render(prompt, true)?;
+                let prompt = self.render(prompt, tools, true)?;
                 let common = prompt.char_indices().zip(text.chars()).find(|((_, a), b)| a != b);
                 let end = common.map_or(prompt.len().min(text.len()), |((at, _), _)| at);
                 Ok((text[..end].to_string(), text))
@@ -366,7 +408,7 @@ mod tests {
 
     fn pair(options: TokeniseOptions, prompt: &str, chosen: &str, rejected: &str) -> Result<Example, Dropped> {
         let plain = |text: &str| Text::Plain(text.into());
-        let row = Preference { prompt: plain(prompt), chosen: plain(chosen), rejected: plain(rejected) };
+        let row = Preference::new(plain(prompt), plain(chosen), plain(rejected));
         Tokeniser::new(&letters(), options).pair(1, &row).unwrap()
     }
 
@@ -419,5 +461,58 @@ mod tests {
         // Of the prompt nothing is left, and nothing predicts the one token that is left of the response.
         let tight = TokeniseOptions { max_length: 2, truncation: Truncation::Proportional, ..Default::default() };
         assert_eq!(pair(tight, "abcdefgh", "i", "j"), Err(Dropped::NothingLeft));
+    }
+
+    #[test]
+    fn sides_that_become_equal_are_dropped_with_the_cause() {
+        let options = TokeniseOptions { max_length: 6, ..Default::default() };
+        assert_eq!(pair(options, "a", "bcdefg", "bcdehi"), Err(Dropped::EqualWithinLength));
+        assert!(pair(options, "a", "bcdx", "bcdehi").is_ok());
+        // The vocabulary has neither.
+        assert_eq!(pair(options, "a", "b!", "b?"), Err(Dropped::EqualTokens));
+        let chat = letters().with_template("{% for m in messages %}{{ m.content | trim('xy') }}{% endfor %}").unwrap();
+        let turns = |role: &str, text: &str| Text::Chat(vec![Message::new(role, text)]);
+        let row = Preference::new(turns("user", "a"), turns("assistant", "xb"), turns("assistant", "by"));
+        assert_eq!(Tokeniser::new(&chat, options).pair(1, &row).unwrap(), Err(Dropped::EqualTokens));
+        assert!(Dropped::EqualTokens.to_string().starts_with("chosen equals rejected"));
+        assert!(Dropped::EqualWithinLength.to_string().starts_with("chosen equals rejected"));
+    }
+
+    #[test]
+    fn a_template_that_drops_system_messages_is_known() {
+        let drops = |template: &str| {
+            let chat = letters().with_template(template).unwrap();
+            Tokeniser::new(&chat, TokeniseOptions::default()).drops_system()
+        };
+        assert!(!drops("{% for m in messages %}{{ m.content }}{% endfor %}"));
+        assert!(drops("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"));
+        // A refusal is not without a word.
+        assert!(!drops("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}x"));
+    }
+
+    #[test]
+    fn tools_and_calls_become_the_tokens_of_the_served_prompt() {
+        let template = "{% for t in tools or [] %}{{ t.function.name }}{% endfor %}{% for m in messages %}{{ m.role[0] }}\
+                        {{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.arguments.x }}{% endfor %}{% endfor %}\
+                        {% if add_generation_prompt %}a{% endif %}";
+        let chat = letters().with_template(template).unwrap();
+        let mut call = Message::assistant("");
+        let arguments = json!({"x": "z"}).to_string();
+        call.extra.insert("tool_calls".into(), json!([{"function": {"name": "f", "arguments": arguments}}]));
+        let prompt = vec![Message::new("developer", "k"), Message::user("q"), call, Message::new("tool", "r")];
+        let tools = vec![json!({"type": "function", "function": {"name": "f"}})];
+        let reply = |text: &str| Text::Chat(vec![Message::assistant(text)]);
+        let row =
+            Preference { tools: tools.clone(), ..Preference::new(Text::Chat(prompt.clone()), reply("b"), reply("c")) };
+        let tokeniser = Tokeniser::new(&chat, TokeniseOptions::default());
+        let example = tokeniser.pair(1, &row).unwrap().unwrap();
+        let options = RenderOptions { tools: &tools, add_generation_prompt: true, variables: None };
+        let served = chat.render_with(&prompt, options).unwrap();
+        assert_eq!(served, "fskuqaztra");
+        let served = chat.with_bos(chat.encode(&served).unwrap());
+        assert_eq!(example.chosen.ids[..example.chosen.prompt_len], served);
+        let document = Document { text: Text::Chat(prompt), tools };
+        let document = tokeniser.document(1, &document).unwrap().unwrap();
+        assert_eq!(document.chosen.ids[..2], [0, 15]);
     }
 }

@@ -7,12 +7,17 @@ use crate::data::is_glob;
 /// The names that `path` chooses; without one all data files, if they are parts of one.
 pub(super) fn choose_data<'n>(names: &[&'n str], path: Option<&str>) -> Result<Vec<&'n str>, String> {
     const DATA: [&str; 5] = [".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet"];
-    let is_data = |name: &&str| DATA.iter().any(|end| name.ends_with(end)) && !name.starts_with('.');
-    let data: Vec<&str> = names.iter().copied().filter(is_data).collect();
+    const TABLES: [&str; 4] = [".csv", ".csv.gz", ".tsv", ".tsv.gz"];
+    let ending = |ends: &[&str]| -> Vec<&'n str> {
+        let is_data = |name: &&str| ends.iter().any(|end| name.ends_with(end)) && !name.starts_with('.');
+        names.iter().copied().filter(is_data).collect()
+    };
+    // Beside other data a table is often about it.
+    let data = Some(ending(&DATA)).filter(|data| !data.is_empty()).unwrap_or_else(|| ending(&TABLES));
     let Some(path) = path else {
         let stems: BTreeSet<&str> = data.iter().map(|name| without_part(name)).collect();
         return match stems.len() {
-            0 => Err("it holds no JSON, JSONL or parquet file; name one as hub:owner/name:path".into()),
+            0 => Err("it holds no JSON, JSONL, CSV or parquet file; name one as hub:owner/name:path".into()),
             1 => Ok(data),
             _ => Err(format!("it holds several data files; name one, or a glob, after `:`; there are {}", list(&data))),
         };
@@ -63,6 +68,8 @@ mod tests {
         assert_eq!(choose_data(&splits, Some(".x.json")).unwrap(), splits[2..]);
         assert!(choose_data(&splits, Some("x.json")).unwrap_err().contains("no such file"));
         assert!(choose_data(&splits, Some("*.csv")).unwrap_err().contains("no file matches"));
+        assert_eq!(choose_data(&["meta.csv", "pairs.jsonl"], None).unwrap(), ["pairs.jsonl"]);
+        assert_eq!(choose_data(&["README.md", "pairs.csv"], None).unwrap(), ["pairs.csv"]);
         assert!(choose_data(&["README.md"], None).unwrap_err().contains("no JSON"));
     }
 }

@@ -1,7 +1,11 @@
 //! The examples that a run trains on and is evaluated on.
 
+use orpo_chat::{ChatTokenizer, GenerationPromptFault};
+
 use crate::checkpoint::DataLineage;
-use crate::data::{DataFile, Dataset, Example, Sources, Tokeniser, untrained_terminator};
+use crate::data::{
+    DataFile, Dataset, Example, Overlap, Sources, Tokeniser, counted, duplicates, overlap, untrained_terminator,
+};
 use crate::error::TrainError;
 use crate::model::Decoder;
 use crate::recipe::{ObjectiveKind, Recipe};
@@ -69,11 +73,22 @@ impl Data {
     pub fn load(recipe: &Recipe, source: &ModelSource) -> Result<Self, TrainError> {
         let mut notes = Vec::new();
         let train = dataset(&recipe.data.train, recipe, source, &mut notes)?;
+        if train.files.iter().any(|file| file.is_templated) {
+            notes.extend(generation_prompt(&source.files.chat)?.map(|warning| format!("warning: {warning}")));
+        }
         let mut lineage = lineage_of("train", &train);
         let mut dropped = train.dropped_lines();
         let sources = recipe.data.validation.as_ref();
         let validation = sources.map(|sources| dataset(sources, recipe, source, &mut notes)).transpose()?;
+        let doubled = duplicates(&train.examples);
+        if doubled > 0 {
+            notes.push(format!(
+                "duplicates in the training data: {} with the prompt and the responses of an earlier one",
+                counted(doubled, "row")
+            ));
+        }
         let validation = validation.map(|validation| {
+            notes.extend(leak(overlap(&train.examples, &validation.examples), validation.examples.len()));
             lineage.extend(lineage_of("validation", &validation));
             dropped += &validation.dropped_lines();
             Validation::new(&validation, recipe.seed)
@@ -127,6 +142,34 @@ fn dataset(
         }
     }
     Ok(dataset)
+}
+
+/// What evaluation data that is trained on, at least in part, means.
+fn leak(Overlap { prompts, examples }: Overlap, all: usize) -> Option<String> {
+    let with_responses = match examples {
+        0 => String::new(),
+        _ => format!(", {examples} of them with the same responses"),
+    };
+    (prompts > 0).then(|| {
+        format!("warning: {prompts} of {all} evaluation prompts also occur in the training data{with_responses}")
+    })
+}
+
+/// What is wrong with a chat template that does not do what it is asked about the assistant's turn, with the tokens.
+fn generation_prompt(chat: &ChatTokenizer) -> Result<Option<String>, TrainError> {
+    let shown = |tokens: &[String]| tokens.iter().map(|token| format!("[{token}]")).collect::<String>();
+    Ok(chat.generation_prompt_fault()?.map(|fault| match fault {
+        GenerationPromptFault::AlwaysOpened { tokens, .. } => format!(
+            "the chat template opens the assistant's turn at the end of every conversation, so that each response is trained \
+             with {} after it; write the header only {{% if add_generation_prompt %}}",
+            shown(&tokens)
+        ),
+        GenerationPromptFault::NeverOpened { tokens, .. } => format!(
+            "the chat template does not open the assistant's turn where a reply is asked for, so that each response is \
+             trained, and each served reply begins, with {}; write the header at the end {{% if add_generation_prompt %}}",
+            shown(&tokens)
+        ),
+    }))
 }
 
 /// How a data set came to be, file by file.

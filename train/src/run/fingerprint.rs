@@ -46,7 +46,13 @@ pub fn fingerprint(recipe: &Recipe, base: &BTreeMap<String, String>, data: &[Dat
         let content: Vec<Value> = files_of_split
             .map(|file| json!({"sha256": file.sha256, "layout": file.layout, "weight": file.weight}))
             .collect();
-        let columns: Vec<Value> = sources.iter().flat_map(|s| &s.0).map(|source| json!(source.columns)).collect();
+        // Without `field`, which older checkpoints do not have, it is the columns alone.
+        let columns: Vec<Value> = (sources.iter().flat_map(|s| &s.0))
+            .map(|source| match &source.field {
+                None => json!(source.columns),
+                field => json!([source.columns, field]),
+            })
+            .collect();
         files.insert(split.into(), json!([content, columns]));
     }
     json!({"recipe": recipe, "base": base, "data": files})

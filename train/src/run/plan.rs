@@ -120,8 +120,8 @@ mod tests {
             weight: 1.0,
             examples: 0..examples.len(),
             dropped: Default::default(),
-            with_tools: 0,
-            untemplated: 0,
+            notes: Vec::new(),
+            is_templated: false,
             refusal: None,
         };
         let mixture = Mixture::new(vec![(0..examples.len(), 1.0)]);

@@ -10,6 +10,8 @@ use crate::data::{Dropped, Preference};
 pub(super) const SPEC: Spec = Spec {
     name: "hh_transcript",
     fields: "chosen, rejected: transcripts of `\\n\\nHuman:` and `\\n\\nAssistant:`",
+    required: &["chosen", "rejected"],
+    reads: |_, name| matches!(name, "chosen" | "rejected"),
     fits: |row| {
         let is_transcript = |name| string(row, name).is_ok_and(|text| text.trim_start().starts_with("Human:"));
         !has(row, "prompt") && is_transcript("chosen") && is_transcript("rejected")

@@ -3,6 +3,8 @@
 //! A new layout is a file with a [`Spec`] and a line in [`LAYOUTS`].
 
 mod alpaca_ranking;
+mod context;
+mod explain;
 mod fields;
 mod hh_transcript;
 mod llama_factory_v1;
@@ -19,10 +21,11 @@ mod ultrafeedback_binarized;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Value;
 
 use super::read::Row;
-use super::{Dropped, Preference, Text};
+use super::{Document, Dropped, Preference, Text};
+
+pub(super) use self::context::{Overlooked, is_context, is_filled, overlooked};
 
 /// Why a row gives no pair.
 #[derive(Debug, PartialEq)]
@@ -60,7 +63,11 @@ struct Spec {
     name: &'static str,
     /// Its fields, for messages.
     fields: &'static str,
-    /// Whether a row has the fields of this layout, of the right kind.
+    /// The columns without which there is no pair.
+    required: &'static [&'static str],
+    /// True for a column that the pair of a row is made of, besides those of the context.
+    reads: fn(&Row, &str) -> bool,
+    /// True if a row has the fields of this layout, of the right kind.
     fits: fn(&Row) -> bool,
     parse: fn(&Row) -> Result<Preference, RowError>,
 }
@@ -103,8 +110,25 @@ impl Layout {
         self.0.name
     }
 
-    pub(super) fn parse(self, row: &Row) -> Result<Preference, RowError> {
-        (self.0.parse)(row)
+    /// True if its rows say where the prompt ends, or have turns anyway.
+    pub(super) fn marks_prompts(self) -> bool {
+        self.name() != trl_standard::IMPLICIT.name
+    }
+
+    /// True for a column that the pair of `row` is made of.
+    pub(super) fn reads(self, row: &Row, name: &str) -> bool {
+        (self.0.reads)(row, name)
+    }
+
+    /// The pair of a row; a conversation with its system message and its tools. With `as_turns` strings become turns.
+    pub(super) fn parse(self, row: &Row, as_turns: bool) -> Result<Preference, RowError> {
+        let pair = (self.0.parse)(row)?;
+        let mut pair = if as_turns { pair.with_turns() } else { pair };
+        if let Text::Chat(turns) = pair.prompt {
+            pair.prompt = Text::Chat(context::with_system(row, turns)?);
+            pair.tools = context::tools(row)?;
+        }
+        Ok(pair)
     }
 }
 
@@ -133,53 +157,35 @@ impl<'de> Deserialize<'de> for Layout {
     }
 }
 
+/// True for a column that some layout reads, or documents have.
+pub(super) fn is_column(name: &str) -> bool {
+    const OTHERS: [&str; 9] =
+        ["input", "output", "history", "query", "problem", "prompt_input_ids", "messages", "text", "tools"];
+    LAYOUTS.iter().any(|spec| spec.required.contains(&name))
+        || OTHERS.contains(&name)
+        || context::SYSTEM.contains(&name)
+}
+
 /// The layout that fits most of a file's first rows.
 ///
 /// # Errors
-/// When none fits any of them; unpaired feedback is recognised and explained.
+/// When none fits any of them: with the nearest layout, or what else the file may be.
 pub(super) fn detect(first: &[Row]) -> Result<Layout, String> {
     let fitting = |spec: &Spec| first.iter().filter(|row| (spec.fits)(row)).count();
     // Of several that fit equally well `max_by_key` takes the last.
     let best = LAYOUTS.iter().rev().max_by_key(|spec| fitting(spec)).filter(|spec| fitting(spec) > 0);
-    best.map(Layout).ok_or_else(|| {
-        let Some(row) = first.first() else { return "it holds no rows".into() };
-        if is_unpaired(row) {
-            return "it holds unpaired feedback: one response a row with a true or false label, as KTO uses it. ORPO \
-                    compares two responses to one prompt: join a row labelled true and a row labelled false of the \
-                    same prompt into one with `prompt`, `chosen` and `rejected`"
-                .into();
-        }
-        let known: Vec<String> = LAYOUTS.iter().map(|spec| format!("{} ({})", spec.name, spec.fields)).collect();
-        format!(
-            "its layout is not known; {}. Name its columns, for example columns = {{ prompt = \"question\" }}, or \
-             bring it to one of: {}",
-            fields::list_of(row),
-            known.join("; ")
-        )
-    })
-}
-
-fn is_unpaired(row: &Row) -> bool {
-    let labelled = ["label", "kto_tag", "labels"].iter().any(|name| row.get(*name).is_some_and(Value::is_boolean));
-    labelled && !fields::has(row, "rejected")
-}
-
-/// Whether a row says that tools were at hand. Templates are rendered without tools.
-pub(super) fn declares_tools(row: &Row) -> bool {
-    let filled = |value: Option<&Value>| match value {
-        None | Some(Value::Null) => false,
-        Some(Value::String(text)) => !matches!(text.trim(), "" | "[]" | "null"),
-        Some(Value::Array(items)) => !items.is_empty(),
-        Some(_) => true,
-    };
-    filled(row.get("tools")) || filled(row.get("functions")) || filled(row.get("input").and_then(|i| i.get("tools")))
+    best.map(Layout).ok_or_else(|| explain::unknown(first))
 }
 
 /// A document for next-token training: `messages` or `text`.
-pub(super) fn document(row: &Row) -> Result<Text, RowError> {
+pub(super) fn document(row: &Row) -> Result<Document, RowError> {
     match (fields::has(row, "messages"), fields::has(row, "text")) {
-        (true, false) => Ok(Text::Chat(fields::turns(row, "messages")?)),
-        (false, true) => Ok(Text::Plain(fields::string(row, "text")?.into())),
+        (true, false) => {
+            let turns = context::with_system(row, fields::turns(row, "messages")?)?;
+            Ok(Document { text: Text::Chat(turns), tools: context::tools(row)? })
+        }
+        (false, true) => Ok(Document { text: Text::Plain(fields::string(row, "text")?.into()), tools: Vec::new() }),
+        (false, false) if row.contains_key("messages") || row.contains_key("text") => Err(Dropped::NullField.into()),
         _ => Err(RowError::Wrong(format!(
             "a document has exactly one of `messages` and `text`, but {}",
             fields::list_of(row)
@@ -187,10 +193,15 @@ pub(super) fn document(row: &Row) -> Result<Text, RowError> {
     }
 }
 
+/// True for a column that the document of a row is made of.
+pub(super) fn document_reads(row: &Row, name: &str) -> bool {
+    matches!(name, "messages" | "text") || fields::has(row, "messages") && is_context(row, name)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -217,27 +228,6 @@ mod tests {
         let list = || row(json!({"prompt": [], "chosen": [], "rejected": []}));
         assert_eq!(detect(&[list(), string(), string()]).unwrap().name(), "trl_standard_explicit");
         assert_eq!(detect(&[list(), string(), list()]).unwrap().name(), "trl_conversational_explicit");
-    }
-
-    #[test]
-    fn what_is_not_known_is_explained() {
-        let unpaired = row(json!({"messages": [{"role": "user", "content": "q"}], "label": false}));
-        let error = detect(&[unpaired]).unwrap_err();
-        assert!(error.contains("KTO") && error.contains("`rejected`"), "{error}");
-        let error = detect(&[row(json!({"a": 1, "b": null}))]).unwrap_err();
-        assert!(error.contains("`a`, `b`") && error.contains("columns = { prompt"), "{error}");
-    }
-
-    #[test]
-    fn declared_tools_are_noticed() {
-        for (value, expected) in [
-            (json!({"tools": "[]"}), false),
-            (json!({"tools": null, "functions": []}), false),
-            (json!({"tools": "[{}]"}), true),
-            (json!({"input": {"tools": [{}]}}), true),
-        ] {
-            assert_eq!(declares_tools(&row(value)), expected);
-        }
     }
 
     /// Arbitrary JSON under the names that layouts look for.
@@ -311,13 +301,19 @@ mod tests {
             for spec in &LAYOUTS {
                 let fits = (spec.fits)(&row);
                 let parsed = (spec.parse)(&row);
-                // A row without the fields of a layout is refused by it, never taken for something else.
+                // A row without the fields of a layout is refused by it, never taken for something else. Three take
+                // more where they are asked for by name.
                 if let Ok(pair) = parsed {
-                    prop_assert!(fits || spec.name == "hh_transcript", "{} took {row:?}", spec.name);
+                    let is_wide = ["hh_transcript", "orca_dpo_pairs", "alpaca_ranking"].contains(&spec.name);
+                    prop_assert!(fits || is_wide, "{} took {row:?}", spec.name);
                     let _ = pair.unusable();
                 }
             }
-            let _ = (detect(std::slice::from_ref(&row)), document(&row), declares_tools(&row));
+            for name in row.keys() {
+                let _ = overlooked(&row, name, false, |name| name == "chosen");
+            }
+            let _ = (detect(std::slice::from_ref(&row)), document(&row), context::tools(&row));
+            let _ = context::with_system(&row, Vec::new());
         }
     }
 }

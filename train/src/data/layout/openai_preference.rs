@@ -10,6 +10,8 @@ use crate::data::read::Row;
 pub(super) const SPEC: Spec = Spec {
     name: "openai_preference",
     fields: "input.messages, preferred_output, non_preferred_output",
+    required: &["input", "preferred_output", "non_preferred_output"],
+    reads: |_, name| matches!(name, "input" | "preferred_output" | "non_preferred_output"),
     fits: |row| {
         row.get("input").and_then(Value::as_object).is_some_and(|input| has(input, "messages"))
             && is_list(row, "preferred_output")

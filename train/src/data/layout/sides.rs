@@ -11,7 +11,7 @@ pub(super) fn explicit(prompt: Vec<Message>, chosen: Vec<Message>, rejected: Vec
     let repeated = chosen.starts_with(&prompt) && rejected.starts_with(&prompt);
     let reply = |mut turns: Vec<Message>| Text::Chat(if repeated { turns.split_off(prompt.len()) } else { turns });
     let (chosen, rejected) = (reply(chosen), reply(rejected));
-    Preference { prompt: Text::Chat(prompt), chosen, rejected }
+    Preference::new(Text::Chat(prompt), chosen, rejected)
 }
 
 /// Two conversations with the prompt inside: what they have in common up to the model's first own words. They must
@@ -37,15 +37,8 @@ pub(super) fn implicit(mut chosen: Vec<Message>, mut rejected: Vec<Message>) -> 
     Ok(explicit(chosen, chosen_reply, rejected_reply))
 }
 
-/// A question with a system turn before it, and two replies.
-pub(super) fn question(
-    system: Option<Message>,
-    mut history: Vec<Message>,
-    question: &str,
-    chosen: &str,
-    rejected: &str,
-) -> Preference {
-    history.splice(0..0, system);
+/// A question after earlier turns, and two replies.
+pub(super) fn question(mut history: Vec<Message>, question: &str, chosen: &str, rejected: &str) -> Preference {
     if !question.is_empty() {
         history.push(Message::user(question));
     }

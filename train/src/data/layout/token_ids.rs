@@ -9,6 +9,8 @@ use crate::data::{Dropped, Preference, Text};
 pub(super) const SPEC: Spec = Spec {
     name: "token_ids",
     fields: "prompt_input_ids, chosen_input_ids, rejected_input_ids",
+    required: &["chosen_input_ids", "rejected_input_ids"],
+    reads: |_, name| matches!(name, "prompt_input_ids" | "chosen_input_ids" | "rejected_input_ids"),
     fits: |row| is_list(row, "chosen_input_ids") && is_list(row, "rejected_input_ids"),
     parse,
 };
@@ -30,7 +32,7 @@ fn parse(row: &Row) -> Result<Preference, RowError> {
         rejected.drain(..shared);
         chosen.drain(..shared).collect()
     };
-    Ok(Preference { prompt: Text::Ids(prompt), chosen: Text::Ids(chosen), rejected: Text::Ids(rejected) })
+    Ok(Preference::new(Text::Ids(prompt), Text::Ids(chosen), Text::Ids(rejected)))
 }
 
 fn ids(row: &Row, name: &str) -> Result<Vec<u32>, RowError> {
@@ -52,9 +54,9 @@ mod tests {
         let parse = |value: serde_json::Value| parse(value.as_object().unwrap());
         let ids = |ids: &[u32]| Text::Ids(ids.to_vec());
         let pair = parse(json!({"prompt_input_ids": [1, 2], "chosen_input_ids": [3], "rejected_input_ids": [1, 2]}));
-        assert_eq!(pair.unwrap(), Preference { prompt: ids(&[1, 2]), chosen: ids(&[3]), rejected: ids(&[1, 2]) });
+        assert_eq!(pair.unwrap(), Preference::new(ids(&[1, 2]), ids(&[3]), ids(&[1, 2])));
         let pair = parse(json!({"chosen_input_ids": [1, 2, 3], "rejected_input_ids": [1, 2, 3, 4]}));
-        assert_eq!(pair.unwrap(), Preference { prompt: ids(&[1, 2]), chosen: ids(&[3]), rejected: ids(&[3, 4]) });
+        assert_eq!(pair.unwrap(), Preference::new(ids(&[1, 2]), ids(&[3]), ids(&[3, 4])));
         let error = parse(json!({"chosen_input_ids": [1], "rejected_input_ids": [2]})).unwrap_err();
         assert_eq!(error, RowError::Unusable(Dropped::PromptsDiffer));
         let error = parse(json!({"chosen_input_ids": [1, -2], "rejected_input_ids": [2]})).unwrap_err();

@@ -8,6 +8,8 @@ use crate::data::{Dropped, Preference, Text};
 pub(super) const EXPLICIT: Spec = Spec {
     name: "trl_standard_explicit",
     fields: "prompt, chosen, rejected: strings",
+    required: &["prompt", "chosen", "rejected"],
+    reads: |_, name| matches!(name, "prompt" | "chosen" | "rejected"),
     fits: |row| ["prompt", "chosen", "rejected"].iter().all(|name| is_string(row, name)),
     parse: |row| Ok(plain(string(row, "prompt")?, string(row, "chosen")?, string(row, "rejected")?)),
 };
@@ -15,16 +17,15 @@ pub(super) const EXPLICIT: Spec = Spec {
 pub(super) const IMPLICIT: Spec = Spec {
     name: "trl_standard_implicit",
     fields: "chosen, rejected: strings that begin with the prompt",
+    required: &["chosen", "rejected"],
+    reads: |_, name| matches!(name, "chosen" | "rejected"),
     fits: |row| !has(row, "prompt") && is_string(row, "chosen") && is_string(row, "rejected"),
     parse: parse_implicit,
 };
 
 fn plain(prompt: &str, chosen: &str, rejected: &str) -> Preference {
-    Preference {
-        prompt: Text::Plain(prompt.into()),
-        chosen: Text::Plain(chosen.into()),
-        rejected: Text::Plain(rejected.into()),
-    }
+    let plain = |text: &str| Text::Plain(text.into());
+    Preference::new(plain(prompt), plain(chosen), plain(rejected))
 }
 
 /// The prompt is the common beginning; a space before the first difference belongs to the responses, as in TRL's

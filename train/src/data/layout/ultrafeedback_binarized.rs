@@ -2,7 +2,7 @@
 
 use orpo_chat::Message;
 
-use super::fields::{is_list, is_string, string, turns};
+use super::fields::{is_string, is_turns, string, turns};
 use super::{RowError, Spec, sides};
 use crate::data::Preference;
 use crate::data::preference::speaks_for_model;
@@ -11,7 +11,9 @@ use crate::data::read::Row;
 pub(super) const SPEC: Spec = Spec {
     name: "ultrafeedback_binarized",
     fields: "prompt: a string; chosen, rejected: lists of messages",
-    fits: |row| is_string(row, "prompt") && is_list(row, "chosen") && is_list(row, "rejected"),
+    required: &["prompt", "chosen", "rejected"],
+    reads: |_, name| matches!(name, "prompt" | "chosen" | "rejected"),
+    fits: |row| is_string(row, "prompt") && is_turns(row, "chosen") && is_turns(row, "rejected"),
     parse,
 };
 

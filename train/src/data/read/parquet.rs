@@ -26,7 +26,7 @@ pub(super) fn each_row(path: &Path, sink: &mut Sink<'_>) -> Result<(), TrainErro
         for record in group.get_row_iter(None).map_err(wrong)? {
             number += 1;
             let row = object(record.map_err(wrong)?);
-            let flow = sink(number, row).map_err(|reason| TrainError::row(path, "row", number, reason))?;
+            let flow = sink(number, row.into()).map_err(|reason| TrainError::row(path, "row", number, reason))?;
             if flow.is_break() {
                 return Ok(());
             }
@@ -57,7 +57,8 @@ fn json(field: Field) -> Value {
         Field::Str(text) => text.into(),
         // Some writers leave out that a column is text.
         Field::Bytes(bytes) => bytes.as_utf8().map_or(Value::Null, Value::from),
-        Field::Group(record) => Value::Object(object(record)),
+        // A columnar file gives every object all keys of any; those that are null here were never written.
+        Field::Group(record) => object(record).into_iter().filter(|(_, value)| !value.is_null()).collect(),
         Field::ListInternal(list) => list.elements().iter().cloned().map(json).collect(),
         Field::MapInternal(map) => {
             let key = |field: &Field| match field {
