@@ -143,12 +143,12 @@ impl Trace {
         }
         let model = stage.split_once(':').map_or("", |(_, model)| model);
         self.template(pipeline, model, depth);
-        match pipeline.manifest.variants.get(model) {
-            Some(Variant { checkpoint, .. }) => {
-                let manifest = pipeline.dir.join(&checkpoint.path);
-                self.checkpoint(&manifest, Some(&checkpoint.sha256), Some((pipeline, model)), depth)
+        match pipeline.model_manifest(model) {
+            Some((manifest, expected)) => self.checkpoint(&manifest, Some(expected), Some((pipeline, model)), depth),
+            None => {
+                self.base_of_pipeline(pipeline, depth);
+                Ok(())
             }
-            None => self.base_of_pipeline(pipeline, depth),
         }
     }
 
@@ -194,21 +194,19 @@ impl Trace {
 
     fn server(&mut self, results: &Value, pipeline: Option<&Pipeline>, depth: usize) -> Result<()> {
         let model = results["model"].as_str().unwrap_or_default();
-        let recorded =
-            pipeline.and_then(|pipeline| pipeline.manifest.variants.get(model).map(|variant| (pipeline, variant)));
-        let recorded = recorded
-            .map(|(pipeline, variant)| (pipeline.dir.join(&variant.checkpoint.path), &variant.checkpoint.sha256));
+        let recorded = pipeline.and_then(|pipeline| pipeline.model_manifest(model));
         let lineage = &results["lineage"];
         let Some(said) = lineage["manifest_sha256"].as_str() else {
             let reason = "the server did not say where its model comes from";
             self.add(depth, "server", results["endpoint"].as_str().unwrap_or("unknown"), not_at_hand(reason));
-            return match (recorded, pipeline) {
+            match (recorded, pipeline) {
                 (Some((manifest, expected)), Some(pipeline)) => {
-                    self.checkpoint(&manifest, Some(expected.as_str()), Some((pipeline, model)), depth)
+                    self.checkpoint(&manifest, Some(expected), Some((pipeline, model)), depth)?;
                 }
                 (_, Some(pipeline)) if model == BASE => self.base_of_pipeline(pipeline, depth),
-                _ => Ok(()),
-            };
+                _ => {}
+            }
+            return Ok(());
         };
         let server = &lineage["server"];
         let text = |key: &str| server[key].as_str();
@@ -308,16 +306,11 @@ impl Trace {
         Ok(())
     }
 
-    /// The base model as the pipeline found it: by its manifest where it has one, else file by file.
-    fn base_of_pipeline(&mut self, pipeline: &Pipeline, depth: usize) -> Result<()> {
-        let files = &pipeline.manifest.base;
-        if let Some(own) = files.iter().find(|stamp| stamp.path.ends_with(ModelManifest::FILE)) {
-            return self.checkpoint(&own.path, Some(&own.sha256), None, depth);
-        }
-        for stamp in files {
+    /// A base model without a manifest, as the pipeline found it.
+    fn base_of_pipeline(&mut self, pipeline: &Pipeline, depth: usize) {
+        for stamp in &pipeline.manifest.base {
             self.add(depth, "base", display(&stamp.path), file_is(&stamp.path, &stamp.sha256));
         }
-        Ok(())
     }
 }
 
@@ -343,6 +336,16 @@ impl Pipeline {
             return Ok(Some(Self { dir: dir.to_path_buf(), manifest, results, record }));
         }
         Ok(None)
+    }
+
+    /// Where the manifest of a model is, and the hash that it had.
+    fn model_manifest(&self, model: &str) -> Option<(PathBuf, &String)> {
+        if let Some(Variant { checkpoint, .. }) = self.manifest.variants.get(model) {
+            return Some((self.dir.join(&checkpoint.path), &checkpoint.sha256));
+        }
+        let mut of_base = self.manifest.base.iter().filter(|_| model == BASE);
+        let own = of_base.find(|stamp| stamp.path.ends_with(ModelManifest::FILE))?;
+        Some((own.path.clone(), &own.sha256))
     }
 
     /// What the stage made beside the results.
