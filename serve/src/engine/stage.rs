@@ -153,6 +153,7 @@ pub fn stage(checkpoint: &Checkpoint, config: EngineConfig, eos_ids: &[u32]) -> 
         tracing::warn!(
             context_length = config.context_length,
             max_position_embeddings = config.positions,
+            sliding_window = checkpoint.config.get("sliding_window").and_then(Value::as_u64),
             "the engine computes this model exactly only as far as context_length; longer prompts are refused"
         );
     }
