@@ -103,7 +103,12 @@ impl WeightFiles {
     fn find(&self, name: &str) -> Result<(&WeightFile, &TensorInfo), ModelError> {
         let Some(file) = self.index.get(name).map(|at| &self.files[*at]) else {
             let mut reason = format!("the weights have no tensor `{name}`");
-            if name == format!("{LM_HEAD}.weight") {
+            let wrapped = format!(".{name}");
+            if let Some(other) = self.names().find(|other| other.ends_with(&wrapped)) {
+                let prefix = &other[..other.len() - name.len()];
+                reason +=
+                    &format!("; they have `{other}`, saved from a wrapped module: remove `{prefix}` from the names");
+            } else if name == format!("{LM_HEAD}.weight") {
                 reason += ", the head, and config.json does not tie it to the embedding; set `tie_word_embeddings` to \
                            true if the model was trained with the embedding as its head, otherwise export it again";
             }
@@ -312,6 +317,15 @@ mod tests {
         let error = files.dtype("a", &[6]).unwrap_err().to_string();
         assert!(error.contains("[2, 3]") && error.contains("[6]"), "{error}");
         assert!(files.dtype("c", &[6]).unwrap_err().to_string().contains("no tensor `c`"));
+    }
+
+    #[test]
+    fn names_of_a_wrapped_module_are_recognised() {
+        let dir = tempfile::tempdir().unwrap();
+        let header = json!({"_orig_mod.model.a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}});
+        std::fs::write(dir.path().join(SINGLE), file(&header, 4)).unwrap();
+        let error = WeightFiles::open(dir.path()).unwrap().dtype("model.a", &[1]).unwrap_err().to_string();
+        assert!(error.contains("no tensor `model.a`") && error.contains("remove `_orig_mod.`"), "{error}");
     }
 
     #[test]

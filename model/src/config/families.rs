@@ -11,7 +11,7 @@ pub fn parse(json: &Value) -> Result<ModelConfig, String> {
     let family = Family::of(json)?;
     let json = &with_defaults(json, family);
     if !json["quantization_config"].is_null() {
-        return Err("`quantization_config`: quantised weights are not read; take the model that was quantised".into());
+        return Err("`quantization_config`: quantised checkpoints are not supported; use the unquantised model".into());
     }
     match family {
         Family::Llama => llama(json),

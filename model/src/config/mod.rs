@@ -391,6 +391,18 @@ mod tests {
                 5e5,
                 RopeScaling::Linear { factor: 4.0 },
             ),
+            // What stands outside comes first.
+            (
+                json!({"original_max_position_embeddings": 16, "rope_scaling": {"rope_type": "llama3", "factor": 8,
+                       "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 8}}),
+                1e4,
+                RopeScaling::Llama3 {
+                    factor: 8.0,
+                    low_freq_factor: 1.0,
+                    high_freq_factor: 4.0,
+                    original_max_position_embeddings: 16,
+                },
+            ),
             // Without its own, the number of positions is the model's.
             (
                 json!({"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}}),

@@ -67,11 +67,13 @@ impl RopeConfig {
                 factor: number("factor")?,
                 low_freq_factor: number("low_freq_factor")?,
                 high_freq_factor: number("high_freq_factor")?,
-                original_max_position_embeddings: {
-                    match optional_count(section, "original_max_position_embeddings").map_err(within)? {
-                        Some(positions) => positions,
-                        None => count(json, "max_position_embeddings")?,
-                    }
+                original_max_position_embeddings: match (
+                    // transformers prefers what stands outside.
+                    optional_count(json, "original_max_position_embeddings")?,
+                    optional_count(section, "original_max_position_embeddings").map_err(within)?,
+                ) {
+                    (Some(positions), _) | (None, Some(positions)) => positions,
+                    (None, None) => count(json, "max_position_embeddings")?,
                 },
             },
             other => return Err(within(format!("rope type \"{other}\"; supported: default, linear, llama3"))),

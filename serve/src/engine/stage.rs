@@ -149,10 +149,12 @@ pub fn stage_gguf(gguf: &Gguf, tokenizer: &ChatTokenizer) -> io::Result<Staged> 
 /// # Errors
 /// Those of the file system.
 pub fn stage(checkpoint: &Checkpoint, config: EngineConfig, eos_ids: &[u32]) -> io::Result<Staged> {
+    let sliding_window = checkpoint.config.get("sliding_window").and_then(Value::as_u64);
     if config.positions > config.context_length {
         tracing::warn!(
             context_length = config.context_length,
             max_position_embeddings = config.positions,
+            sliding_window,
             "the engine computes this model exactly only as far as context_length; longer prompts are refused"
         );
     }
