@@ -61,9 +61,12 @@ impl ChatTokenizer {
             let tokens = self.token_texts(header)?;
             return Ok(Some(GenerationPromptFault::NeverOpened { header: header.into(), tokens }));
         }
-        // What comes before the answer comes again after it: a header without an answer.
-        let repeated = common_suffix(before, after);
-        if after[after.len() - repeated..].trim().is_empty() {
+        // A header without an answer follows the answer, where the next question would have another.
+        let next = [&answered[..], &[Message::user("Another question of the probe")]].concat();
+        let Ok(continued) = self.render(&next, false) else { return Ok(None) };
+        let after_next = continued.split_once(&answered[1].content).map_or("", |(_, after)| after);
+        let extra = after[common_prefix(after, after_next)..].trim_end();
+        if extra.trim().is_empty() || !before.trim_end().ends_with(extra) {
             return Ok(None);
         }
         Ok(Some(GenerationPromptFault::AlwaysOpened { after_response: after.into(), tokens: self.token_texts(after)? }))
@@ -103,9 +106,4 @@ pub(crate) fn probe_history(result: &str) -> Vec<Message> {
 fn common_prefix(a: &str, b: &str) -> usize {
     let differs = a.char_indices().zip(b.chars()).find(|((_, a), b)| a != b);
     differs.map_or(a.len().min(b.len()), |((at, _), _)| at)
-}
-
-/// The length in bytes of what both end with.
-fn common_suffix(a: &str, b: &str) -> usize {
-    a.chars().rev().zip(b.chars().rev()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
 }

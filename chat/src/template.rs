@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(ChatTemplate::new(source).unwrap().render(&[], PLAIN, &special()).unwrap(), "deep");
     }
 
-    /// 53 templates rendered by the reference jinja engine, where the shared data is at hand.
+    /// Templates rendered by the reference jinja engine, where the shared data is at hand.
     #[test]
     fn golden_templates() {
         let shared = std::env::var("ORPO_SHARED").unwrap_or_else(|_| "../../shared".into());
@@ -243,6 +243,9 @@ mod tests {
         for line in text.lines() {
             let case: Json = serde_json::from_str(line).unwrap();
             let name = case["name"].as_str().unwrap();
+            if case["jinja2_agrees"] == false {
+                continue;
+            }
             // The cases with a date in them were rendered on that day.
             let day = || Local.with_ymd_and_hms(2025, 7, 10, 12, 0, 0).unwrap();
             let template = ChatTemplate::with_clock(case["template"].as_str().unwrap().into(), day);

@@ -50,7 +50,7 @@ fn a_template_that_heeds_the_generation_prompt_has_no_fault() {
 #[test]
 fn a_header_that_is_always_written_ends_every_response() {
     let Some(GenerationPromptFault::AlwaysOpened { after_response, tokens }) =
-        fault(&format!("{TURNS}<|assistant|>\n"))
+        fault(&format!("{TURNS}{{{{ '<|assistant|>\n' }}}}"))
     else {
         panic!("not found");
     };

@@ -203,8 +203,9 @@ impl Value {
             Self::Iter(iter) => iter.depth + 1,
             Self::Namespace(_) | Self::Loop(_) => MAX_DEPTH,
             Self::Callable(callable) => match &**callable {
-                Callable::Function(_) => 0,
-                _ => MAX_DEPTH,
+                Callable::Function(_) | Callable::Macro(..) => 0,
+                Callable::Method(of, _) | Callable::Joiner(of, _) => of.depth() + 1,
+                Callable::Cycler(items, _) => deepest(items) + 1,
             },
             _ => 0,
         }
