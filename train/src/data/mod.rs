@@ -14,7 +14,6 @@ mod tokenise;
 mod truncate;
 
 pub use collate::{Batch, collate, packed_rows};
-pub(crate) use dataset::counted;
 pub use dataset::{DataFile, Dataset};
 pub use layout::Layout;
 pub use mixture::Mixture;
