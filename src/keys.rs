@@ -125,18 +125,20 @@ const INTRODUCTION: &str = "\
 
 Written by `orpo keys --markdown > docs/keys.md` from the code that reads them; do not edit it by hand.
 
+- [Recipe](#recipe): what `orpo train` reads. `orpo train keys SECTION` prints one section.
 - [Pipeline file](#pipeline-file): what `orpo run` and `orpo plan` read. `orpo keys SECTION` prints one section.
 - [Server](#server): flags of `orpo serve`, each with an environment variable.
 
 A value out of range, or a key that does not exist, stops a program before it does anything, with the range or the key
 that was probably meant. Precedence is flag, then environment variable, then default.
 
-## Pipeline file
+## Recipe
+
 ";
 
 /// The page `docs/keys.md`.
 pub fn page() -> String {
-    let mut page = INTRODUCTION.to_owned();
+    let mut page = INTRODUCTION.to_owned() + &orpo_train::recipe::markdown() + "\n## Pipeline file\n";
     for (name, entries) in sections() {
         if !name.is_empty() {
             let _ = write!(page, "\n### [{name}]\n");

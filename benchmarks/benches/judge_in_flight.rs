@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use axum::routing::post;
 use axum::{Json, Router};
+use orpo_eval::asking::Party;
+use orpo_eval::body::Edits;
 use orpo_eval::client::{Client, Retry};
 use orpo_eval::judge::verdicts::VerdictStore;
 use orpo_eval::judge::{Judge, Pace, Request};
 use orpo_eval::progress::Progress;
+use orpo_eval::reasoning::Reasoning;
 use serde_json::{Value, json};
 
 const IN_FLIGHT: usize = 256;
@@ -45,10 +48,14 @@ fn main() {
     let retry = Retry::default();
     let judge = Judge {
         client: Client::new(&serve(), None, Duration::from_secs(60), retry).expect("an address"),
+        party: Party::Judge,
         concurrency: IN_FLIGHT,
         pace: Pace::new(None, None),
         prices: None,
         max_cost: None,
+        edits: Edits::default(),
+        reasoning: Reasoning::default(),
+        retry_unscored: false,
     };
     // The size of AlpacaEval's requests: two answers of 2,000 characters.
     let text = "x".repeat(4500);

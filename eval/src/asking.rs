@@ -33,7 +33,7 @@ pub enum Hopeless {
     #[error("{}{advice}", unended(.error))]
     Refused {
         /// What the server said to the first question.
-        error: ClientError,
+        error: Box<ClientError>,
         /// What to do about it, as the end of the sentence.
         advice: String,
     },

@@ -66,7 +66,7 @@ impl Breaker {
             Ok(Some(_)) => {}
             Err(error) if self.next == Next::Alone => {
                 if let Some(advice) = about_all(self.party, body, error) {
-                    return Err(Hopeless::Refused { error: error.clone(), advice });
+                    return Err(Hopeless::Refused { error: Box::new(error.clone()), advice });
                 }
             }
             Err(_) => {}

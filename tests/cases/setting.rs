@@ -47,7 +47,7 @@ impl Case {
             let bytes = fs::read(&path).unwrap();
             let name = path.file_name().unwrap().to_str().unwrap();
             match String::from_utf8(bytes) {
-                Ok(text) => case.write(name, &text.replace("@SHARED@", case.shared.to_str().unwrap())),
+                Ok(text) => case.write(name, text.replace("@SHARED@", case.shared.to_str().unwrap())),
                 Err(error) => case.write(name, error.into_bytes()),
             };
         }

@@ -87,8 +87,8 @@ impl Setting {
     /// The last evaluation of a run.
     fn evaluation(&self, run: &str) -> Value {
         let text = fs::read_to_string(self.path(run).join("metrics.jsonl")).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.filter(|line| line.get("eval_loss").is_some()).last().unwrap()
+        let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.rfind(|line| line.get("eval_loss").is_some()).unwrap()
     }
 
     /// Every metric of the run's last evaluation is that of the score.

@@ -45,7 +45,7 @@ pub struct Model {
 #[derive(Debug)]
 pub enum Weights {
     /// A checkpoint directory.
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
     /// A GGUF file, which brings its config with it.
     Gguf(Gguf),
 }
@@ -85,11 +85,11 @@ pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
         check_vocabulary(&tokenizer, &checkpoint)?;
         let parent = Some(name.clone());
         let lineage = manifest::lineage(&named.dir, !args.no_verify)?;
-        let weights = Weights::Checkpoint(checkpoint);
+        let weights = Weights::Checkpoint(Box::new(checkpoint));
         models.push(Model { name: named.name.clone(), aliases: Vec::new(), parent, lineage, weights, tokenizer });
     }
     let lineage = manifest::lineage(&base.dir, !args.no_verify)?;
-    let weights = Weights::Checkpoint(base);
+    let weights = Weights::Checkpoint(Box::new(base));
     let tokenizer = tokenizer_of_base;
     models.insert(0, Model { name, aliases: names, parent: None, lineage, weights, tokenizer });
     Ok(models)

@@ -372,8 +372,8 @@ mod tests {
         for key in keys().into_iter().filter(|key| key.section != "data.train[]") {
             let mut table: toml::Table = INIT.parse().unwrap();
             table.insert("lora".into(), toml::Table::new().into());
-            let section = key.section.split('.').filter(|part| !part.is_empty());
-            let inner = section.fold(Some(&mut table), |table, part| table?.get_mut(part)?.as_table_mut());
+            let mut section = key.section.split('.').filter(|part| !part.is_empty());
+            let inner = section.try_fold(&mut table, |table, part| table.get_mut(part)?.as_table_mut());
             if let Some(inner) = inner {
                 inner.remove(&key.name);
             }

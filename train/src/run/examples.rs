@@ -3,9 +3,7 @@
 use orpo_chat::{ChatError, ChatTokenizer, GenerationPromptFault};
 
 use crate::checkpoint::DataLineage;
-use crate::data::{
-    DataFile, Dataset, Example, Overlap, Sources, Tokeniser, duplicates, overlap, untrained_terminator,
-};
+use crate::data::{DataFile, Dataset, Example, Overlap, Sources, Tokeniser, duplicates, overlap, untrained_terminator};
 use crate::error::TrainError;
 use crate::model::{Decoder, ModelConfig};
 use crate::recipe::{ObjectiveKind, Recipe};

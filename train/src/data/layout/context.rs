@@ -229,7 +229,7 @@ mod tests {
             json!({"tools": [], "functions": [bare]}),
             json!({"input": {"messages": [], "tools": [tool]}}),
         ] {
-            assert_eq!(tools(&row(value.clone())).unwrap(), [tool.clone()], "{value}");
+            assert_eq!(tools(&row(value.clone())).unwrap(), std::slice::from_ref(&tool), "{value}");
         }
         for value in [json!({}), json!({"tools": "[]"}), json!({"tools": null, "functions": []}), json!({"tools": ""})]
         {

@@ -242,8 +242,8 @@ fn clear_marks(value: &mut Value) -> bool {
             *value = Value::Null;
             true
         }
-        Value::Array(items) => items.iter_mut().fold(false, |found, item| clear_marks(item) || found),
-        Value::Object(fields) => fields.values_mut().fold(false, |found, field| clear_marks(field) || found),
+        Value::Array(items) => items.iter_mut().map(clear_marks).filter(|found| *found).count() > 0,
+        Value::Object(fields) => fields.values_mut().map(clear_marks).filter(|found| *found).count() > 0,
         _ => false,
     }
 }
