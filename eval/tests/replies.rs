@@ -383,7 +383,7 @@ fn why_a_judge_gave_no_score_is_told() {
     ] {
         let (asked, endpoint) = stub(move |_, _| answer.clone());
         let output = bench.run(&endpoint, &["--max-unscored", "1"]);
-        assert_eq!((output.status.code(), count(&asked)), (Some(0), 2), "{}", stderr(&output));
+        assert_eq!((output.status.code(), count(&asked)), (Some(1), 2), "{}", stderr(&output));
         assert!(stderr(&output).contains(&format!("first reason: {reason}\n")), "{reason}: {}", stderr(&output));
         assert!(stderr(&output).contains("note: --retry-unscored asks the judge again"), "{}", stderr(&output));
         let counts = &results_of(&output)["counts"];

@@ -1,7 +1,6 @@
 //! What a stage is going to take, before it runs.
 
 use anyhow::{Context, Result};
-use orpo_chat::ChatError;
 use orpo_eval::alpaca::comparison::Comparison;
 use orpo_eval::alpaca::outputs::Outputs;
 use orpo_eval::alpaca::verdicts;
@@ -96,7 +95,7 @@ pub fn estimate(pipeline: &Pipeline, stage: &Stage) -> Result<(Estimate, Vec<Str
 /// The trainer's error, with the key of a pipeline file where it is about one of a recipe.
 fn in_words_of_pipelines(error: TrainError) -> anyhow::Error {
     match error {
-        TrainError::Chat(ChatError::NoTemplate { dir }) => super::no_template(&dir),
+        TrainError::NoTemplate { dir } => super::no_template(&dir),
         error => error.into(),
     }
 }

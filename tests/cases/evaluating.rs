@@ -108,7 +108,7 @@ fn an_error_in_a_reply_of_status_200_is_told_in_the_servers_words() {
         let _ = std::fs::remove_dir_all(case.path("o"));
     }
     let server = StandIn::start(move |_, _| Reply::json(&without));
-    let said = alpaca(&case, &server, &["--judge-retries", "0"]);
+    let said = alpaca(&case, &server, &[]);
     assert_ne!(said.code, Some(0));
     said.names(&["model overloaded"]);
     let server = StandIn::start(|_, _| Reply(200, "text/html", "<html><title>Log in</title></html>".into()));

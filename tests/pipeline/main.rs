@@ -114,7 +114,7 @@ fn bad_input_gets_one_clear_message() {
     let untouched = |name: &str| assert!(!setting.path(&format!("out-{name}")).exists(), "{name} left something");
 
     recipe("no-model.toml", "nowhere", "pairs.jsonl", "");
-    setting.refuse(&["train", "run", "no-model.toml"], &["nowhere", "config.json"]);
+    setting.refuse(&["train", "run", "no-model.toml"], &["nowhere", "no such directory"]);
     untouched("no-model.toml");
     setting.refuse(&["serve", "--model", "nowhere"], &["nowhere"]);
 

@@ -212,7 +212,7 @@ fn what_is_wrong_is_said_before_anything_runs() {
     let pipeline = Setting::pipeline(6);
     refuse(&pipeline.replace("prompts.jsonl", "nowhere.jsonl"), &["nowhere.jsonl", "ifeval.data"]);
     refuse(&pipeline.replace("test.jsonl", "nowhere.jsonl"), &["nowhere.jsonl", "data.test"]);
-    refuse(&pipeline.replace("base/model", "nowhere"), &["nowhere", "config.json"]);
+    refuse(&pipeline.replace("base/model", "nowhere"), &["nowhere", "no such directory"]);
     refuse(&pipeline.replace("prompts.jsonl", "pairs.jsonl"), &["pairs.jsonl:1"]);
     let recipe = "output_dir = \"run\"\n[model]\npath = \"base/model\"\n[data]\ntrain = \"pairs.jsonl\"\n";
     refuse(recipe, &["wrong.toml", "recipe", "train run wrong.toml"]);

@@ -56,6 +56,16 @@ pub enum TrainError {
     /// Tokenizer or template.
     #[error(transparent)]
     Chat(#[from] orpo_chat::ChatError),
+    /// Turns are to be trained, and there is no chat template.
+    #[error(
+        "no chat template in `{}` (neither `chat_template` in tokenizer_config.json nor chat_template.jinja); name a file with \
+         one as `data.chat_template` in the recipe, or train on plain text, as strings instead of turns",
+        dir.display()
+    )]
+    NoTemplate {
+        /// The tokenizer directory.
+        dir: PathBuf,
+    },
     /// A tensor operation.
     #[error("{}", without_backtrace(.0))]
     Tensor(#[from] candle_core::Error),

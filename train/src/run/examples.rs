@@ -192,9 +192,7 @@ fn generation_prompt(chat: &ChatTokenizer) -> Result<Option<String>, TrainError>
 /// A missing template with the key that gives one.
 fn naming_the_key(error: TrainError) -> TrainError {
     match error {
-        TrainError::Chat(error @ ChatError::NoTemplate { .. }) => TrainError::Refused(format!(
-            "{error}: a file, as `data.chat_template` in the recipe; or train on plain text, as strings instead of turns"
-        )),
+        TrainError::Chat(ChatError::NoTemplate { dir }) => TrainError::NoTemplate { dir },
         error => error,
     }
 }
