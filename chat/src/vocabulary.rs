@@ -36,9 +36,9 @@ mod tests {
         let tokenizer = json!({
             "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
             "pre_tokenizer": null, "decoder": null,
-            "added_tokens": [{"id": 3, "content": "<|extra|>", "special": true, "single_word": false,
+            "added_tokens": [{"id": 4, "content": "<|extra|>", "special": true, "single_word": false,
                               "lstrip": false, "rstrip": false, "normalized": false}],
-            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "cc": 4}, "merges": []}
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "c": 2, "cc": 3}, "merges": []}
         });
         std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
         let tokenizer = ChatTokenizer::from_dir(dir.path()).unwrap();
@@ -49,10 +49,10 @@ mod tests {
     fn a_token_that_can_be_written_needs_a_row() {
         let (_dir, tokenizer) = tokenizer();
         assert!(tokenizer.check_vocabulary(5).is_ok());
-        // No text becomes `cc`.
-        assert!(tokenizer.check_vocabulary(4).is_ok());
+        assert!(tokenizer.check_vocabulary(4).unwrap_err().to_string().contains("`<|extra|>`"));
+        // No text becomes `cc`, so that the first token without a row is the one after it.
         let refused = tokenizer.check_vocabulary(3).unwrap_err().to_string();
-        assert!(refused.contains("`<|extra|>`") && refused.contains("id 3") && refused.contains("3 rows"), "{refused}");
+        assert!(refused.contains("`<|extra|>`") && refused.contains("id 4") && refused.contains("3 rows"), "{refused}");
         assert!(tokenizer.check_vocabulary(2).unwrap_err().to_string().contains("`c`"));
     }
 }

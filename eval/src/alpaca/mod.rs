@@ -8,7 +8,7 @@
 //!
 //! let rate = WinRate::of([1.9, 1.2, 1.5]);
 //! assert_eq!((rate.n_wins, rate.n_wins_base, rate.n_draws), (1, 1, 1));
-//! assert!((rate.win_rate - 53.333333333333336).abs() < 1e-9);
+//! assert!((rate.win_rate.unwrap() - 53.333333333333336).abs() < 1e-9);
 //! ```
 //!
 //! [`length_controlled`] takes the judge's liking of length out of it. [`answers`] and [`verdicts`] ask the model and
