@@ -69,8 +69,8 @@ mod tests {
 
     #[test]
     fn a_command_can_be_typed_again() {
-        let inside = Path::new("/work/runs/a b");
-        let word = |arg: &str| word(arg, Path::new("/work"));
+        let inside = Path::new("/data/runs/a b");
+        let word = |arg: &str| word(arg, Path::new("/data"));
         assert_eq!(word(inside.to_str().unwrap()), "'runs/a b'");
         assert_eq!(word("--title=It's ORPO"), r"--title='It'\''s ORPO'");
         assert_eq!([word("--data=/b"), word("eval"), word("")], ["--data=/b", "eval", "''"]);

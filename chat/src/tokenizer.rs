@@ -240,7 +240,7 @@ fn tokenizer_class(config: &Value, model_config: &Value) -> TokenizerClass {
     }
 }
 
-/// Where a Llama tokenizer puts a space before a text, whatever its file says: `transformers` builds this part anew from
+/// Where a Llama tokenizer puts a space before a text, whatever its file says: `transformers` rebuilds this part from
 /// the configuration. Older files have a normaliser for it, which also hides special tokens in the middle of a text.
 fn prepend_space_as_transformers(tokenizer: &mut Value, config: &Value) {
     let prepend = json!({"type": "Sequence", "normalizers": [

@@ -38,7 +38,7 @@ impl FromStr for Edit {
         let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, or KEY= to take a field out")?;
         let key = key.trim();
         if key.is_empty() {
-            return Err("there is no name in front of `=`".into());
+            return Err("the name before `=` is missing".into());
         }
         if let Some((_, reason)) = FIXED.iter().find(|(fixed, _)| *fixed == key) {
             return Err(format!("`{key}` cannot be changed: {reason}"));

@@ -21,7 +21,7 @@ use regex::Regex;
 /// How reasoning is marked. As text: `auto`, `think`, `harmony` or `START...END`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
-    /// Any of the marks that are known, where the reasoning stands in front of the answer: everything up to the last end
+    /// Any of the marks that are known, where the reasoning comes before the answer: everything up to the last end
     /// mark is reasoning. A start mark in the middle of an answer is a mention of it.
     Auto,
     /// `<think>...</think>` in any case.
@@ -146,7 +146,7 @@ const MARKS: [(&str, &str); 11] = [
     ("<unused94>", "<unused95>"),
 ];
 
-/// Takes out what stands in front of the last end mark. Templates often put the start mark into the prompt, so that it may be
+/// Takes out what comes before the last end mark. Templates often put the start mark into the prompt, so that it may be
 /// missing here.
 fn strip_leading(text: &str) -> Option<Stripped> {
     static START: LazyLock<Regex> = LazyLock::new(|| any_of("^\\s*", MARKS.map(|(start, _)| start)));

@@ -301,7 +301,7 @@ fn answer_tokens(tokens: &[Value], reasoning: &Reasoning) -> Option<Vec<Value>> 
     let text_of = |token: &Value| token["token"].as_str().unwrap_or_default().to_owned();
     let text: String = tokens.iter().map(text_of).collect();
     let answer = reasoning.strip(&text)?.answer.unwrap_or_default();
-    // Reasoning stands in front of the answer, which is the end of the text.
+    // Reasoning comes before the answer, which is the end of the text.
     let start = text.strip_suffix(&answer)?.len();
     let mut at = 0;
     let behind = tokens.iter().skip_while(|token| {

@@ -62,8 +62,8 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_ENGINE", value_name = "ENGINE", value_enum, default_value_t)]
     pub engine: EngineChoice,
 
-    /// Requests that generate at a time; on a CPU more than one is not faster, and only with one is a reply the same
-    /// to the bit whatever runs beside it
+    /// Requests that generate at a time; on a CPU more than one is not faster, and only with one is each reply
+    /// bit-identical whatever else runs
     #[arg(long, env = "ORPO_SERVE_MAX_CONCURRENT", value_name = "N", default_value = "1")]
     pub max_concurrent: NonZeroUsize,
 

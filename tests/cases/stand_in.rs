@@ -1,4 +1,4 @@
-//! A server in the place of a model or a judge: what it answers is a function of the request and its number.
+//! A stand-in for a model or a judge: what it answers is a function of the request and its number.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

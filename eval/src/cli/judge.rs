@@ -72,7 +72,7 @@ pub(super) struct JudgeArgs {
     /// Price of the judge in US dollars per million reply tokens
     #[arg(long, value_name = "USD", value_parser = not_negative, requires = "price_in")]
     price_out: Option<f64>,
-    /// Stop asking before the judge has cost so many US dollars in this run
+    /// Stop asking before the judge costs more than this many US dollars in this run
     #[arg(long, value_name = "USD", value_parser = not_negative, requires = "price_in")]
     max_cost: Option<f64>,
     /// Agree to the estimated cost

@@ -168,7 +168,7 @@ impl Cell {
     }
 }
 
-/// A number with so many decimals. Everything that the page says of a number goes through here, and is rounded once.
+/// A number with this many decimals. Every number on the page goes through here and is rounded once.
 pub fn fixed(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     match text.strip_prefix('-') {

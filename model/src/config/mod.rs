@@ -391,7 +391,7 @@ mod tests {
                 5e5,
                 RopeScaling::Linear { factor: 4.0 },
             ),
-            // What stands outside comes first.
+            // The outer value comes first.
             (
                 json!({"original_max_position_embeddings": 16, "rope_scaling": {"rope_type": "llama3", "factor": 8,
                        "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 8}}),

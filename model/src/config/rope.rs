@@ -68,7 +68,7 @@ impl RopeConfig {
                 low_freq_factor: number("low_freq_factor")?,
                 high_freq_factor: number("high_freq_factor")?,
                 original_max_position_embeddings: match (
-                    // transformers prefers what stands outside.
+                    // transformers prefers the outer value.
                     optional_count(json, "original_max_position_embeddings")?,
                     optional_count(section, "original_max_position_embeddings").map_err(within)?,
                 ) {

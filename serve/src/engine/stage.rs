@@ -40,7 +40,7 @@ pub enum UnsupportedModel {
         /// Those that are, and by what.
         supported: String,
     },
-    /// A feature of the config would be computed wrongly.
+    /// A feature of the config would be computed incorrectly.
     #[error("`{key}` = {value} in config.json is not supported for {architecture}")]
     Feature {
         /// The key.
@@ -180,7 +180,7 @@ pub fn stage(checkpoint: &Checkpoint, config: EngineConfig, eos_ids: &[u32]) -> 
 /// The config of a checkpoint for mistralrs: of [`ModelConfig`] where that knows the family, so that nothing is read twice.
 ///
 /// # Errors
-/// [`UnsupportedModel`] for what would be computed wrongly.
+/// [`UnsupportedModel`] for what would be computed incorrectly.
 pub fn engine_config(checkpoint: &Checkpoint) -> Result<EngineConfig, UnsupportedModel> {
     let found = UnsupportedModel::architecture_of(checkpoint);
     match &checkpoint.model {
@@ -193,7 +193,7 @@ pub fn engine_config(checkpoint: &Checkpoint) -> Result<EngineConfig, Unsupporte
     }
 }
 
-/// Writes the config of a model anew.
+/// Rewrites the config of a model.
 fn written(model: &ModelConfig) -> Result<EngineConfig, UnsupportedModel> {
     refuse_what_is_passed_over(model)?;
     let Positions::Rope(rope) = &model.positions else {

@@ -15,7 +15,7 @@ const PAGE: &str = include_str!("../playground/index.html");
 const NONCE: &str = "{{nonce}}";
 /// Stands in the page where the link to the report is hidden, or not.
 const REPORT: &str = "{{report}}";
-/// A report's own policy stands within so many bytes from its beginning.
+/// A report's own policy is within this many bytes of its beginning.
 const HEAD: u64 = 4096;
 
 /// The page. Only its own script and style run, and those of the report, which the page opens where a key is needed to read

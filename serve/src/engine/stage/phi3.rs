@@ -7,7 +7,7 @@ use super::{CACHE_STEP, EngineConfig, PHI3, UnsupportedModel, whole_cache_steps}
 /// Rewrites a `config.json` of transformers 4 or 5.
 ///
 /// # Errors
-/// [`UnsupportedModel`] for what would be computed wrongly.
+/// [`UnsupportedModel`] for what would be computed incorrectly.
 pub(super) fn rewritten(config: &Map<String, Value>) -> Result<EngineConfig, UnsupportedModel> {
     let mut config = Rewrite(config.clone());
     config.defaults()?;
