@@ -136,7 +136,8 @@ async fn a_client_that_does_not_read_holds_up_nobody() {
     let address = server.url.strip_prefix("http://").unwrap();
     let mut unread = tokio::net::TcpStream::connect(address).await.unwrap();
     let body = completion("xyz", 400, json!({"n": 8, "logprobs": 5, "stream": true})).to_string();
-    let head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: ";
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                connection: close\r\ncontent-length: ";
     unread.write_all(format!("{head}{}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
     server.metric("orpo_serve_num_requests_running 1").await;
     // There is one slot: they are answered once the other has been generated to its end.
