@@ -53,6 +53,7 @@ pub fn run(children: &Children, out: &Path, seed: u64, options: &Options) -> Res
 
 /// Writes data and tokenizer unless they are there.
 fn prepare(out: &Path, seed: u64) -> Result<()> {
+    pipeline::file::check_out(out)?;
     let mark = out.join("quickstart.json");
     let made = Made { seed, version: env!("CARGO_PKG_VERSION").into() };
     match fs::read_to_string(&mark) {

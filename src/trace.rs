@@ -94,6 +94,11 @@ impl Trace {
 
     fn results(&mut self, path: &Path, depth: usize) -> Result<()> {
         let failed = || format!("cannot use `{}`", path.display());
+        anyhow::ensure!(
+            !path.is_dir(),
+            "`{}` is a directory; name a results.json or a score.json in it",
+            path.display()
+        );
         let path = std::path::absolute(path).with_context(failed)?;
         let text = fs::read_to_string(&path).with_context(failed)?;
         let results: Value = serde_json::from_str(&text).with_context(failed)?;

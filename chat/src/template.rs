@@ -212,6 +212,17 @@ mod tests {
             ("{% set n = namespace(x=[]) %}{% for i in range(1000) %}{% set n.x = [n.x] %}{% endfor %}", depth),
             ("{% set n = namespace() %}{% set n.x = n %}{{ n }}", depth),
             ("{% for x in [1] * 9 recursive %}{{ loop([x]) }}{% endfor %}", depth),
+            ("{% macro f(n) %}{% if n %}{{ f(n - 1) ~ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}", steps),
+            ("{{ dict.fromkeys(range(100000)) | length }}", steps),
+            ("{{ range(100000) | unique | list | length }}", steps),
+            ("{{ ([1] * 100000) | tojson(separators=('a' * 100000, 'b')) }}", steps),
+            ("{{ ([1] * 100000) | tojson(indent='a' * 100000) }}", steps),
+            ("{% set d = dict.fromkeys(range(3000)) %}{% for i in range(100000) %}{{ d[2999] }}{% endfor %}", steps),
+            ("{% set s = 'a' * 10 ** 8 %}{% for i in range(100000) %}{{ s[-1] }}{% endfor %}", steps),
+            (
+                "{% set s = [1] * 10 ** 6 %}{% for i in range(9999) %}{% for x in s %}{% break %}{% endfor %}{% endfor %}",
+                steps,
+            ),
         ] {
             let error = error(source);
             assert!(error.contains(reason), "{source}: {error}");
@@ -221,6 +232,40 @@ mod tests {
         assert!(ChatTemplate::new("{% if 1 %}".repeat(100_000)).is_err());
         assert!(ChatTemplate::new(format!("{{{{ {}1 }}}}", "not ".repeat(100_000))).is_err());
         assert!(ChatTemplate::new(format!("{{{{ 1{} }}}}", " + 1".repeat(100_000))).is_err());
+        let chain = [".a", " * 1", " + 1", " and 1", " or 1"].map(|link| link.repeat(450)).concat();
+        let nested = (0..95).fold("a".to_string(), |inner, _| format!("({inner}{chain})"));
+        assert!(ChatTemplate::new(format!("{{{{ {nested} }}}}")).is_err());
+    }
+
+    #[test]
+    fn a_value_that_holds_another_many_times_costs_what_it_prints() {
+        let nest = |how: &str| {
+            format!("{{% set n = namespace(x=[1]) %}}{{% for i in range(60) %}}{{% set n.x = {how} %}}{{% endfor %}}")
+        };
+        for how in ["[n.x, n.x]", "(n.x, n.x)", "{'a': n.x, 'b': n.x}", "[n.x, n.x] | reverse | list"] {
+            for use_of in [
+                "{{ n.x }}",
+                "{{ n.x ~ '' }}",
+                "{{ n.x | tojson }}",
+                "{{ n.x | trim }}",
+                "{{ [n.x, n.x] | join }}",
+                "{{ '%s' % [n.x] }}",
+                "{{ '{}'.format(n.x) }}",
+                "{{ [n.x] == [n.x] }}",
+                "{{ [n.x] is eq [n.x] }}",
+                "{{ n.x in [n.x] }}",
+                "{{ [n.x].count(n.x) }}",
+                "{{ [n.x, n.x] | unique | list | length }}",
+                "{{ {}[n.x] }}",
+                "{{ n }}",
+                "{{ raise_exception(n.x) }}",
+            ] {
+                let error = error(&(nest(how) + use_of));
+                assert!(error.contains("too many steps"), "{how} {use_of}: {error}");
+            }
+            let length = ChatTemplate::new(nest(how) + "{{ n.x | length }}").unwrap();
+            assert_eq!(length.render(&[], PLAIN, &special()).unwrap(), "2");
+        }
     }
 
     #[test]

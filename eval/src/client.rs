@@ -5,10 +5,12 @@
 //! status is the server's last word. [`Retry`] says how long to wait between tries.
 
 use std::fmt;
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use flate2::read::GzDecoder;
 use reqwest::{RequestBuilder, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -312,7 +314,7 @@ impl Client {
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let retry_after = retry_after(response.headers(), chrono::Utc::now());
-        let body = response.bytes().await.map_err(unreachable)?;
+        let body = unpacked(response.bytes().await.map_err(unreachable)?.into());
         let failure = if status.is_success() {
             match read_body(&body, read) {
                 Ok(read) => return Ok(read),
@@ -325,8 +327,18 @@ impl Client {
     }
 }
 
+/// A body as text: some servers and proxies compress it although nobody asked them to.
+fn unpacked(body: Vec<u8>) -> Vec<u8> {
+    let mut text = Vec::new();
+    if body.starts_with(&[0x1f, 0x8b]) && GzDecoder::new(body.as_slice()).read_to_end(&mut text).is_ok() {
+        return text;
+    }
+    body
+}
+
 /// Reads the body of a response with a good status.
 fn read_body<T>(body: &[u8], read: impl Fn(Value) -> Result<T, Unusable>) -> Result<T, Unusable> {
+    let is_stream = body.trim_ascii_start().starts_with(b"data:");
     match lenient_json::parse(body) {
         Ok(value) => read(value).map_err(|unusable| match unusable {
             Unusable::Malformed(problem) => {
@@ -335,6 +347,11 @@ fn read_body<T>(body: &[u8], read: impl Fn(Value) -> Result<T, Unusable>) -> Res
             told => told,
         }),
         Err(_) if body.trim_ascii().is_empty() => Err(Unusable::Malformed("its body is empty".into())),
+        Err(_) if is_stream => {
+            let beginning = error_body::beginning(body);
+            let problem = format!("a stream of events, although none was asked for; it begins `{beginning}`");
+            Err(Unusable::Malformed(problem))
+        }
         Err(error) => {
             let beginning = error_body::beginning(body);
             Err(Unusable::Malformed(format!("not JSON ({error}); it begins `{beginning}`")))
@@ -455,9 +472,22 @@ mod tests {
         assert!(message.starts_with("URL sent a web page instead of a reply (`Log in`)") && !again, "{message}");
         let (message, again) = failure(r#"data: {"choices": []}"#);
         assert!(
-            message.contains("not JSON") && message.ends_with(r#"it begins `data: {"choices": []}`"#) && again,
+            message.contains("a stream of events")
+                && message.ends_with(r#"it begins `data: {"choices": []}`"#)
+                && again,
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_compressed_body_is_unpacked() {
+        let mut encoder = flate2::read::GzEncoder::new(&b"{}"[..], flate2::Compression::fast());
+        let mut packed = Vec::new();
+        encoder.read_to_end(&mut packed).unwrap();
+        assert_eq!(unpacked(packed.clone()), b"{}");
+        packed.truncate(12);
+        assert_eq!(unpacked(packed.clone()), packed);
+        assert_eq!(unpacked(b"{}".to_vec()), b"{}");
     }
 
     #[test]

@@ -27,7 +27,8 @@ impl ErrorBody {
     pub fn of_failure(body: &[u8]) -> Self {
         let value = crate::lenient_json::parse(body).ok();
         let found = value.as_ref().and_then(Self::anywhere);
-        found.unwrap_or_else(|| Self { message: beginning(body), ..Self::default() })
+        let message = || if body.trim_ascii().is_empty() { "(its body is empty)".into() } else { beginning(body) };
+        found.unwrap_or_else(|| Self { message: message(), ..Self::default() })
     }
 
     /// Finds the error in a body that may as well be a reply.
@@ -231,6 +232,7 @@ mod tests {
             assert_eq!(read(&body), (message.to_owned(), status, code, param), "{body}");
         }
         assert_eq!(ErrorBody::of_failure(b"upstream died").message, "upstream died");
+        assert_eq!(ErrorBody::of_failure(b" \n").message, "(its body is empty)");
         assert_eq!(
             ErrorBody::of_failure(b"<html><head><title>502\n Bad</title></head>").message,
             "a web page, `502 Bad`"

@@ -63,10 +63,20 @@ pub const REFUSAL: &str = "refusal";
 pub const LENGTH: &str = "length";
 
 /// Other names of these reasons, in lower case.
-const LENGTH_ALIASES: [&str; 3] = ["max_tokens", "model_length", "max_output_tokens"];
-/// Reasons that mean that a filter withheld the reply (OpenAI and Azure, Gemini, Bedrock, Zhipu).
-const FILTERS: [&str; 9] = [
+const LENGTH_ALIASES: [&str; 7] = [
+    "max_tokens",
+    "model_length",
+    "max_output_tokens",
+    "max_length",
+    "model_context_window_exceeded",
+    "context_length_exceeded",
+    "error_limit",
+];
+/// Reasons that mean that a filter withheld the reply (OpenAI and Azure, Gemini, Bedrock, Zhipu, Cohere).
+const FILTERS: [&str; 11] = [
     "content_filter",
+    "contentfilter",
+    "error_toxic",
     "safety",
     "recitation",
     "blocklist",
@@ -76,9 +86,11 @@ const FILTERS: [&str; 9] = [
     "content_filtered",
     "sensitive",
 ];
-/// Reasons that mean that the server failed (OpenRouter, vLLM and SGLang, DeepSeek, Zhipu).
-const FAILURES: [&str; 9] = [
+/// Reasons that mean that the server failed (OpenRouter, vLLM and SGLang, DeepSeek, Zhipu, Cohere).
+const FAILURES: [&str; 12] = [
     "error",
+    "model_error",
+    "user_cancel",
     "abort",
     "aborted",
     "cancelled",
@@ -87,6 +99,7 @@ const FAILURES: [&str; 9] = [
     "timeout",
     "insufficient_system_resource",
     "network_error",
+    "server_error",
 ];
 
 /// Whether a reply that ended for this reason is no answer but a failure of the server, to be asked for again.
@@ -129,11 +142,11 @@ impl Reply {
     /// # Errors
     /// When it is none, or the reply of a server that failed or of a filter that withheld it.
     pub fn accept(body: Value) -> Result<Self, Unusable> {
-        let error = ErrorBody::in_reply(&body);
-        let reply = match (Self::try_from(body), error) {
-            (Ok(reply), Some(error)) if reply.is_silent() => return Err(Unusable::Failed(error)),
+        let error = ErrorBody::in_reply(&body["choices"][0]).or_else(|| ErrorBody::in_reply(&body));
+        let reply = match (Self::try_from(body), &error) {
+            (Ok(reply), Some(error)) if reply.is_silent() => return Err(Unusable::Failed(error.clone())),
             (Ok(reply), _) => reply,
-            (Err(_), Some(error)) => return Err(Unusable::Failed(error)),
+            (Err(_), Some(error)) => return Err(Unusable::Failed(error.clone())),
             (Err(problem), None) => return Err(Unusable::Malformed(problem)),
         };
         let reason = reply.finish_reason().unwrap_or_default();
@@ -142,7 +155,6 @@ impl Reply {
         }
         if FAILURES.contains(&&*reason) {
             let unnamed = || ErrorBody { message: format!("the reply ended with `{reason}`"), ..ErrorBody::default() };
-            let error = ErrorBody::in_reply(reply.choice()).or_else(|| ErrorBody::in_reply(&reply.0));
             return Err(Unusable::Failed(error.unwrap_or_else(unnamed)));
         }
         Ok(reply)
@@ -209,6 +221,11 @@ impl Reply {
         if let Some(tokens) = self.tokens().and_then(|tokens| answer_tokens(tokens, reasoning)) {
             left.to_mut().0["choices"][0]["logprobs"]["content"] = tokens.into();
         }
+        if left.has_end_token()
+            && let Some(tokens) = left.to_mut().0["choices"][0]["logprobs"]["content"].as_array_mut()
+        {
+            tokens.pop();
+        }
         if !left.is_silent() {
             return Ok(left);
         }
@@ -228,6 +245,14 @@ impl Reply {
             Value::Null => None,
             arguments => Some(arguments.to_string().into()),
         })
+    }
+
+    /// Whether the last of several tokens stands behind the text, such as `<|im_end|>`, which vLLM lists, too.
+    fn has_end_token(&self) -> bool {
+        let Some((last, before @ [_, ..])) = self.tokens().and_then(<[Value]>::split_last) else { return false };
+        let (text, last) = (self.content().unwrap_or_default(), token_text(last));
+        let written: String = before.iter().map(token_text).collect();
+        written.trim() == text.trim() && (last.is_empty() || !text.ends_with(last))
     }
 
     fn tokens(&self) -> Option<&[Value]> {
@@ -296,17 +321,20 @@ fn message_mut(choice: &mut Value) -> &mut Value {
     }
 }
 
+fn token_text(token: &Value) -> &str {
+    token["token"].as_str().unwrap_or_default()
+}
+
 /// The tokens behind the reasoning; nothing if they hold none.
 fn answer_tokens(tokens: &[Value], reasoning: &Reasoning) -> Option<Vec<Value>> {
-    let text_of = |token: &Value| token["token"].as_str().unwrap_or_default().to_owned();
-    let text: String = tokens.iter().map(text_of).collect();
+    let text: String = tokens.iter().map(token_text).collect();
     let answer = reasoning.strip(&text)?.answer.unwrap_or_default();
     // Reasoning comes before the answer, which is the end of the text.
     let start = text.strip_suffix(&answer)?.len();
     let mut at = 0;
     let behind = tokens.iter().skip_while(|token| {
         let begins_before = at < start;
-        at += text_of(token).len();
+        at += token_text(token).len();
         begins_before
     });
     Some(behind.cloned().collect())
@@ -414,9 +442,14 @@ mod tests {
 
     #[test]
     fn reasons_have_one_name() {
-        for (raw, reason) in
-            [("STOP", "stop"), ("MAX_TOKENS", "length"), ("model_length", "length"), ("tool_calls", "tool_calls")]
-        {
+        for (raw, reason) in [
+            ("STOP", "stop"),
+            ("MAX_TOKENS", "length"),
+            ("model_length", "length"),
+            ("max_length", "length"),
+            ("model_context_window_exceeded", "length"),
+            ("tool_calls", "tool_calls"),
+        ] {
             assert_eq!(reply(json!({"content": "m"}), json!(raw)).finish_reason().as_deref(), Some(reason));
         }
         assert_eq!(reply(json!({"content": "m"}), json!({"type": "stop"})).finish_reason().as_deref(), Some("stop"));
@@ -438,6 +471,11 @@ mod tests {
             (json!({"choices": [choice(json!(""), "abort")]}), failed("the reply ended with `abort`")),
             (json!({"choices": [choice(json!("half"), "content_filter")]}), filtered("content_filter")),
             (json!({"choices": [choice(json!(null), "SAFETY")]}), filtered("safety")),
+            (json!({"choices": [choice(json!("half"), "ERROR_TOXIC")]}), filtered("error_toxic")),
+            (json!({"choices": [choice(json!("half"), "USER_CANCEL")]}), failed("the reply ended with `user_cancel`")),
+            (json!({"choices": [{"error": {"message": "inside"}}]}), failed("inside")),
+            (json!({"choices": [{"message": {"content": null}, "error": {"message": "inside"}}]}), failed("inside")),
+            (json!({"choices": [{"message": {"content": "m"}, "error": {"message": "odd"}}]}), Ok(())),
             (json!({"choices": null}), malformed("`choices` is null")),
             (json!({"choices": []}), malformed("`choices` is empty")),
             (json!({"choices": [{}]}), malformed("`choices[0]` has no message")),
@@ -488,6 +526,9 @@ mod tests {
             ("M", &["Hm", "</think>", "M"][..], Some("M")),
             ("<think>Hm</think>\n\nM", &["<think>", "Hm", "</think>", "\n\n", "M"], Some("M")),
             ("M", &["M"], Some("M")),
+            ("M", &["M", "<|im_end|>"], Some("M")),
+            ("M", &["M", ""], Some("M")),
+            ("<think>Hm</think>M", &["<think>", "Hm", "</think>", "M", "<|eot_id|>"], Some("M")),
             ("<|channel|>final<|message|>M", &["<|channel|>", "final", "<|message|>", "M"], Some("M")),
         ] {
             let choice = json!({"message": {"content": content}, "logprobs": {"content": tokens(all)}});

@@ -40,6 +40,9 @@ pub enum ServerError {
     /// It does not answer, or refuses.
     #[error("{0}; is the server up, and --endpoint right?")]
     Silent(ClientError),
+    /// It answers, but with no list of its models.
+    #[error("{0}; name the model with --model, or check --endpoint")]
+    Unlisted(ClientError),
     /// It answers, but no question of the run.
     #[error("the model cannot be asked: {0}")]
     Hopeless(Hopeless),
@@ -81,6 +84,9 @@ impl Server {
             }
             (Err(ClientError::Status { status, .. }), Some(model)) if !matches!(status, 401 | 403) => unlisted(model),
             (Err(ClientError::Malformed { .. } | ClientError::WebPage { .. }), Some(model)) => unlisted(model),
+            (Err(error @ (ClientError::Status { status: 404 | 405, .. } | ClientError::Malformed { .. })), None) => {
+                return Err(ServerError::Unlisted(error));
+            }
             (Err(error), _) => return Err(ServerError::Silent(error)),
         };
         Ok(Connected { client, model: card.id, lineage: card.lineage })

@@ -279,6 +279,19 @@ fn a_web_page_or_a_wrong_model_ends_the_run_at_once() {
     }
 }
 
+#[test]
+fn a_server_without_a_list_of_models_is_asked_for_a_named_one() {
+    let chat = async || Json(json!({"choices": [{"message": {"content": "fine"}}]}));
+    let endpoint = support::serve(Router::new().route("/v1/chat/completions", post(chat)));
+    let directory = tempfile::tempdir().unwrap();
+    let data = write_data(directory.path(), &["a"]);
+    let output = orpo_eval(&["--endpoint", &endpoint, "--data", &data]);
+    let advice = "/v1/models answered 404: (its body is empty); name the model with --model, or check --endpoint\n";
+    assert!(output.status.code() == Some(2) && stderr(&output).ends_with(advice), "{}", stderr(&output));
+    let output = orpo_eval(&["--endpoint", &endpoint, "--data", &data, "--model", "m"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
 /// MT-Bench with one question of two turns.
 struct Bench {
     directory: tempfile::TempDir,

@@ -1,10 +1,10 @@
 //! The pipeline file: what is to be made of which model and data, and how it is measured.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use orpo_eval::jsonl;
 use orpo_train::hub;
 use orpo_train::recipe::Recipe;
 use serde::Deserialize;
@@ -184,13 +184,24 @@ fn default_seed() -> i64 {
     42
 }
 
+/// Checks that a directory can be where everything is written.
+///
+/// # Errors
+/// When it, or what it is said to lie in, is a file.
+pub fn check_out(out: &Path) -> Result<()> {
+    match out.ancestors().find(|path| path.is_file()) {
+        Some(file) => bail!("`{}` is a file, and results need a directory", file.display()),
+        None => Ok(()),
+    }
+}
+
 impl Pipeline {
     /// Reads a pipeline file, resolves its paths and checks all its values.
     ///
     /// # Errors
     /// With file and key: unreadable, not TOML, an unknown or missing key, a value out of range.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let text = jsonl::read_text(path)?;
         let absolute = std::path::absolute(path).with_context(|| format!("`{}`", path.display()))?;
         Self::parse(&absolute, &text).with_context(|| format!("`{}`", path.display()))
     }
@@ -207,8 +218,10 @@ impl Pipeline {
         let written: Written = toml::from_str(text).map_err(wrong)?;
         let dir = path.parent().unwrap_or(Path::new("/"));
         let Written { out, base, mut data, variants, mut serve, .. } = written;
+        ensure!(!out.starts_with("~"), "out: `~` stands for nothing here; write the whole path");
         // Without the dots that it may be written with.
         let out: PathBuf = dir.join(out).components().collect();
+        check_out(&out)?;
         let test = data.remove("test").map(|test| test.as_str().map(|test| dir.join(test)));
         let test = test.map(|test| test.context("[data] test: a path is needed")).transpose()?;
         ensure!(!data.contains_key("chat_template"), "the chat template is a key of [base], not of [data]");
@@ -382,6 +395,8 @@ pub fn known_keys() -> Vec<(&'static str, Vec<String>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const MINIMAL: &str = "out = \"run\"\n[base]\nmodel = \"m\"\n[data]\ntrain = \"t.jsonl\"\n";
@@ -447,6 +462,26 @@ mod tests {
         let recipe = "output_dir = \"o\"\n[model]\npath = \"m\"\n[data]\ntrain = \"t\"\n";
         let error = Pipeline::parse(Path::new("/dir/my r.toml"), recipe).unwrap_err().to_string();
         assert!(error.contains("train run '/dir/my r.toml'"), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_another_encoding_and_an_impossible_directory_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("p.toml");
+        let message = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            format!("{:#}", Pipeline::load(&path).unwrap_err())
+        };
+        let utf16: Vec<u8> = MINIMAL.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert!(message(&utf16).ends_with("it is UTF-16 or UTF-32 text; save it as UTF-8"));
+        assert!(
+            message(b"# \xfcber\n").ends_with("p.toml:1: invalid UTF-8 at byte 3 of the line; save the file as UTF-8")
+        );
+        let with = |out: &str| MINIMAL.replace("\"run\"", out);
+        assert!(message(with("\"p.toml/x\"").as_bytes()).ends_with("p.toml` is a file, and results need a directory"));
+        assert!(
+            message(with("\"~/x\"").as_bytes()).ends_with("out: `~` stands for nothing here; write the whole path")
+        );
     }
 
     #[test]

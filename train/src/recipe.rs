@@ -61,13 +61,27 @@ fn default_seed() -> u64 {
     42
 }
 
+/// The text of a recipe.
+fn text(path: &Path) -> Result<String, TrainError> {
+    let bytes = std::fs::read(path).map_err(|e| TrainError::read(path, e))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| TrainError::invalid(path, "it is not UTF-8 text; save the file as UTF-8"))?;
+    let table: toml::Table = toml::from_str(&text).unwrap_or_default();
+    if table.get("base").is_some_and(toml::Value::is_table) && !table.contains_key("output_dir") {
+        let reason =
+            "this is a pipeline, not a recipe for one training run; `orpo run` runs it and `orpo plan` checks it";
+        return Err(TrainError::invalid(path, reason));
+    }
+    Ok(text)
+}
+
 impl Recipe {
     /// Reads a recipe, applies `--set key=value` overrides, resolves paths and checks every value.
     ///
     /// # Errors
     /// With the file and the key: unreadable, not TOML, an unknown or missing key, a value out of range.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
-        let text = std::fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?;
+        let text = text(path)?;
         // Without overrides straight from the text, whose errors show the line.
         if overrides.is_empty() {
             let recipe: Self = toml::from_str(&text).map_err(|e| message::of_recipe(path, Some(&text), &e))?;
@@ -83,7 +97,7 @@ impl Recipe {
     /// As [`Recipe::load`].
     pub fn table(path: &Path) -> Result<toml::Table, TrainError> {
         Self::load(path, &[])?;
-        let text = std::fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?;
+        let text = text(path)?;
         toml::from_str(&text).map_err(|e| message::of_recipe(path, Some(&text), &e))
     }
 
@@ -286,6 +300,20 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
         Recipe::load(&path, &overrides).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_pipeline_and_a_file_of_another_encoding_are_told_from_a_recipe() {
+        let pipeline = "out = \"o\"\n[base]\nmodel = \"m\"\n[data]\ntrain = \"t\"\n";
+        for overrides in [&[][..], &["training.beta=1"]] {
+            let message = load(pipeline, overrides).unwrap_err();
+            assert!(message.contains("this is a pipeline, not a recipe for one training run; `orpo run`"), "{message}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("recipe.toml");
+        std::fs::write(&path, b"# \xfcber\n").unwrap();
+        let message = Recipe::load(&path, &[]).unwrap_err().to_string();
+        assert!(message.ends_with("it is not UTF-8 text; save the file as UTF-8"), "{message}");
     }
 
     #[test]

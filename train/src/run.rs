@@ -82,9 +82,12 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
             return Err(TrainError::invalid(checkpoint, reason));
         }
         if is_finished(recipe, &dir, saved)? {
+            say(&finished(&selection, saved));
             return Ok(Outcome::Finished(dir.model()));
         }
         extension(recipe, &plan, saved).iter().for_each(|note| say(note));
+    } else if resume {
+        say(&format!("there is no checkpoint in `{}`: the run begins anew", recipe.output_dir.display()));
     }
     let decoder = source.load(recipe.seed)?.with_activation_checkpointing(recipe.training.gradient_checkpointing);
     if objective.needs_reference() {
@@ -129,6 +132,16 @@ fn is_finished(recipe: &Recipe, dir: &RunDir, saved: &TrainerState) -> Result<bo
     let made = Manifest::read(&dir.model())?;
     let is_as_long = made.is_none_or(|made| length(&made.recipe) == length(recipe));
     Ok(dir.model().exists() && (is_as_long || saved.selection.stopped_early))
+}
+
+/// Why nothing is left to do.
+fn finished(selection: &Selection, saved: &TrainerState) -> String {
+    if saved.selection.stopped_early {
+        let reason = selection.reason(&saved.selection, saved.step);
+        format!("the run is finished, it {reason}; more steps do not continue it")
+    } else {
+        format!("the run is finished after step {}; to extend it, raise training.max_steps or epochs", saved.step)
+    }
 }
 
 /// What a run with another number of steps than before is, compared with one that had them from the start.

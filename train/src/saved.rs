@@ -73,7 +73,9 @@ impl SavedModel {
             );
             return Err(TrainError::invalid(&dir, reason));
         }
-        let Checkpoint { config, json, weights, .. } = Checkpoint::open(&base)?;
+        let checkpoint = Checkpoint::open(&base)?;
+        checkpoint.check_weights()?;
+        let Checkpoint { config, json, weights, .. } = checkpoint;
         Ok(Self { dir, base, base_name, config, json, manifest, weights, adapter })
     }
 

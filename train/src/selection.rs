@@ -7,6 +7,7 @@ use crate::error::TrainError;
 use crate::loss::PreferenceMetrics;
 use crate::recipe::Recipe;
 use crate::telemetry::metric_fields;
+use crate::terminal::counted;
 
 /// The best evaluation so far.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,8 +88,8 @@ impl Selection {
 
     /// Why a run ended early, after `step`.
     pub fn reason(&self, state: &SelectionState, step: usize) -> String {
-        let count = state.without_improvement;
-        format!("stopped after step {step}: {} has not improved for {count} evaluations", self.metric)
+        let count = counted(state.without_improvement, "evaluation");
+        format!("stopped after step {step}: {} has not improved for {count}", self.metric)
     }
 }
 

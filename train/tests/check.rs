@@ -254,11 +254,13 @@ fn what_a_run_would_refuse_is_refused_in_the_same_words() {
     changed("unused", "num_hidden_layers", json!(1));
     changed("wide", "intermediate_size", json!(384));
     changed("unknown", "model_type", json!("bert"));
+    changed("few", "vocab_size", json!(5));
     for (model, rest, expected) in [
         ("missing", "", "no tensor `model.layers.2."),
-        ("unused", "", "has no use"),
+        ("unused", "", "unused`: the weights have a tensor `model.layers.1.input_layernorm.weight`, for which"),
         ("wide", "", "the configuration asks for [384, 128]"),
         ("unknown", "", "`model_type` is `bert`"),
+        ("few", "", "the configuration asks for [5, 128]"),
         ("nowhere", "", "nowhere"),
         ("model", "[lora]\ntarget_modules = [\"fc1\"]\n", "called fc1"),
         ("model", "[lora]\nbase = \"q4_k\"\n", "no multiple of 256"),

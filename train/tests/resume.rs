@@ -194,6 +194,13 @@ fn a_finished_run_can_be_extended() {
     // Nothing is left to do, and nothing is said of an extension.
     let said = run("long", 9, "constant", true);
     assert!(!said.contains("instead of") && model("long") == model("whole"), "{said}");
+    assert!(said.contains("finished after step 9; to extend it"), "{said}");
+
+    // Of what it began with nothing is left: it is not trained anew over the model.
+    fs::remove_dir_all(setting.path("long/checkpoints")).unwrap();
+    setting.refuse("long", &["--resume"], &["a final model, but no checkpoint", "another `output_dir`"]);
+    let said = run("new", 5, "constant", true);
+    assert!(said.contains("no checkpoint in `") && said.contains("begins anew"), "{said}");
 
     run("cosine", 5, "cosine", false);
     let before = model("cosine");
@@ -371,6 +378,11 @@ fn the_best_checkpoint_is_kept_and_exported_after_an_early_stop() {
     assert!(exported == fs::read(checkpoint).unwrap());
     let manifest: Value = serde_json::from_slice(&fs::read(run.join("model/orpo_manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest["step"], best);
+
+    // More steps are not what it waits for.
+    let output = setting.succeed("best", &[&options[..], &["--resume", "--set", "training.max_steps=40"]].concat());
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("has not improved for 2 evaluations; more steps do not continue it"), "{stderr}");
 
     // Killed before the export, it neither trains on nor chooses another model.
     fs::remove_dir_all(run.join("model")).unwrap();

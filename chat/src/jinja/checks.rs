@@ -69,18 +69,22 @@ pub fn check(run: &mut Run, name: &str, value: &Value, args: CallArgs) -> Result
     let missing = || Error::new(format!("the test `{name}` needs an argument"));
     if let Some(comparison) = comparison {
         let [other] = args.bind(name, ["other"])?;
-        return operators::compare(comparison, value, &other.ok_or_else(missing)?);
+        return run.compares(comparison, value, &other.ok_or_else(missing)?);
     }
     if name == "divisibleby" || name == "sameas" {
         let [other] = args.bind(name, ["other"])?;
         let other = other.ok_or_else(missing)?;
         if name == "sameas" {
+            run.read(value)?;
             return Ok(is_same(value, &other));
         }
         let rest = operators::binary(run, super::ast::Binary::Mod, value, &other)?;
         return Ok(rest.equals(&Value::Int(0)));
     }
     let [] = args.bind(name, [])?;
+    if ["lower", "upper", "filter", "test"].contains(&name) {
+        run.read(value)?;
+    }
     let parity = || match value.as_int() {
         Some(number) => Ok(number.rem_euclid(2)),
         None => Err(Error::new(format!("the test `{name}` needs a whole number"))),

@@ -11,11 +11,8 @@ use super::access;
 use super::args::CallArgs;
 use super::ast::{Args, Comparison, Expr, Filter, For, Macro, Stmt, StmtKind, Target};
 use super::error::{Error, Result};
-use super::value::{Callable, Dict, MAX_DEPTH, Value};
+use super::value::{BYTES_PER_STEP, Callable, Dict, MAX_DEPTH, Value};
 use super::{checks, filters, functions, methods, operators};
-
-/// Bytes of text that count as one step.
-const BYTES_PER_STEP: usize = 32;
 
 /// A run of a template, with what it may still spend.
 pub struct Run {
@@ -94,12 +91,56 @@ impl Run {
 
     /// Pays for a step and for `bytes` of text.
     pub fn spend(&mut self, bytes: usize) -> Result<()> {
-        let steps = 1 + (bytes / BYTES_PER_STEP) as u64;
+        self.pay(1 + (bytes / BYTES_PER_STEP) as u64)
+    }
+
+    /// Pays for reading all of `value`.
+    pub fn read(&mut self, value: &Value) -> Result<()> {
+        self.pay(value.weight())
+    }
+
+    /// Pays for reading all of `value` and writing up to `bytes` for each of its parts.
+    pub fn read_as(&mut self, value: &Value, bytes: usize) -> Result<()> {
+        self.pay(value.weight().saturating_mul(1 + (bytes / BYTES_PER_STEP) as u64))
+    }
+
+    /// Pays for a search for `key` in `dict`.
+    pub fn look_up(&mut self, dict: &Dict, key: &Value) -> Result<()> {
+        self.pay((1 + dict.pairs.len() as u64 / 8).saturating_mul(key.weight()))
+    }
+
+    fn pay(&mut self, steps: u64) -> Result<()> {
         self.steps = self
             .steps
             .checked_sub(steps)
             .ok_or_else(|| Error::new("the template takes too many steps or writes too much; does it end?"))?;
         Ok(())
+    }
+
+    /// `value` as text.
+    pub fn text(&mut self, value: &Value) -> Result<Rc<str>> {
+        if value.as_str().is_none() {
+            self.read(value)?;
+        }
+        Ok(value.to_text())
+    }
+
+    /// Puts a pair into `dict`.
+    pub fn insert(&mut self, dict: &mut Dict, key: Value, value: Value) -> Result<()> {
+        let key = hashable(key)?;
+        self.look_up(dict, &key)?;
+        dict.insert(key, value);
+        Ok(())
+    }
+
+    /// Compares two values.
+    pub fn compares(&mut self, comparison: Comparison, left: &Value, right: &Value) -> Result<bool> {
+        match (comparison, right) {
+            (Comparison::In | Comparison::NotIn, Value::Dict(dict)) => self.look_up(dict, left)?,
+            (Comparison::In | Comparison::NotIn, _) => self.read(right)?,
+            _ => self.pay(left.weight().min(right.weight()))?,
+        }
+        operators::compare(comparison, left, right)
     }
 
     fn deeper<T>(&mut self, run: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
@@ -143,7 +184,8 @@ impl Run {
         match statement {
             StmtKind::Data(text) => self.write(out, text)?,
             StmtKind::Output(value) => {
-                let text = self.eval(value, scope)?.to_text();
+                let value = self.eval(value, scope)?;
+                let text = self.text(&value)?;
                 self.write(out, &text)?;
             }
             StmtKind::If(branches, otherwise) => {
@@ -156,6 +198,7 @@ impl Run {
             }
             StmtKind::For(node) => {
                 let items = self.eval(&node.iter, scope)?.items()?;
+                self.spend(items.len() * 16)?;
                 self.for_loop(node, items, scope, 0, out)?;
             }
             StmtKind::Set(target, value) => {
@@ -177,7 +220,8 @@ impl Run {
             }
             StmtKind::Filter(filters, body) => {
                 let text = self.captured(body, scope)?;
-                let text = self.filtered(filters, text.into(), scope)?.to_text();
+                let value = self.filtered(filters, text.into(), scope)?;
+                let text = self.text(&value)?;
                 self.write(out, &text)?;
             }
             StmtKind::Macro(node) => {
@@ -189,7 +233,8 @@ impl Run {
                 let mut args = self.args(args, scope)?;
                 let caller = Value::callable(Callable::Macro(caller.clone(), scope.clone()));
                 args.named.push(("caller".into(), caller));
-                let text = self.call(&function, args)?.to_text();
+                let value = self.call(&function, args)?;
+                let text = self.text(&value)?;
                 self.write(out, &text)?;
             }
             StmtKind::Scoped(body) => return self.scoped(body, Scope::new(Some(scope)), out),
@@ -318,17 +363,25 @@ impl Run {
                 for (key, value) in pairs {
                     let key = self.eval(key, scope)?;
                     let value = self.eval(value, scope)?;
-                    dict.insert(hashable(key)?, value);
+                    self.insert(&mut dict, key, value)?;
                 }
                 self.shallow(Value::Dict(Rc::new(dict)))?
             }
             Expr::Attr(of, name) => {
                 let of = self.eval(of, scope)?;
+                if let Value::Dict(dict) = &of {
+                    self.spend(dict.pairs.len())?;
+                }
                 access::attribute(&of, name)?
             }
             Expr::Item(of, item) => {
                 let of = self.eval(of, scope)?;
                 let item = self.eval(item, scope)?;
+                match &of {
+                    Value::Dict(dict) => self.look_up(dict, &item)?,
+                    Value::Str(text) => self.spend(text.text.len())?,
+                    _ => self.read(&item)?,
+                }
                 access::item(&of, &item)?
             }
             Expr::Slice(of, parts) => self.slice(of, parts, scope)?,
@@ -366,7 +419,8 @@ impl Run {
             Expr::Concat(parts) => {
                 let mut text = String::new();
                 for part in parts {
-                    let part = self.eval(part, scope)?.to_text();
+                    let part = self.eval(part, scope)?;
+                    let part = self.text(&part)?;
                     self.write(&mut text, &part)?;
                 }
                 text.into()
@@ -407,8 +461,7 @@ impl Run {
         let mut left = self.eval(first, scope)?;
         for (comparison, right) in rest {
             let right = self.eval(right, scope)?;
-            self.spend(right.len().unwrap_or(0))?;
-            if !operators::compare(*comparison, &left, &right)? {
+            if !self.compares(*comparison, &left, &right)? {
                 return Ok(Value::Bool(false));
             }
             left = right;

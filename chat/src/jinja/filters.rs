@@ -65,6 +65,26 @@ const NAMES: [&str; 49] = [
     "wordcount",
 ];
 
+/// Those that look at a value and its items, not at what is in these.
+const SHALLOW: [&str; 16] = [
+    "attr",
+    "batch",
+    "count",
+    "d",
+    "default",
+    "first",
+    "items",
+    "last",
+    "length",
+    "list",
+    "map",
+    "reject",
+    "rejectattr",
+    "select",
+    "selectattr",
+    "slice",
+];
+
 /// True if templates may use the filter. Those of jinja that are missing make links or text for web pages, or are
 /// random.
 pub fn is_known(name: &str) -> bool {
@@ -100,7 +120,14 @@ fn like(text: &Text, changed: String) -> Value {
 }
 
 pub fn apply(run: &mut Run, name: &str, value: Value, args: CallArgs) -> Result<Value> {
-    run.spend(value.len().unwrap_or(0))?;
+    if SHALLOW.contains(&name) {
+        run.spend(value.len().unwrap_or(0))?;
+    } else {
+        run.read(&value)?;
+        for arg in &args.positional {
+            run.read(arg)?;
+        }
+    }
     match name {
         "map" => return map(run, value, args),
         "select" | "reject" | "selectattr" | "rejectattr" => return select(run, name, value, args),
@@ -259,7 +286,7 @@ pub fn apply(run: &mut Run, name: &str, value: Value, args: CallArgs) -> Result<
             let keys = keys(&items, attribute.as_ref(), case_sensitive)?;
             let mut kept: Vec<usize> = Vec::new();
             for at in 0..items.len() {
-                run.spend(kept.len())?;
+                run.spend(kept.len() * 8)?;
                 if !kept.iter().any(|kept| keys[*kept].equals(&keys[at])) {
                     kept.push(at);
                 }
@@ -350,33 +377,12 @@ pub fn apply(run: &mut Run, name: &str, value: Value, args: CallArgs) -> Result<
 
 /// The filters without arguments.
 fn plain(run: &mut Run, name: &str, value: Value) -> Result<Value> {
-    let text = soft(&value);
     Ok(match name {
         "length" | "count" => match value.len() {
             Some(length) => Value::int(length),
             None => return Err(Error::new(format!("object of type '{}' has no len()", value.type_name()))),
         },
         "list" => Value::list(value.items()?),
-        "string" => Value::Str(text),
-        "safe" => Value::safe(text.text.to_string()),
-        "e" | "escape" if text.safe => value,
-        "e" | "escape" | "forceescape" => Value::safe(escaped(&text.text)),
-        "upper" => like(&text, text.text.to_uppercase()),
-        "lower" => like(&text, text.text.to_lowercase()),
-        "capitalize" => like(&text, capitalized(&text.text)),
-        "title" => {
-            let mut out = String::new();
-            let mut begins = true;
-            for c in text.text.chars() {
-                if begins {
-                    out.extend(c.to_uppercase())
-                } else {
-                    out.extend(c.to_lowercase())
-                }
-                begins = is_space(c) || "-({[<".contains(c);
-            }
-            out.into()
-        }
         "first" => match &value {
             Value::Dict(dict) => dict.keys().into_iter().next(),
             _ => value.items()?.into_iter().next(),
@@ -406,6 +412,34 @@ fn plain(run: &mut Run, name: &str, value: Value) -> Result<Value> {
                 None => return Err(Error::new(format!("bad operand type for abs(): '{}'", value.type_name()))),
             },
         },
+        _ => return of_text(run, name, value),
+    })
+}
+
+/// The filters without arguments that make text of what they are given.
+fn of_text(run: &mut Run, name: &str, value: Value) -> Result<Value> {
+    let text = soft(&value);
+    Ok(match name {
+        "string" => Value::Str(text),
+        "safe" => Value::safe(text.text.to_string()),
+        "e" | "escape" if text.safe => value,
+        "e" | "escape" | "forceescape" => Value::safe(escaped(&text.text)),
+        "upper" => like(&text, text.text.to_uppercase()),
+        "lower" => like(&text, text.text.to_lowercase()),
+        "capitalize" => like(&text, capitalized(&text.text)),
+        "title" => {
+            let mut out = String::new();
+            let mut begins = true;
+            for c in text.text.chars() {
+                if begins {
+                    out.extend(c.to_uppercase())
+                } else {
+                    out.extend(c.to_lowercase())
+                }
+                begins = is_space(c) || "-({[<".contains(c);
+            }
+            out.into()
+        }
         "wordcount" => {
             let is_word = |c: char| c.is_alphanumeric() || c == '_';
             Value::int(text.text.split(|c| !is_word(c)).filter(|word| !word.is_empty()).count())
@@ -462,6 +496,9 @@ fn to_json(run: &mut Run, value: &Value, args: CallArgs) -> Result<Value> {
         ensure_ascii: is_true(ensure_ascii),
         sort_keys: is_true(sort_keys),
     };
+    let indented = style.indent.as_ref().map_or(0, |indent| indent.len().saturating_mul(value.depth()));
+    let between = style.item_separator.len() + style.key_separator.len();
+    run.read_as(value, indented.saturating_add(between))?;
     let text = json::dumps(value, &style)?;
     run.spend(text.len())?;
     Ok(text.into())

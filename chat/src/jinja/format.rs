@@ -86,6 +86,7 @@ pub fn percent(run: &mut Run, text: &Text, args: &[Value], mapping: Option<&Valu
             Some(value) => value,
             None => next(&mut used)?,
         };
+        run.read(&value)?;
         let formatted = converted(&value, kind, spec, text.safe)?;
         run.spend(formatted.len())?;
         out.push_str(&formatted);
@@ -294,6 +295,7 @@ fn fields(
         let (head, spec) = field.split_once(':').unwrap_or((field, ""));
         let (name, conversion) = head.split_once('!').unwrap_or((head, ""));
         let value = looked_up(name, args, automatic)?;
+        run.read(&value)?;
         let value = match conversion {
             "" => value,
             "s" => value.to_text().to_string().into(),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::args::{CallArgs, needed_str};
 use super::error::{Error, Result};
-use super::eval::{Run, hashable};
+use super::eval::Run;
 use super::value::{Callable, Dict, Value, ViewKind};
 
 pub const NAMES: [&str; 7] = ["range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now"];
@@ -17,9 +17,9 @@ const MAX_RANGE: i128 = 100_000;
 pub fn call(run: &mut Run, name: &str, args: CallArgs) -> Result<Value> {
     match name {
         "range" => range(run, args),
-        "dict" => Ok(Value::Dict(Rc::new(dict(name, args)?))),
+        "dict" => Ok(Value::Dict(Rc::new(dict(run, name, args)?))),
         "namespace" => {
-            let attributes = dict(name, args)?;
+            let attributes = dict(run, name, args)?;
             if let Some((key, _)) = attributes.pairs.iter().find(|(key, _)| key.to_text().starts_with('_')) {
                 let key = key.to_text();
                 return Err(Error::new(format!("`{key}`: names in a namespace cannot begin with `_`")));
@@ -36,7 +36,7 @@ pub fn call(run: &mut Run, name: &str, args: CallArgs) -> Result<Value> {
         }
         "raise_exception" => {
             let [message] = args.bind(name, ["message"])?;
-            Err(Error::raised(&*message.unwrap_or(Value::None).to_text()))
+            Err(Error::raised(&*run.text(&message.unwrap_or(Value::None))?))
         }
         "strftime_now" => {
             let [format] = args.bind(name, ["format"])?;
@@ -75,24 +75,27 @@ fn range(run: &mut Run, args: CallArgs) -> Result<Value> {
 }
 
 /// `dict(mapping or pairs, **named)`.
-fn dict(function: &str, args: CallArgs) -> Result<Dict> {
+fn dict(run: &mut Run, function: &str, args: CallArgs) -> Result<Dict> {
     let mut dict = Dict::default();
     if args.positional.len() > 1 {
         return Err(Error::new(format!("`{function}` takes at most 1 argument")));
     }
     match args.positional.first() {
         None => {}
-        Some(Value::Dict(given)) => dict = (**given).clone(),
+        Some(Value::Dict(given)) => {
+            run.spend(given.pairs.len() * 16)?;
+            dict = (**given).clone();
+        }
         Some(pairs) => {
             for pair in pairs.items()? {
                 let [key, value] = <[Value; 2]>::try_from(pair.items()?)
                     .map_err(|_| Error::new(format!("`{function}` needs pairs")))?;
-                dict.insert(hashable(key)?, value);
+                run.insert(&mut dict, key, value)?;
             }
         }
     }
     for (name, value) in args.named {
-        dict.insert(name.as_str().into(), value);
+        run.insert(&mut dict, name.as_str().into(), value)?;
     }
     Ok(dict)
 }

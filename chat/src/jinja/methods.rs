@@ -88,7 +88,13 @@ pub fn changes(of: &Value, name: &str) -> bool {
 
 /// Calls the method `name` of `of`.
 pub fn call(run: &mut Run, of: &Value, name: &str, args: CallArgs) -> Result<Value> {
-    run.spend(of.len().unwrap_or(0))?;
+    match of {
+        Value::List(_) | Value::Tuple(_) | Value::View(_) => run.read(of)?,
+        _ => run.spend(of.len().unwrap_or(0))?,
+    }
+    for arg in &args.positional {
+        run.read(arg)?;
+    }
     match of {
         Value::Str(text) => string(run, text, name, args),
         Value::Dict(dict) => of_dict(run, dict, name, args),
@@ -119,18 +125,18 @@ pub fn call(run: &mut Run, of: &Value, name: &str, args: CallArgs) -> Result<Val
                 at.set(if name == "reset" { 0 } else { (at.get() + 1) % items.len() });
                 Ok(if name == "reset" { Value::None } else { current })
             }
-            _ => from_keys(args),
+            _ => from_keys(run, args),
         },
         _ => Err(Error::new(format!("`{}` has no method `{name}`", of.type_name()))),
     }
 }
 
-fn from_keys(args: CallArgs) -> Result<Value> {
+fn from_keys(run: &mut Run, args: CallArgs) -> Result<Value> {
     let [keys, value] = args.bind("fromkeys", ["iterable", "value"])?;
     let keys = keys.ok_or_else(|| Error::new("`fromkeys` needs an iterable"))?.items()?;
     let mut dict = Dict::default();
     for key in keys {
-        dict.insert(super::eval::hashable(key)?, value.clone().unwrap_or(Value::None));
+        run.insert(&mut dict, key, value.clone().unwrap_or(Value::None))?;
     }
     Ok(Value::Dict(Rc::new(dict)))
 }
@@ -141,9 +147,10 @@ fn of_dict(run: &mut Run, dict: &Dict, name: &str, args: CallArgs) -> Result<Val
         "get" => {
             let [key, default] = args.bind(name, ["key", "default"])?;
             let key = key.ok_or_else(|| Error::new("`get` needs a key"))?;
+            run.look_up(dict, &key)?;
             Ok(dict.get(&key).cloned().or(default).unwrap_or(Value::None))
         }
-        "fromkeys" => from_keys(args),
+        "fromkeys" => from_keys(run, args),
         _ => {
             let [] = args.bind(name, [])?;
             Ok(match name {

@@ -31,7 +31,7 @@ use self::eval::Run;
 use self::value::Value;
 
 /// What every rendering may spend, and what it may spend more for every byte of its variables.
-const STEPS: u64 = 20_000_000;
+const STEPS: u64 = 5_000_000;
 const STEPS_PER_BYTE: u64 = 100;
 /// How deep a rendering nests on the caller's stack, and on the stack of a thread that is made for deeper ones.
 const DEPTH: usize = 100;

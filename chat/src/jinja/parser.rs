@@ -7,16 +7,17 @@ use super::error::{Error, Result};
 use super::lexer::{Kind, Token, tokens};
 use super::{checks, filters};
 
-/// How deep brackets and blocks nest, and how many operators follow one another.
+/// How deep brackets and blocks nest, and how many operators, attributes, calls and filters a tag has: the tree of an
+/// expression is dropped recursively, and they may all lie in one another.
 const MAX_DEPTH: usize = 100;
-const MAX_CHAIN: usize = 500;
+const MAX_LINKS: usize = 2_000;
 
 /// The statements of `source`.
 ///
 /// # Errors
 /// What does not follow the grammar, and filters, tests and statements that are not known.
 pub fn parse(source: &str) -> Result<Vec<Stmt>> {
-    let mut parser = Parser { tokens: tokens(source)?, at: 0, depth: 0, loops: 0, macros: Vec::new() };
+    let mut parser = Parser { tokens: tokens(source)?, at: 0, depth: 0, links: 0, loops: 0, macros: Vec::new() };
     parser.statements(&[])
 }
 
@@ -24,6 +25,8 @@ struct Parser {
     tokens: Vec<Token>,
     at: usize,
     depth: usize,
+    /// How many operators, attributes, calls and filters the current tag has.
+    links: usize,
     /// How many loops are open in the current macro.
     loops: usize,
     /// For each open macro, whether it spoke of `varargs`, `kwargs` and `caller`.
@@ -122,6 +125,7 @@ impl Parser {
         let mut body = Vec::new();
         loop {
             let line = self.line();
+            self.links = 0;
             let kind = match self.next() {
                 Kind::Data(text) => StmtKind::Data(text),
                 Kind::VariableBegin => {
@@ -353,9 +357,8 @@ impl Parser {
     fn expression(&mut self) -> Result<Expr> {
         self.nested(|parser| {
             let mut value = parser.or()?;
-            let mut chain = 0;
             while parser.skip_name("if") {
-                parser.count(&mut chain)?;
+                parser.link()?;
                 let test = parser.or()?;
                 let otherwise = if parser.skip_name("else") { Some(Box::new(parser.expression()?)) } else { None };
                 value = Expr::If(Box::new([test, value]), otherwise);
@@ -369,16 +372,15 @@ impl Parser {
         self.nested(Self::or)
     }
 
-    fn count(&self, chain: &mut usize) -> Result<()> {
-        *chain += 1;
-        if *chain > MAX_CHAIN { self.fail("an expression is too long") } else { Ok(()) }
+    fn link(&mut self) -> Result<()> {
+        self.links += 1;
+        if self.links > MAX_LINKS { self.fail("an expression is too long") } else { Ok(()) }
     }
 
     fn or(&mut self) -> Result<Expr> {
         let mut left = self.and()?;
-        let mut chain = 0;
         while self.skip_name("or") {
-            self.count(&mut chain)?;
+            self.link()?;
             left = Expr::Or(Box::new(left), Box::new(self.and()?));
         }
         Ok(left)
@@ -386,9 +388,8 @@ impl Parser {
 
     fn and(&mut self) -> Result<Expr> {
         let mut left = self.not()?;
-        let mut chain = 0;
         while self.skip_name("and") {
-            self.count(&mut chain)?;
+            self.link()?;
             left = Expr::And(Box::new(left), Box::new(self.not()?));
         }
         Ok(left)
@@ -440,19 +441,20 @@ impl Parser {
         ];
         let Some(operators) = LEVELS.get(level) else { return self.unary(true) };
         let mut left = self.arithmetic(level + 1)?;
-        let mut chain = 0;
+        let mut is_chain = false;
         while let Some((_, operator)) = operators.iter().find(|(op, _)| self.is_op(op)) {
-            self.count(&mut chain)?;
+            self.link()?;
             self.next();
             let right = self.arithmetic(level + 1)?;
             left = match (operator, left) {
                 (Some(operator), left) => Expr::Binary(*operator, Box::new(left), Box::new(right)),
-                (None, Expr::Concat(mut parts)) if chain > 1 => {
+                (None, Expr::Concat(mut parts)) if is_chain => {
                     parts.push(right);
                     Expr::Concat(parts)
                 }
                 (None, left) => Expr::Concat(vec![left, right]),
             };
+            is_chain = true;
         }
         Ok(left)
     }
@@ -547,9 +549,7 @@ impl Parser {
     }
 
     fn postfix(&mut self, mut value: Expr) -> Result<Expr> {
-        let mut chain = 0;
         loop {
-            self.count(&mut chain)?;
             if self.skip_op(".") {
                 value = match self.next() {
                     Kind::Name(name) => Expr::Attr(Box::new(value), name),
@@ -563,6 +563,7 @@ impl Parser {
             } else {
                 return Ok(value);
             }
+            self.link()?;
         }
     }
 
@@ -641,9 +642,7 @@ impl Parser {
     }
 
     fn filtered(&mut self, mut value: Expr) -> Result<Expr> {
-        let mut chain = 0;
         loop {
-            self.count(&mut chain)?;
             if self.skip_op("|") {
                 value = Expr::Filter(Box::new(value), self.filter()?);
             } else if self.skip_name("is") {
@@ -653,6 +652,7 @@ impl Parser {
             } else {
                 return Ok(value);
             }
+            self.link()?;
         }
     }
 

@@ -43,27 +43,49 @@ pub struct Text {
 /// How many containers may lie in one another: they are printed, compared and dropped recursively.
 pub const MAX_DEPTH: usize = 150;
 
+/// Bytes of text that count as one step.
+pub const BYTES_PER_STEP: usize = 32;
+
+/// How far a container reaches. What is in several places is counted at each, as it is printed and compared there.
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    /// How many containers lie in one another in its items.
+    depth: usize,
+    /// As [`Value::weight`], of its items together.
+    weight: u64,
+}
+
+impl Extent {
+    fn of<'v>(items: impl IntoIterator<Item = &'v Value>) -> Self {
+        items.into_iter().fold(Self::default(), Self::with)
+    }
+
+    fn with(self, item: &Value) -> Self {
+        Self { depth: self.depth.max(item.depth()), weight: self.weight.saturating_add(item.weight()) }
+    }
+}
+
 pub struct List {
     pub items: Vec<Value>,
-    depth: usize,
+    extent: Extent,
 }
 
 /// A tuple, whose items may have names.
 pub struct Tuple {
     pub items: Vec<Value>,
     pub names: &'static [&'static str],
-    depth: usize,
+    extent: Extent,
 }
 
 pub struct View {
     pub items: Vec<Value>,
     pub kind: ViewKind,
-    depth: usize,
+    extent: Extent,
 }
 
 pub struct Iter {
     items: RefCell<std::vec::IntoIter<Value>>,
-    depth: usize,
+    extent: Extent,
 }
 
 #[derive(PartialEq)]
@@ -89,10 +111,16 @@ pub enum Callable {
 #[derive(Clone, Default)]
 pub struct Dict {
     pub pairs: Vec<(Value, Value)>,
-    depth: usize,
+    extent: Extent,
 }
 
 impl Dict {
+    /// As [`Value::weight`]. Each key of a dict is looked for among those of the other.
+    fn weight(&self) -> u64 {
+        let lookups = self.pairs.len().saturating_mul(self.pairs.len()) / BYTES_PER_STEP;
+        self.extent.weight.saturating_add(lookups as u64)
+    }
+
     pub fn get(&self, key: &Value) -> Option<&Value> {
         self.pairs.iter().find(|(found, _)| found.equals(key)).map(|(_, value)| value)
     }
@@ -103,7 +131,7 @@ impl Dict {
     }
 
     pub fn insert(&mut self, key: Value, value: Value) {
-        self.depth = self.depth.max(key.depth()).max(value.depth());
+        self.extent = self.extent.with(&key).with(&value);
         match self.pairs.iter_mut().find(|(found, _)| found.equals(&key)) {
             Some((_, old)) => *old = value,
             None => self.pairs.push((key, value)),
@@ -164,8 +192,8 @@ impl Value {
     }
 
     pub fn list(items: Vec<Self>) -> Self {
-        let depth = deepest(&items);
-        Self::List(Rc::new(List { items, depth }))
+        let extent = Extent::of(&items);
+        Self::List(Rc::new(List { items, extent }))
     }
 
     pub fn tuple(items: Vec<Self>) -> Self {
@@ -173,42 +201,57 @@ impl Value {
     }
 
     pub fn named_tuple(items: Vec<Self>, names: &'static [&'static str]) -> Self {
-        let depth = deepest(&items);
-        Self::Tuple(Rc::new(Tuple { items, names, depth }))
+        let extent = Extent::of(&items);
+        Self::Tuple(Rc::new(Tuple { items, names, extent }))
     }
 
     /// Keys must differ.
     pub fn dict(pairs: Vec<(Self, Self)>) -> Self {
-        let depth = pairs.iter().map(|(key, value)| key.depth().max(value.depth())).max().unwrap_or(0);
-        Self::Dict(Rc::new(Dict { pairs, depth }))
+        let extent = Extent::of(pairs.iter().flat_map(|(key, value)| [key, value]));
+        Self::Dict(Rc::new(Dict { pairs, extent }))
     }
 
     pub fn iter(items: Vec<Self>) -> Self {
-        let depth = deepest(&items);
-        Self::Iter(Rc::new(Iter { items: RefCell::new(items.into_iter()), depth }))
+        let extent = Extent::of(&items);
+        Self::Iter(Rc::new(Iter { items: RefCell::new(items.into_iter()), extent }))
     }
 
     pub fn view(items: Vec<Self>, kind: ViewKind) -> Self {
-        let depth = deepest(&items);
-        Self::View(Rc::new(View { items, kind, depth }))
+        let extent = Extent::of(&items);
+        Self::View(Rc::new(View { items, kind, extent }))
     }
 
     /// How many containers lie in one another in this one. What can hold itself counts as too deep to be put into one.
     pub fn depth(&self) -> usize {
         match self {
-            Self::List(list) => list.depth + 1,
-            Self::Tuple(tuple) => tuple.depth + 1,
-            Self::Dict(dict) => dict.depth + 1,
-            Self::View(view) => view.depth + 1,
-            Self::Iter(iter) => iter.depth + 1,
+            Self::List(list) => list.extent.depth + 1,
+            Self::Tuple(tuple) => tuple.extent.depth + 1,
+            Self::Dict(dict) => dict.extent.depth + 1,
+            Self::View(view) => view.extent.depth + 1,
+            Self::Iter(iter) => iter.extent.depth + 1,
             Self::Namespace(_) | Self::Loop(_) => MAX_DEPTH,
             Self::Callable(callable) => match &**callable {
                 Callable::Function(_) | Callable::Macro(..) => 0,
                 Callable::Method(of, _) | Callable::Joiner(of, _) => of.depth() + 1,
-                Callable::Cycler(items, _) => deepest(items) + 1,
+                Callable::Cycler(items, _) => Extent::of(items).depth + 1,
             },
             _ => 0,
         }
+    }
+
+    /// How many steps it takes to print the value, or to compare it with another one.
+    pub fn weight(&self) -> u64 {
+        let items = match self {
+            Self::Str(text) => (text.text.len() / BYTES_PER_STEP) as u64,
+            Self::List(list) => list.extent.weight,
+            Self::Tuple(tuple) => tuple.extent.weight,
+            Self::Dict(dict) => dict.weight(),
+            Self::View(view) => view.extent.weight,
+            Self::Iter(iter) => iter.extent.weight,
+            Self::Namespace(attributes) => attributes.borrow().weight(),
+            _ => 0,
+        };
+        items.saturating_add(1)
     }
 
     pub fn callable(callable: Callable) -> Self {
@@ -430,10 +473,6 @@ impl Value {
             Self::Iter(_) => out.push_str("<generator object>"),
         }
     }
-}
-
-fn deepest(items: &[Value]) -> usize {
-    items.iter().map(Value::depth).max().unwrap_or(0)
 }
 
 fn write_items(out: &mut String, open: &str, items: &[Value], close: &str) {

@@ -102,6 +102,7 @@ pub fn score(reply: &str, rule: Rule) -> Result<f64, NoScore> {
     // `\d` is any decimal digit here, as in Python.
     static DOUBLE: LazyLock<Regex> = LazyLock::new(|| regex(r"\[\[(\d+\.?\d*)\]\]"));
     static SINGLE: LazyLock<Regex> = LazyLock::new(|| regex(r"\[(\d+\.?\d*)\]"));
+    static SPACED: LazyLock<Regex> = LazyLock::new(|| regex(r"\[\[\s*(\d+\.?\d*)\s*\]\]"));
     static NAMED: LazyLock<Regex> = LazyLock::new(|| regex(r"(?i)\b(?:rating|score)\b[^\n\d\]]{0,20}\[(\d+\.?\d*)\]"));
     match rule {
         Rule::Official => {
@@ -113,7 +114,7 @@ pub fn score(reply: &str, rule: Rule) -> Result<f64, NoScore> {
                 let number = |found: Captures<'_>| found[1].parse().map_err(|_| NoScore::Unreadable);
                 pattern.captures_iter(reply).map(number).collect()
             };
-            let mut scores = all(&DOUBLE)?;
+            let mut scores = all(&SPACED)?;
             if scores.is_empty() {
                 scores = all(&NAMED)?;
             }
@@ -167,6 +168,8 @@ pub fn position(reply: &str, format: Format) -> Result<Position, NoWinner> {
     let found: Vec<Position> = match format {
         Format::Rating => Vec::new(),
         Format::Letter => {
+            static SPACES: LazyLock<Regex> = LazyLock::new(|| regex(r"\[\[\s*([ABC])\s*\]\]"));
+            let reply = SPACES.replace_all(reply, "[[$1]]");
             let named = LETTERS.into_iter().filter(|(mark, _)| reply.contains(mark));
             named.map(|(_, position)| position).collect()
         }
@@ -215,6 +218,8 @@ mod tests {
             ("Rating: [[07]]", Ok(7.0), Err(NoScore::Unreadable)),
             ("Rating: [[５]]", Err(NoScore::Unreadable), Err(NoScore::Unreadable)),
             ("Rating: [[07.5]]", Ok(7.5), Ok(7.5)),
+            ("Rating: [[ 7 ]]", Ok(7.0), Err(NoScore::Absent)),
+            ("Rating: [[7]], not [[ 9 ]]", Err(NoScore::Contradictory([7.0, 9.0])), Ok(7.0)),
             ("Rating: 7", Err(NoScore::Absent), Err(NoScore::Absent)),
         ] {
             assert_eq!(score(reply, Rule::Strict), strict, "{reply}");
@@ -236,7 +241,8 @@ mod tests {
         let letter = |reply: &str| position(reply, Format::Letter);
         assert_eq!(letter("I would not say [[A]]; the verdict is [[B]]"), Err(NoWinner::Contradictory([A, B])));
         assert_eq!(letter("[[C]] or [[B]]"), Err(NoWinner::Contradictory([B, Tie])));
-        assert_eq!(letter("[[B]], that is [[B]]"), Ok(B));
+        assert_eq!(letter("[[B]], that is [[ B ]]"), Ok(B));
+        assert_eq!(letter("not [[A]] but [[ B ]]"), Err(NoWinner::Contradictory([A, B])));
         assert_eq!(letter("A is better"), Err(NoWinner::Absent));
         let message = letter("[[A]] [[C]]").unwrap_err().to_string();
         assert_eq!(message, "the judge's reply holds different verdicts, such as A and tie");

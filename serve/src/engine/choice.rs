@@ -43,7 +43,7 @@ pub enum Prepared {
     /// A directory for mistralrs.
     Mistralrs(Staged),
     /// The checkpoint itself for candle.
-    Candle(Box<Checkpoint>, CandleConfig),
+    Candle(Box<Checkpoint>, Box<CandleConfig>),
 }
 
 /// Finds the engine for a model.
@@ -85,7 +85,7 @@ impl Selected {
     pub fn prepare(self, checkpoint: &Checkpoint, eos_ids: &[u32]) -> io::Result<Prepared> {
         Ok(match self {
             Self::Mistralrs(config) => Prepared::Mistralrs(stage::stage(checkpoint, config, eos_ids)?),
-            Self::Candle(config) => Prepared::Candle(Box::new(checkpoint.clone()), config),
+            Self::Candle(config) => Prepared::Candle(Box::new(checkpoint.clone()), Box::new(config)),
         })
     }
 }

@@ -369,7 +369,7 @@ impl Constraint {
         let known = [rest, plan.text.clone()];
         let mut end = None;
         // A number is as long as it must be, but not longer than is useful.
-        if advanced && (is_planned || !plan.ends.place().is_long_number()) {
+        if advanced && (is_planned || !plan.ends.is_in_long_number()) {
             end = known.into_iter().filter(|text| plan.ends.completes(text)).find_map(in_time);
             if end.is_none()
                 && let Found::End(text) = plan.ends.search(&plan.text, LATER_SEARCH)
@@ -495,6 +495,21 @@ mod tests {
         let huge = format!("1{}", "0".repeat(40));
         let schema = json!({"const": serde_json::from_str::<Value>(&huge).unwrap()});
         assert!(of_schema(&bytes(), &schema).is_ok());
+    }
+
+    #[test]
+    fn long_words_of_patterns_and_choices_are_the_model_s() {
+        let long = "b".repeat(60);
+        for grammar in [Grammar::Regex("[ab]{60}".into()), Grammar::Choice(vec!["b".repeat(59) + "a", long.clone()])] {
+            let mut constraint = bytes().constraint(&grammar, 100).unwrap();
+            let highest = |logits: &[f32]| logits.iter().rposition(|&logit| logit == 0.0).map(|id| id as u32);
+            let mut reply = Vec::new();
+            while reply.last() != Some(&EOS) {
+                reply.push(constraint.choose(&mut [0.0; 257], highest).unwrap());
+            }
+            let text: String = reply.iter().filter_map(|&id| char::from_u32(id)).take(60).collect();
+            assert_eq!((text, reply.len()), (long.clone(), 61), "{grammar:?}");
+        }
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Place {
     }
 
     /// True if a number has more than 24 characters, or an exponent of more than two digits, which a double may not hold.
-    pub(super) fn is_long_number(&self) -> bool {
+    fn is_long_number(&self) -> bool {
         self.scalar > 24 || self.exponent > 3
     }
 
@@ -121,6 +121,11 @@ impl Endings {
     /// The position of the reply.
     pub(super) fn place(&self) -> Place {
         self.place
+    }
+
+    /// True in a number of a JSON text that is longer than is useful.
+    pub(super) fn is_in_long_number(&self) -> bool {
+        self.json && self.place.is_long_number()
     }
 
     /// Follows the reply; false if the grammar does not allow these bytes.

@@ -187,7 +187,7 @@ pub async fn load(
             if max_concurrent > NonZeroUsize::MIN {
                 tracing::warn!("candle generates for one request at a time; further ones wait for their turn");
             }
-            Ok(Arc::new(candle::CandleEngine::load(*checkpoint, config, tokenizer).await?))
+            Ok(Arc::new(candle::CandleEngine::load(*checkpoint, *config, tokenizer).await?))
         }
         #[allow(unreachable_patterns, reason = "in a build with every engine")]
         other => {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::fields::{Fields, Neutral, nothing, whole, wrong_type};
+use super::fields::{Fields, whole, wrong_type};
 use super::shared::{self, AskedGrammar, Ending, HARMLESS, NEUTRAL, StreamUsage};
 use super::{ApiError, ErrorKind};
 use crate::engine::Sampling;
@@ -13,9 +13,6 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 pub const MAX_COMPLETION_LOGPROBS: usize = 20;
 /// How many prompts a request may have.
 pub const MAX_PROMPTS: usize = 2048;
-
-/// Fields that clients send with a value that asks for nothing; any other value is refused.
-const OWN_NEUTRAL: [Neutral; 1] = [("suffix", nothing::is_empty)];
 
 /// A prompt as it came.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,8 +65,7 @@ impl CompletionRequest {
         let mut fields = shared::body(body)?;
         let model = shared::model(&mut fields)?;
         let prompts = prompts(fields.require("prompt")?)?;
-        let max_tokens = fields.integer("max_tokens", 0)?;
-        let max_tokens = max_tokens.map_or(DEFAULT_MAX_TOKENS, |tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
+        let max_tokens = fields.limit("max_tokens", 0)?.unwrap_or(DEFAULT_MAX_TOKENS);
         let (stream, stream_usage) = shared::stream(&mut fields)?;
         let request = Self {
             model,
@@ -87,7 +83,7 @@ impl CompletionRequest {
             stream_usage,
             return_token_ids: fields.boolean("return_token_ids")?.unwrap_or(false),
         };
-        fields.refuse_rest(&HARMLESS, &[&NEUTRAL[..], &OWN_NEUTRAL].concat())?;
+        fields.refuse_rest(&HARMLESS, &NEUTRAL)?;
         if request.echo && request.grammar.is_some() {
             return Err(ApiError::of_field(
                 ErrorKind::Unsupported,
@@ -189,7 +185,7 @@ mod tests {
             (json!({"prompt": [1, "a"]}), InvalidValue, "prompt[1]"),
             (json!({"prompt": ["a", 1]}), InvalidValue, "prompt[1]"),
             (json!({"prompt": [[1], [-2]]}), InvalidValue, "prompt[1][0]"),
-            (json!({"max_tokens": -1}), InvalidValue, "max_tokens"),
+            (json!({"max_tokens": -2}), InvalidValue, "max_tokens"),
             (json!({"logprobs": 21}), InvalidValue, "logprobs"),
             (json!({"guided_regex": 1}), InvalidValue, "guided_regex"),
             (json!({"stop_token_ids": [1.5]}), InvalidValue, "stop_token_ids[0]"),

@@ -42,6 +42,11 @@ impl Fields {
         self.fields.remove(name).filter(|value| !value.is_null())
     }
 
+    /// True if the field is there, be it null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.fields.contains_key(name)
+    }
+
     /// Takes a field out that must be there.
     pub(super) fn require(&mut self, name: &str) -> Result<Value, ApiError> {
         self.take(name).ok_or_else(|| {
@@ -77,6 +82,16 @@ impl Fields {
             Some(Err(_)) => Err(self.out_of_range(name, low.into(), i64::MAX.into())),
             None => Err(wrong_type(&self.path(name), "a whole number", &value)),
         }
+    }
+
+    /// A number of tokens of at least `low`; -1 is how llama.cpp and LM Studio spell "as many as there is room for".
+    pub(super) fn limit(&mut self, name: &str, low: i64) -> Result<Option<usize>, ApiError> {
+        if self.fields.get(name).and_then(whole) == Some(-1) {
+            self.take(name);
+            return Ok(Some(usize::MAX));
+        }
+        let limit = self.integer(name, low)?;
+        Ok(limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 
     /// The error of a number outside of its range.

@@ -158,9 +158,11 @@ fn message(value: Value, prefix: &str) -> Result<Message, ApiError> {
     }
     let calls = if role == "assistant" { tools::calls(&mut fields)? } else { Vec::new() };
     let path = fields.path("content");
+    // A reply of nothing, or of reasoning only, is null with other servers.
+    let may_be_null = role == "assistant" && fields.has("content");
     let content = match fields.take("content") {
         // Templates that show calls want a text all the same.
-        None if !calls.is_empty() => String::new(),
+        None if !calls.is_empty() || may_be_null => String::new(),
         None => return Err(ApiError::of_field(ErrorKind::MissingField, &path, format!("`{path}` is required"))),
         Some(value) => content(value, &path)?,
     };
@@ -240,14 +242,14 @@ pub(super) fn turn(fields: &mut Fields, messages: &[Message]) -> Result<(bool, b
 }
 
 fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
-    let old = fields.integer("max_tokens", 1)?;
-    let new = fields.integer("max_completion_tokens", 1)?;
+    let old = fields.limit("max_tokens", 1)?;
+    let new = fields.limit("max_completion_tokens", 1)?;
     if let (Some(old), Some(new)) = (old, new)
         && old != new
     {
         return Err(fields.invalid("max_tokens", "and `max_completion_tokens` differ; send only the latter"));
     }
-    Ok(new.or(old).map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX)))
+    Ok(new.or(old))
 }
 
 fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
@@ -292,7 +294,7 @@ mod tests {
     #[test]
     fn every_supported_field_is_read() {
         let request = parse(json!({
-            "max_completion_tokens": 7, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "seed": -1, "stop": ["a", "b"],
+            "max_completion_tokens": 7, "temperature": 0.5, "top_p": 0.9, "top_k": 40, "seed": -2, "stop": ["a", "b"],
             "logprobs": true, "top_logprobs": 3, "stream": true, "stream_options": {"include_usage": true},
             "user": "me", "metadata": {"a": "b"}, "store": false, "n": 3, "tools": [], "frequency_penalty": 0.5,
             "presence_penalty": -0.5, "repetition_penalty": 1.1, "min_p": 0.1, "logit_bias": {"5": -100, "7": 1.5},
@@ -309,7 +311,7 @@ mod tests {
             repetition_penalty: 1.1,
             logit_bias: vec![(5, -100.0), (7, 1.5)],
             constraint: None,
-            seed: Some(u64::MAX),
+            seed: Some(u64::MAX - 1),
             ..Sampling::default()
         };
         assert_eq!(request.sampling, sampling);
@@ -393,6 +395,9 @@ mod tests {
             json!({"chat_template_kwargs": {}, "documents": [], "reasoning_effort": "medium", "verbosity": "medium"}),
             json!({"structured_outputs": {}, "response_format": {"type": "text"}, "grammar": "", "options": {}}),
             json!({"store": false, "parallel_tool_calls": true, "function_call": "auto", "audio": null, "think": null}),
+            json!({"think": false, "format": "", "suffix": "", "extra_body": {}, "seed": -1}),
+            json!({"stream_options": {}}),
+            json!({"stream_options": {"include_usage": false, "include_obfuscation": false}}),
         ] {
             assert_eq!(parse(neutral.clone()).unwrap(), plain, "{neutral}");
         }
@@ -410,6 +415,11 @@ mod tests {
             (request.max_tokens, request.choices, sampling.seed, sampling.top_k),
             (Some(8), 2, Some(1), Some(5))
         );
+        for (limit, expected) in [(json!(-1), usize::MAX), (json!(-1.0), usize::MAX), (json!(1), 1)] {
+            for name in ["max_tokens", "max_completion_tokens"] {
+                assert_eq!(parse(json!({name: limit})).unwrap().max_tokens, Some(expected));
+            }
+        }
         for seed in ["-9223372036854775809", "18446744073709551616", "1e300"] {
             let body = format!(r#"{{"messages": [{{"role": "user", "content": "a"}}], "seed": {seed}}}"#);
             let error = ChatRequest::parse(body.as_bytes()).unwrap_err().to_string();
@@ -495,12 +505,28 @@ mod tests {
         assert_eq!(refused(extra), (ErrorKind::MissingField, "response_format.json_schema.schema".into()));
         for (message, param) in [
             (json!({"role": "user"}), "messages[0].content"),
-            (json!({"role": "assistant", "content": null, "tool_calls": []}), "messages[0].content"),
+            (json!({"role": "user", "content": null}), "messages[0].content"),
+            (json!({"role": "assistant", "tool_calls": []}), "messages[0].content"),
             (json!({"role": "tool", "content": "x"}), "messages[0].tool_call_id"),
             (json!({"role": "assistant", "tool_calls": [{"type": "function"}]}), "messages[0].tool_calls[0].id"),
         ] {
             assert_eq!(refused(json!({"messages": [message]})), (ErrorKind::MissingField, param.into()));
         }
+    }
+
+    #[test]
+    fn an_assistant_s_content_may_be_null() {
+        let messages =
+            json!([{"role": "assistant", "content": null, "reasoning": "hm"}, {"role": "user", "content": "a"}]);
+        let request = parse(json!({"messages": messages})).unwrap();
+        assert_eq!(request.messages[0].content, "");
+        assert_eq!(request.messages[0].extra["reasoning"], "hm");
+    }
+
+    #[test]
+    fn a_body_may_begin_with_a_byte_order_mark() {
+        let body = "\u{feff}{\"model\": \"\", \"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}";
+        assert_eq!(ChatRequest::parse(body.as_bytes()).unwrap().model, None);
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) const HARMLESS: [&str; 22] = [
 
 /// Fields of vLLM, llama.cpp, SGLang, TGI and Ollama that clients send with a value that asks for nothing; any other value
 /// is refused.
-pub(super) const NEUTRAL: [Neutral; 54] = [
+pub(super) const NEUTRAL: [Neutral; 58] = [
     ("store", nothing::is_false),
     ("use_beam_search", nothing::is_false),
     ("early_stopping", nothing::is_false),
@@ -61,6 +61,7 @@ pub(super) const NEUTRAL: [Neutral; 54] = [
     ("decoder_input_details", nothing::is_false),
     ("no_stop_trim", nothing::is_false),
     ("raw", nothing::is_false),
+    ("think", nothing::is_false),
     ("skip_special_tokens", nothing::is_true),
     ("do_sample", nothing::is_true),
     ("mirostat", nothing::is_zero),
@@ -95,6 +96,9 @@ pub(super) const NEUTRAL: [Neutral; 54] = [
     ("options", nothing::is_empty),
     ("images", nothing::is_empty),
     ("template", nothing::is_empty),
+    ("format", nothing::is_empty),
+    ("suffix", nothing::is_empty),
+    ("extra_body", nothing::is_empty),
     ("grammar", nothing::is_empty),
     ("guided_grammar", nothing::is_empty),
     ("regex", nothing::is_empty),
@@ -135,15 +139,18 @@ pub struct AskedGrammar {
 
 /// The fields of a body.
 pub(super) fn body(body: &[u8]) -> Result<Fields, ApiError> {
+    // As editors and shells of Windows write files that are then sent.
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     let value: Value = serde_json::from_slice(body)
         .map_err(|error| ApiError::new(ErrorKind::InvalidJson, format!("the body is not valid JSON: {error}")))?;
     Fields::new(value, "")
 }
 
-/// The model asked for; absent means the only one.
+/// The model asked for; absent or empty means the only one.
 pub(super) fn model(fields: &mut Fields) -> Result<Option<String>, ApiError> {
     match fields.take("model") {
         None => Ok(None),
+        Some(Value::String(model)) if model.is_empty() => Ok(None),
         Some(Value::String(model)) => Ok(Some(model)),
         Some(other) => Err(wrong_type("model", "a string", &other)),
     }
@@ -293,6 +300,8 @@ pub(super) fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
     let top_k = top_k.map(|top_k| usize::try_from(top_k).unwrap_or(usize::MAX));
     let seed = match fields.take("seed") {
         None => None,
+        // How vLLM, llama.cpp and others spell "another one each time".
+        Some(value) if whole(&value) == Some(-1) => None,
         Some(value) => {
             let number = whole(&value).ok_or_else(|| wrong_type("seed", "a whole number", &value))?;
             let seed = u64::try_from(number).or_else(|_| i64::try_from(number).map(i64::cast_unsigned));
@@ -354,14 +363,14 @@ fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, ApiError> {
 /// `stream` and `stream_options`.
 pub(super) fn stream(fields: &mut Fields) -> Result<(bool, StreamUsage), ApiError> {
     let stream = fields.boolean("stream")?.unwrap_or(false);
-    let Some(options) = fields.take("stream_options") else { return Ok((stream, StreamUsage::Never)) };
-    if !stream {
-        return Err(fields.invalid("stream_options", "needs `stream` to be true"));
-    }
-    let mut options = Fields::new(options, "stream_options.")?;
+    let Some(value) = fields.take("stream_options") else { return Ok((stream, StreamUsage::Never)) };
+    let mut options = Fields::new(value, "stream_options.")?;
     let at_end = options.boolean("include_usage")?.unwrap_or(false);
     let always = options.boolean("continuous_usage_stats")?.unwrap_or(false);
     options.refuse_rest(&[], &[("include_obfuscation", nothing::is_false)])?;
+    if !stream && (at_end || always) {
+        return Err(fields.invalid("stream_options", "needs `stream` to be true"));
+    }
     let usage = match (at_end, always) {
         (false, _) => StreamUsage::Never,
         (true, false) => StreamUsage::AtEnd,

@@ -37,9 +37,14 @@ fn sentence(message: &str) -> String {
     message.replace('\n', ", ")
 }
 
-/// The key that was meant: the same name in another section, TRL's name of one, or one that is spelt nearly so.
+/// The key that was meant: one of this section that ends in it, the same name in another section, TRL's name of one, or
+/// one that is spelt nearly so.
 fn key_suggestion(name: &str, names: &str) -> String {
     let keys = keys();
+    // `alpha` among the keys of an adapter is `lora_alpha`, whatever other sections have.
+    if let Some(known) = names.split('`').skip(1).step_by(2).find(|known| known.ends_with(&format!("_{name}"))) {
+        return format!("; did you mean `{known}`?");
+    }
     let elsewhere: Vec<String> =
         keys.iter().filter(|key| key.name == name && !key.section.ends_with("[]")).map(Key::place).collect();
     if let Some(place) = elsewhere.first() {
@@ -131,6 +136,10 @@ mod tests {
         ] {
             assert_eq!(sentence(&format!("unknown field `{name}`, expected `x` or `y`")), expected);
         }
+        assert_eq!(
+            sentence("unknown field `alpha`, expected `r` or `lora_alpha`"),
+            "there is no key `alpha`; did you mean `lora_alpha`?"
+        );
     }
 
     #[test]

@@ -53,6 +53,11 @@ impl RunDir {
             let reason = "it holds a run already; continue it with --resume, or use another `output_dir`";
             return Err(TrainError::invalid(&self.path, reason));
         }
+        if latest.is_none() && self.model().exists() {
+            let reason = "it has a final model, but no checkpoint to continue from; use another `output_dir`, or remove \
+                          its `model` to train it anew";
+            return Err(TrainError::invalid(&self.path, reason));
+        }
         Ok(latest)
     }
 

@@ -40,6 +40,7 @@ impl ModelSource {
                 return Err(TrainError::invalid(dir, reason));
             }
             let checkpoint = Checkpoint::open(dir)?;
+            checkpoint.check_weights()?;
             let notes = checkpoint.note().into_iter().collect();
             let Checkpoint { config, json, weights, .. } = checkpoint;
             let base_name = BaseName::of(path);

@@ -154,6 +154,9 @@ pub(in crate::data) fn overlooked(
         Value::Array(items) if !is_marked && items.iter().all(is_turn) => {
             items.iter().filter_map(|turn| (turn.get("content").or_else(|| turn.get("value")))?.as_str()).collect()
         }
+        Value::Array(rounds) if lower == "history" => {
+            rounds.iter().filter_map(Value::as_array).flatten().filter_map(Value::as_str).collect()
+        }
         _ => return None,
     };
     let mut read = String::new();
@@ -253,6 +256,9 @@ mod tests {
             let lost = json!({name: "What is it?", "chosen": "a", "rejected": "b"});
             assert_eq!(found(lost, name), Some(Overlooked::Prompt));
         }
+        let history = json!({"history": [["q", "a"]], "chosen": "b", "rejected": "c"});
+        assert_eq!(found(history, "history"), Some(Overlooked::Prompt));
+        assert_eq!(found(json!({"history": [[]], "chosen": "b", "rejected": "c"}), "history"), None);
         let turns = json!({"trajectory": [{"from": "user", "value": "q r"}], "chosen": "a", "rejected": "b"});
         assert_eq!(found(turns.clone(), "trajectory"), Some(Overlooked::Prompt));
         assert_eq!(overlooked(&row(turns), "trajectory", true, reads), None);

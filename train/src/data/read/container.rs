@@ -106,6 +106,9 @@ fn unreadable(head: &[u8]) -> Option<String> {
         return Some("it is a Git LFS pointer, not the data; fetch the file with `git lfs pull`".into());
     }
     let zeros = |at: usize| head.len() >= 4 && head[at] == 0 && head[at + 2] == 0;
+    if head.len() >= 4 && (head[..2] == [0; 2] || head[2..4] == [0; 2]) {
+        return Some("it is UTF-32, not UTF-8; convert it, for example with `iconv -f UTF-32 -t UTF-8`".into());
+    }
     if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") || zeros(0) || zeros(1) {
         return Some("it is UTF-16, not UTF-8; convert it, for example with `iconv -f UTF-16 -t UTF-8`".into());
     }
@@ -255,6 +258,8 @@ mod tests {
             (b"{\"a\": 1}\n{\"a\": {\n", "not JSON: EOF while parsing an object"),
             (b"{\"a\": \"\xe4\"}", "line 1: not UTF-8"),
             (b"\xff\xfe{\0", "UTF-16, not UTF-8"),
+            (b"\xff\xfe\0\0{\0\0\0", "UTF-32, not UTF-8"),
+            (b"\0\0\0{", "UTF-32, not UTF-8"),
             (b"{\0\"\0a\0", "UTF-16, not UTF-8"),
             (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
             (b"<!DOCTYPE html><html>", "a web page"),
