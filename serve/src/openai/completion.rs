@@ -185,7 +185,7 @@ mod tests {
             (json!({"prompt": [1, "a"]}), InvalidValue, "prompt[1]"),
             (json!({"prompt": ["a", 1]}), InvalidValue, "prompt[1]"),
             (json!({"prompt": [[1], [-2]]}), InvalidValue, "prompt[1][0]"),
-            (json!({"max_tokens": -2}), InvalidValue, "max_tokens"),
+            (json!({"max_tokens": -1}), InvalidValue, "max_tokens"),
             (json!({"logprobs": 21}), InvalidValue, "logprobs"),
             (json!({"guided_regex": 1}), InvalidValue, "guided_regex"),
             (json!({"stop_token_ids": [1.5]}), InvalidValue, "stop_token_ids[0]"),

@@ -84,12 +84,8 @@ impl Fields {
         }
     }
 
-    /// A number of tokens of at least `low`; -1 is how llama.cpp and LM Studio spell "as many as there is room for".
+    /// A number of tokens of at least `low`.
     pub(super) fn limit(&mut self, name: &str, low: i64) -> Result<Option<usize>, ApiError> {
-        if self.fields.get(name).and_then(whole) == Some(-1) {
-            self.take(name);
-            return Ok(Some(usize::MAX));
-        }
         let limit = self.integer(name, low)?;
         Ok(limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)))
     }
