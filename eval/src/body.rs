@@ -120,7 +120,7 @@ mod tests {
         }
         for (text, problem) in [
             ("a", "KEY=VALUE"),
-            ("=1", "no name"),
+            ("=1", "the name before `=` is missing"),
             ("a={1}", "is not JSON"),
             ("a=True", "JSON has true"),
             ("messages=", "what is asked"),

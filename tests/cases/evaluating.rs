@@ -111,6 +111,7 @@ fn an_error_in_a_reply_of_status_200_is_told_in_the_servers_words() {
     let said = alpaca(&case, &server, &[]);
     assert_ne!(said.code, Some(0));
     said.names(&["model overloaded"]);
+    std::fs::remove_dir_all(case.path("o")).unwrap();
     let server = StandIn::start(|_, _| Reply(200, "text/html", "<html><title>Log in</title></html>".into()));
     let said = ifeval(&case, &server, &[]);
     assert_ne!(said.code, Some(0));

@@ -66,7 +66,7 @@ const NAMES: [&str; 49] = [
 ];
 
 /// Those that look at a value and its items, not at what is in these.
-const SHALLOW: [&str; 16] = [
+const SHALLOW: [&str; 17] = [
     "attr",
     "batch",
     "count",
@@ -80,6 +80,7 @@ const SHALLOW: [&str; 16] = [
     "map",
     "reject",
     "rejectattr",
+    "reverse",
     "select",
     "selectattr",
     "slice",
