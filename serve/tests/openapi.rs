@@ -98,7 +98,7 @@ fn chats() -> Vec<Value> {
         json!({}),
         json!({"messages": conversation, "max_tokens": 3}),
         json!({"logprobs": true, "top_logprobs": 2, "max_completion_tokens": 4, "n": 3, "temperature": 1, "seed": -1}),
-        json!({"think": false, "format": "", "suffix": "", "extra_body": {}, "stream_options": {}}),
+        json!({"think": false, "format": "", "suffix": "", "extra_body": {}}),
         json!({"stop": ["x", "yy"], "logit_bias": {"97": -3.5}, "user": "u", "metadata": {}, "store": false}),
         json!({"stop": "q", "top_p": 0.5, "top_k": 5, "min_p": 0.1, "presence_penalty": 1, "frequency_penalty": -1,
                "repetition_penalty": 1.5, "max_tokens": 9}),

@@ -396,8 +396,6 @@ mod tests {
             json!({"structured_outputs": {}, "response_format": {"type": "text"}, "grammar": "", "options": {}}),
             json!({"store": false, "parallel_tool_calls": true, "function_call": "auto", "audio": null, "think": null}),
             json!({"think": false, "format": "", "suffix": "", "extra_body": {}, "seed": -1}),
-            json!({"stream_options": {}}),
-            json!({"stream_options": {"include_usage": false, "include_obfuscation": false}}),
         ] {
             assert_eq!(parse(neutral.clone()).unwrap(), plain, "{neutral}");
         }

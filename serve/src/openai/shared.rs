@@ -363,14 +363,14 @@ fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, ApiError> {
 /// `stream` and `stream_options`.
 pub(super) fn stream(fields: &mut Fields) -> Result<(bool, StreamUsage), ApiError> {
     let stream = fields.boolean("stream")?.unwrap_or(false);
-    let Some(value) = fields.take("stream_options") else { return Ok((stream, StreamUsage::Never)) };
-    let mut options = Fields::new(value, "stream_options.")?;
+    let Some(options) = fields.take("stream_options") else { return Ok((stream, StreamUsage::Never)) };
+    if !stream {
+        return Err(fields.invalid("stream_options", "needs `stream` to be true"));
+    }
+    let mut options = Fields::new(options, "stream_options.")?;
     let at_end = options.boolean("include_usage")?.unwrap_or(false);
     let always = options.boolean("continuous_usage_stats")?.unwrap_or(false);
     options.refuse_rest(&[], &[("include_obfuscation", nothing::is_false)])?;
-    if !stream && (at_end || always) {
-        return Err(fields.invalid("stream_options", "needs `stream` to be true"));
-    }
     let usage = match (at_end, always) {
         (false, _) => StreamUsage::Never,
         (true, false) => StreamUsage::AtEnd,
