@@ -35,9 +35,11 @@ pub struct DataSection {
     pub ignore_columns: Vec<String>,
     /// Makes turns of pairs that are strings, for the chat template: the prompt is the user's, the responses are the
     /// assistant's. Otherwise strings are trained as they are. Default false.
+    #[schemars(extend("default" = false))]
     #[serde(default, skip_serializing_if = "is_false")]
     pub apply_chat_template: bool,
     /// Cuts the prompt off the beginning of responses that both repeat it. Default false.
+    #[schemars(extend("default" = false))]
     #[serde(default, skip_serializing_if = "is_false")]
     pub cut_repeated_prompt: bool,
     /// A file with a chat template that replaces the model's. Default: the model's.
