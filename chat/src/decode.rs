@@ -33,7 +33,7 @@ enum Part {
     Text,
     /// It is one byte of a run.
     Byte,
-    /// It is left out; a run goes on after it.
+    /// It is left out; a run continues after it.
     Nothing,
 }
 

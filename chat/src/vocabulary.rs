@@ -15,7 +15,7 @@ impl ChatTokenizer {
         beyond.retain(|(id, _)| *id as usize >= rows);
         beyond.sort_unstable();
         for (id, token) in beyond {
-            // What the token stands for, which in a vocabulary of bytes is not how it is spelled.
+            // The text of the token; in a byte-level vocabulary it is spelled differently.
             let text = self.decode(&[id], false)?;
             if self.encode(&text)?.contains(&id) {
                 return Err(ChatError::Vocabulary { dir: self.dir().to_path_buf(), token, id, rows });

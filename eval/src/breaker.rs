@@ -45,7 +45,7 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// For a run with so many requests in flight, in which this reasoning is not an answer.
+    /// For a run with this many requests in flight, in which this reasoning is not an answer.
     pub fn new(party: Party, concurrency: usize, reasoning: Reasoning) -> Self {
         Self { party, reasoning, concurrency, next: Next::Alone, unanswered: 0, cut: 0, absent: 0, refusal: None }
     }

@@ -247,7 +247,7 @@ impl Reply {
         })
     }
 
-    /// Whether the last of several tokens stands behind the text, such as `<|im_end|>`, which vLLM lists, too.
+    /// True if the last of several tokens is not part of the text, such as `<|im_end|>`, which vLLM lists, too.
     fn has_end_token(&self) -> bool {
         let Some((last, before @ [_, ..])) = self.tokens().and_then(<[Value]>::split_last) else { return false };
         let (text, last) = (self.content().unwrap_or_default(), token_text(last));

@@ -406,7 +406,7 @@ async fn a_reply_ends_when_it_is_asked_to() {
             "{extra}"
         );
     }
-    // Without its end token the model goes on with something else.
+    // Without its end token the model continues with something else.
     let (_, reply) = server.chat(json!({"ignore_eos": true, "max_tokens": 30})).await;
     assert_eq!(reply["usage"]["completion_tokens"], 30);
     let (_, reply) = server.chat(json!({"min_tokens": 12, "max_tokens": 30})).await;

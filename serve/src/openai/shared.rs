@@ -110,7 +110,7 @@ pub(super) const NEUTRAL: [Neutral; 58] = [
 pub struct Ending {
     /// Only at its limit or at a stop: the model's own end tokens cannot be chosen.
     pub ignore_eos: bool,
-    /// Not before it has so many tokens.
+    /// Not before it has this many tokens.
     pub min_tokens: usize,
     /// Also at one of these tokens, which are then no part of the text.
     pub stop_token_ids: Vec<u32>,
