@@ -34,5 +34,5 @@ pub use files::{is_tokenizer_file, tokenizer_files};
 pub use message::{ContentError, Message, content_text};
 pub use portable::PortableTemplates;
 pub use probe::GenerationPromptFault;
-pub use template::{ChatTemplate, RenderOptions, SpecialTokens};
+pub use template::{ChatTemplate, RESERVED_VARIABLES, RenderOptions, SpecialTokens};
 pub use tokenizer::ChatTokenizer;

@@ -35,6 +35,9 @@ impl SpecialTokens {
     }
 }
 
+/// Variables of a template that are said by other means than [`RenderOptions::variables`].
+pub const RESERVED_VARIABLES: [&str; 4] = ["messages", "tools", "add_generation_prompt", "continue_final_message"];
+
 /// What a template is given beside the messages and the special tokens.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RenderOptions<'a> {

@@ -66,6 +66,13 @@ impl ChatTemplates {
         Self::new(changed.collect())
     }
 
+    /// True if a template that renders conversations has the word `name` in it.
+    pub fn name_variable(&self, name: &str) -> bool {
+        let templates = self.default.iter().chain(&self.tool_use);
+        let is_part = |c: char| c.is_alphanumeric() || c == '_';
+        templates.flat_map(|template| template.source().split(|c| !is_part(c))).any(|word| word == name)
+    }
+
     /// As `tokenizer_config.json` states them: one text, or a list of `{name, template}`; `None` without any.
     pub fn to_config(&self) -> Option<Value> {
         match (self.sources.get(DEFAULT), self.sources.len()) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
 
 use crate::files::read_json;
@@ -20,6 +20,7 @@ pub struct ChatTokenizer {
     class: TokenizerClass,
     special: SpecialTokens,
     templates: ChatTemplates,
+    variables: Map<String, Value>,
     eos_ids: Vec<u32>,
     dir: PathBuf,
 }
@@ -69,7 +70,8 @@ impl ChatTokenizer {
         }
         // Some checkpoints name ids that no token has.
         let eos_ids = eos_ids.into_iter().filter(|id| tokenizer.id_to_token(*id).is_some()).collect();
-        Ok(Self { tokenizer, class, special, templates, eos_ids, dir: dir.to_path_buf() })
+        let variables = Map::new();
+        Ok(Self { tokenizer, class, special, templates, variables, eos_ids, dir: dir.to_path_buf() })
     }
 
     /// Uses `source` as the chat template in place of the directory's.
@@ -79,6 +81,24 @@ impl ChatTokenizer {
     pub fn with_template(mut self, source: impl Into<String>) -> Result<Self, ChatError> {
         self.templates = ChatTemplates::single(source.into())?;
         Ok(self)
+    }
+
+    /// Gives `variables`, such as `enable_thinking`, to the chat template of every rendering. Those of a rendering's own
+    /// options win; a variable that the template does not name changes nothing, as in `transformers`.
+    pub fn with_variables(mut self, variables: Map<String, Value>) -> Self {
+        self.variables = variables;
+        self
+    }
+
+    /// The variables that the chat template is given in every rendering.
+    pub fn variables(&self) -> &Map<String, Value> {
+        &self.variables
+    }
+
+    /// Those of [`ChatTokenizer::variables`] that no chat template of a conversation names.
+    pub fn unused_variables(&self) -> Vec<&str> {
+        let names = self.variables.keys().map(String::as_str);
+        names.filter(|name| !self.templates.name_variable(name)).collect()
     }
 
     /// Where it was read from.
@@ -149,11 +169,15 @@ impl ChatTokenizer {
         self.render_with(messages, RenderOptions { add_generation_prompt, ..Default::default() })
     }
 
-    /// Renders messages with the template for conversations with or without tools; see [`ChatTemplate::render`].
+    /// Renders messages with the template for conversations with or without tools, with
+    /// [`ChatTokenizer::variables`]; see [`ChatTemplate::render`].
     ///
     /// # Errors
     /// As [`ChatTokenizer::render`].
     pub fn render_with(&self, messages: &[Message], options: RenderOptions<'_>) -> Result<String, ChatError> {
+        let mut variables = self.variables.clone();
+        variables.extend(options.variables.cloned().into_iter().flatten());
+        let options = RenderOptions { variables: Some(&variables), ..options };
         self.choose(!options.tools.is_empty())?.render(messages, options, &self.special)
     }
 

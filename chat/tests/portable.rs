@@ -92,12 +92,12 @@ fn assert_portable(name: &str, trained: &ChatTokenizer, tokenizer: &Value, confi
     for messages in prompts() {
         let Ok(expected) = trained.encode_prompt(&messages) else { continue };
         assert_eq!(served.encode_prompt(&messages).unwrap(), expected, "{name}: {messages:?}");
-        if portable.warning.is_none() {
+        if portable.warnings.is_empty() {
             let text = served.render(&messages, true).unwrap();
             assert_eq!(served.encode(&text).unwrap(), expected, "{name}, without our BOS: {messages:?}");
         }
     }
-    portable.warning
+    portable.warnings.first().cloned()
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_template_that_writes_bos_or_needs_none_stays_as_it_is() {
         config["bos_token"] = bos;
         let dir = write_dir(&tokenizer_json(&metaspace("first")), &config);
         let portable = load(dir.path()).portable_templates().unwrap().unwrap();
-        assert_eq!((portable.chat_template, portable.warning), (json!(template), None));
+        assert_eq!((portable.chat_template, portable.warnings), (json!(template), vec![]));
     }
 }
 
@@ -208,6 +208,80 @@ fn a_model_s_type_decides_whether_llama_s_class_counts() {
     assert_eq!((ids(dir.path()), load(dir.path()).disregards_llama_class()), (vec![2, 290], false));
     fs::write(dir.path().join("config.json"), r#"{"model_type": "mistral"}"#).unwrap();
     assert_eq!((ids(dir.path()), load(dir.path()).disregards_llama_class()), (vec![2, 291], true));
+}
+
+fn variables(value: &Value) -> Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+/// Opens the assistant's turn with a mark, and shows what else it was given.
+const STYLED: &str = "\n{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}\
+    {% if add_generation_prompt %}assistant:{% if enable_thinking is defined and not enable_thinking %} (at once){% endif %}\
+    {% if style %} {{ style.tone | join(',') }} {{ style.name }}{% endif %}{% endif %}";
+
+#[test]
+fn variables_become_the_exported_template_s_defaults() {
+    let tokenizer = tokenizer_json(&metaspace("never"));
+    let config = config("PreTrainedTokenizerFast", STYLED);
+    let dir = write_dir(&tokenizer, &config);
+    let given = json!({"enable_thinking": false, "style": {"tone": ["warm", "\"%}\\\n"], "name": "é"}, "unnamed": 1});
+    let trained = load(dir.path()).with_variables(variables(&given));
+    assert_eq!(trained.unused_variables(), ["unnamed"]);
+    let text = trained.render(&[Message::user("a")], true).unwrap();
+    assert_eq!(text, "\nuser: a</s>\nassistant: (at once) warm,\"%}\\\n é");
+    assert_eq!(assert_portable("styled", &trained, &tokenizer, &config), None);
+    let portable = trained.portable_templates().unwrap().unwrap();
+    assert_eq!(portable.defaults, ["enable_thinking", "style"]);
+
+    // A request still decides, and a second export changes nothing.
+    let mut config = config;
+    config["chat_template"] = portable.chat_template.clone();
+    let dir = write_dir(&tokenizer, &config);
+    let served = load(dir.path());
+    let asked = variables(&json!({"enable_thinking": true, "style": null}));
+    let options = RenderOptions { add_generation_prompt: true, variables: Some(&asked), tools: &[] };
+    assert_eq!(served.render_with(&[Message::user("a")], options).unwrap(), "<s>\nuser: a</s>\nassistant:");
+    for again in [served.clone(), served.with_variables(variables(&given))] {
+        assert_eq!(again.portable_templates().unwrap().unwrap().chat_template, portable.chat_template);
+    }
+}
+
+#[test]
+fn a_variable_that_the_template_cannot_set_is_said() {
+    let config = config("PreTrainedTokenizerFast", HEADERS);
+    let dir = write_dir(&tokenizer_json(&metaspace("never")), &config);
+    let trained = load(dir.path()).with_variables(variables(&json!({"eos_token": "."})));
+    let portable = trained.portable_templates().unwrap().unwrap();
+    assert_eq!((portable.chat_template, portable.defaults), (json!(HEADERS), vec![]));
+    assert!(portable.warnings[0].contains(r#"{"eos_token":"."}"#), "{:?}", portable.warnings);
+}
+
+#[test]
+fn qwen_3_is_served_without_thinking_as_it_was_trained() {
+    let shared = PathBuf::from(std::env::var("ORPO_SHARED").unwrap_or_else(|_| "../../shared".into()));
+    let Ok(goldens) = fs::read_to_string(shared.join("data/chat_templates/goldens.jsonl")) else {
+        assert!(std::env::var_os("ORPO_SHARED").is_none(), "no templates in ORPO_SHARED");
+        println!("skipped: no shared templates");
+        return;
+    };
+    let cases = goldens.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let case = cases.into_iter().find(|case| case["name"] == "Qwen/Qwen3-0.6B").unwrap();
+    let dir = shared.join("data/tokenizers/qwen2.5-0.5b-instruct");
+    let read = |name: &str| serde_json::from_slice::<Value>(&fs::read(dir.join(name)).unwrap()).unwrap();
+    let source = case["template"].as_str().unwrap();
+    let thinking = load(&dir).with_template(source).unwrap();
+    let trained = thinking.clone().with_variables(variables(&json!({"enable_thinking": false})));
+    let prompt = [Message::user("How are you?")];
+    assert!(thinking.render(&prompt, true).unwrap().ends_with("<|im_start|>assistant\n"));
+    assert!(trained.render(&prompt, true).unwrap().ends_with("<|im_start|>assistant\n<think>\n\n</think>\n\n"));
+    assert_eq!(assert_portable("qwen3", &trained, &read("tokenizer.json"), &read("tokenizer_config.json")), None);
+    let portable = trained.portable_templates().unwrap().unwrap();
+    assert_eq!(
+        portable.chat_template,
+        json!(format!(
+            "{{% if enable_thinking is not defined %}}{{% set enable_thinking = false %}}{{% endif %}}\n{source}"
+        ))
+    );
 }
 
 /// Every tokenizer directory of the shared data.

@@ -37,15 +37,14 @@ pub fn export(options: &ExportOptions) -> Result<(), TrainError> {
     if !saved.is_adapter() && *merge {
         return Err(TrainError::invalid(&saved.dir, "it has no adapter to merge; leave out --merge"));
     }
+    let trained_with = saved.manifest.as_ref().map(|manifest| manifest.recipe.data.chat_template_kwargs.clone());
     let files = ModelFiles {
         config: saved.json.clone(),
         tokenizer_dir: saved.tokenizer_dir().to_path_buf(),
-        chat: saved.chat(None)?,
+        chat: saved.chat(None, &trained_with.unwrap_or_default())?,
         base_name: saved.base_name.clone(),
     };
-    if let Some(warning) = files.template_warning()? {
-        say(&format!("warning: {warning}"));
-    }
+    files.template_notes()?.iter().for_each(|note| say(note));
     let decoder = saved.load(BaseStorage::Source)?;
     if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(|e| TrainError::write(parent, e))?;

@@ -12,6 +12,7 @@ mod training;
 
 use std::path::{Path, PathBuf};
 
+use orpo_chat::RESERVED_VARIABLES;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -172,6 +173,9 @@ impl Recipe {
             if has_format && self.training.objective == ObjectiveKind::Sft {
                 return Err("`format` is a layout of pairs; documents (objective = \"sft\") have only one".into());
             }
+        }
+        if let Some(name) = RESERVED_VARIABLES.iter().find(|name| self.data.chat_template_kwargs.contains_key(**name)) {
+            return Err(format!("`data.chat_template_kwargs.{name}` cannot be set: the data decides what it is"));
         }
         if let Some(lora) = &self.lora {
             lora.check()?;
@@ -404,6 +408,7 @@ mod tests {
             ("training.lr_scheduler_kwargs.power=2", "training.lr_scheduler"),
             ("training.warmup_ratio=1.5", "training.warmup_ratio"),
             ("training.simpo_gamma=1", "training.simpo_gamma"),
+            ("data.chat_template_kwargs.tools=[]", "`data.chat_template_kwargs.tools` cannot be set"),
         ] {
             let error = load(MINIMAL, &[entry]).unwrap_err();
             assert!(error.contains(key), "{error}");

@@ -62,10 +62,8 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     // What the headers of the weights tell is told before the data is read.
     source.outline()?;
     let mut data = Data::load(recipe, &source)?;
-    source.notes.iter().chain(&data.notes).for_each(|note| say(note));
-    if let Some(warning) = source.files.template_warning()? {
-        say(&format!("warning: {warning}"));
-    }
+    let of_template = source.files.template_notes()?;
+    source.notes.iter().chain(&data.notes).chain(&of_template).for_each(|note| say(note));
     let objective = recipe.objective();
     let selection = Selection::new(recipe)?;
     let plan = Plan::new(recipe, &data.train)?;

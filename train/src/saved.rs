@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use orpo_chat::ChatTokenizer;
+use serde_json::{Map, Value};
 
 use crate::checkpoint::{CheckpointDir, Manifest};
 use crate::error::TrainError;
@@ -89,12 +90,12 @@ impl SavedModel {
         if self.dir.join("tokenizer.json").is_file() { &self.dir } else { &self.base }
     }
 
-    /// Its tokenizer, with the template of a file instead of its own if one is given.
+    /// Its tokenizer, with the template of a file instead of its own if one is given, and `variables` for it.
     ///
     /// # Errors
     /// When a file is missing or wrong, or the tokenizer has tokens beyond the model's embedding.
-    pub fn chat(&self, template: Option<&Path>) -> Result<ChatTokenizer, TrainError> {
-        let chat = load_chat(self.tokenizer_dir(), template)?;
+    pub fn chat(&self, template: Option<&Path>, variables: &Map<String, Value>) -> Result<ChatTokenizer, TrainError> {
+        let chat = load_chat(self.tokenizer_dir(), template, variables)?;
         chat.check_vocabulary(self.config.vocab_size)?;
         Ok(chat)
     }

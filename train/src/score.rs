@@ -47,7 +47,8 @@ pub fn score(options: &ScoreOptions) -> Result<Map<String, Value>, TrainError> {
 
     // The directory of a trained model has the template that it was trained with.
     let of_recipe = recipe.data.chat_template.as_ref().filter(|_| options.recipe.is_some());
-    let chat = saved.chat(options.chat_template.as_ref().or(of_recipe).map(PathBuf::as_path))?;
+    let template = options.chat_template.as_ref().or(of_recipe).map(PathBuf::as_path);
+    let chat = saved.chat(template, &recipe.data.chat_template_kwargs)?;
     let Some(sources) = &recipe.data.validation else {
         return Err(TrainError::Refused(
             "there is no data to score; give --data, or a recipe with data.validation".into(),

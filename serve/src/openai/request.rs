@@ -1,6 +1,6 @@
 //! The body of `POST /v1/chat/completions`.
 
-use orpo_chat::{Message, content_text};
+use orpo_chat::{Message, RESERVED_VARIABLES, content_text};
 use serde_json::{Map, Value};
 
 use super::fields::{Fields, Neutral, nothing, wrong_type};
@@ -209,21 +209,27 @@ fn content(value: Value, path: &str) -> Result<String, ApiError> {
 }
 
 /// `chat_template_kwargs`: variables of the chat template, such as `enable_thinking`.
+///
+/// Some services take `enable_thinking` as a field of its own; vLLM and SGLang do not, and ignore it there.
 pub(super) fn variables(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> {
+    const OF_TEMPLATE: &str = "enable_thinking";
+    if fields.has(OF_TEMPLATE) {
+        let path = fields.path(OF_TEMPLATE);
+        let message = format!(
+            "`{path}` is a variable of the chat template: send it as `\"chat_template_kwargs\": {{\"{path}\": ...}}`"
+        );
+        return Err(ApiError::of_field(ErrorKind::Unsupported, path, message));
+    }
     match fields.take("chat_template_kwargs") {
         None => Ok(Map::new()),
-        Some(Value::Object(variables)) => {
-            // These are what other fields of the request say.
-            const TAKEN: [&str; 4] = ["messages", "tools", "add_generation_prompt", "continue_final_message"];
-            match TAKEN.iter().find(|name| variables.contains_key(**name)) {
-                None => Ok(variables),
-                Some(name) => {
-                    let path = format!("chat_template_kwargs.{name}");
-                    let message = format!("`{path}` is not supported by this server; send `{name}` itself");
-                    Err(ApiError::of_field(ErrorKind::Unsupported, path, message))
-                }
+        Some(Value::Object(variables)) => match RESERVED_VARIABLES.iter().find(|name| variables.contains_key(**name)) {
+            None => Ok(variables),
+            Some(name) => {
+                let path = format!("chat_template_kwargs.{name}");
+                let message = format!("`{path}` is not supported by this server; send `{name}` itself");
+                Err(ApiError::of_field(ErrorKind::Unsupported, path, message))
             }
-        }
+        },
         Some(other) => Err(wrong_type("chat_template_kwargs", "an object", &other)),
     }
 }
@@ -347,6 +353,7 @@ mod tests {
             (json!({"typical_p": 0.9}), "typical_p"),
             (json!({"reasoning_effort": "high"}), "reasoning_effort"),
             (json!({"chat_template_kwargs": {"tools": []}}), "chat_template_kwargs.tools"),
+            (json!({"enable_thinking": false}), "enable_thinking"),
             (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
             (json!({"functions": [{"name": "f"}]}), "functions"),
             (json!({"function_call": {"name": "f"}}), "function_call"),

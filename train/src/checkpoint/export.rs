@@ -32,12 +32,21 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// What other programs will get wrong with the chat template that is exported, if anything.
+    /// What should be known of the chat template that is exported: what it sets, and what other programs will get wrong.
     ///
     /// # Errors
     /// When the tokenizer fails.
-    pub fn template_warning(&self) -> Result<Option<String>, TrainError> {
-        Ok(self.chat.portable_templates()?.and_then(|portable| portable.warning))
+    pub fn template_notes(&self) -> Result<Vec<String>, TrainError> {
+        let Some(portable) = self.chat.portable_templates()? else { return Ok(Vec::new()) };
+        let value = |name: &String| format!("{name} = {}", self.chat.variables()[name]);
+        let set: Vec<String> = portable.defaults.iter().map(value).collect();
+        let set = (!set.is_empty()).then(|| {
+            format!(
+                "chat template: the exported one sets {}, as in training, unless a request's chat_template_kwargs say otherwise",
+                set.join(", ")
+            )
+        });
+        Ok(set.into_iter().chain(portable.warnings.iter().map(|warning| format!("warning: {warning}"))).collect())
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::data::{Boundary, Layout, Selection, Source, Sources, Truncation};
 
@@ -46,6 +47,11 @@ pub struct DataSection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("trl" = "chat_template_path"))]
     pub chat_template: Option<PathBuf>,
+    /// Variables of the chat template, in every conversation: `{ enable_thinking = false }`. The exported template sets
+    /// them where a request does not. Default: none.
+    #[schemars(extend("trl" = "chat_template_kwargs"))]
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub chat_template_kwargs: Map<String, Value>,
     /// Longest sequence; what is longer is cut as `truncation` says. Default 1024.
     #[schemars(extend("minimum" = 2, "unit" = "tokens", "trl" = "max_length"))]
     #[serde(default = "default_max_length")]
@@ -86,6 +92,7 @@ impl DataSection {
             apply_chat_template: false,
             cut_repeated_prompt: false,
             chat_template: None,
+            chat_template_kwargs: Map::new(),
             max_length: default_max_length(),
             boundary: Boundary::default(),
             truncation: Truncation::default(),

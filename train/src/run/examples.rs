@@ -75,7 +75,9 @@ impl Data {
             |sources: &Sources| read_dataset(sources, recipe, &source.files.chat, &source.config, &mut notes);
         let train = read(&recipe.data.train)?;
         let validation = recipe.data.validation.as_ref().map(read).transpose()?;
-        if train.files.iter().any(|file| file.is_templated) {
+        let is_templated = train.files.iter().any(|file| file.is_templated);
+        notes.extend(without_effect(&source.files.chat, is_templated).map(|warning| format!("warning: {warning}")));
+        if is_templated {
             notes.extend(generation_prompt(&source.files.chat)?.map(|warning| format!("warning: {warning}")));
         }
         let mut lineage = lineage_of("train", &train);
@@ -187,6 +189,23 @@ fn generation_prompt(chat: &ChatTokenizer) -> Result<Option<String>, TrainError>
             shown(&tokens)
         ),
     }))
+}
+
+/// Variables of the chat template that change nothing.
+fn without_effect(chat: &ChatTokenizer, is_templated: bool) -> Option<String> {
+    if chat.variables().is_empty() {
+        return None;
+    }
+    if !is_templated {
+        return Some(
+            "data.chat_template_kwargs changes nothing: no training data is rendered by the chat template".into(),
+        );
+    }
+    let unused: Vec<String> = chat.unused_variables().into_iter().map(|name| format!("`{name}`")).collect();
+    let they = if unused.len() == 1 { "it changes" } else { "they change" };
+    (!unused.is_empty()).then(|| {
+        format!("data.chat_template_kwargs: the chat template does not name {}; {they} nothing", unused.join(", "))
+    })
 }
 
 /// A missing template with the key that gives one.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use orpo_chat::ChatTokenizer;
+use serde_json::{Map, Value};
 
 use crate::checkpoint::{ModelFiles, sha256_file};
 use crate::error::TrainError;
@@ -32,7 +33,7 @@ impl ModelSource {
     /// # Errors
     /// When a file is missing or wrong.
     pub fn open(recipe: &Recipe) -> Result<Self, TrainError> {
-        let chat = |dir: &Path| load_chat(dir, recipe.data.chat_template.as_deref());
+        let chat = |dir: &Path| load_chat(dir, recipe.data.chat_template.as_deref(), &recipe.data.chat_template_kwargs);
         if let Some(path) = &recipe.model.path {
             let dir = &model_dir(path)?;
             if !dir.is_dir() {
@@ -112,12 +113,16 @@ impl ModelSource {
     }
 }
 
-/// The tokenizer of `dir`, with the template of a file instead of its own if one is given.
+/// The tokenizer of `dir`, with the template of a file instead of its own if one is given, and `variables` for it.
 ///
 /// # Errors
 /// When a file is missing or wrong.
-pub fn load_chat(dir: &Path, template: Option<&Path>) -> Result<ChatTokenizer, TrainError> {
-    let chat = ChatTokenizer::from_dir(dir)?;
+pub fn load_chat(
+    dir: &Path,
+    template: Option<&Path>,
+    variables: &Map<String, Value>,
+) -> Result<ChatTokenizer, TrainError> {
+    let chat = ChatTokenizer::from_dir(dir)?.with_variables(variables.clone());
     match template {
         None => Ok(chat),
         Some(path) => Ok(chat.with_template(fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?)?),
