@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::EngineChoice;
-use crate::layers::Origin;
+use crate::layers::{Origin, host_name};
 use crate::load::hub;
 use crate::state::Limits;
 
@@ -95,7 +95,7 @@ pub struct ServeArgs {
 
     /// Further name by which clients may call the server, in addition to localhost, IP addresses and --host; repeat it or separate
     /// by commas. Only for a server without API keys [default: any name, unless the server listens on loopback]
-    #[arg(long, env = "ORPO_SERVE_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
+    #[arg(long, env = "ORPO_SERVE_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',', value_parser = host_name)]
     pub allowed_host: Vec<String>,
 
     /// HTML file to offer at /report, as `orpo-eval report` writes it; it may appear later

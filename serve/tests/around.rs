@@ -450,6 +450,24 @@ async fn bodies_are_json_and_say_so() {
     }
 }
 
+#[tokio::test]
+async fn compressed_bodies_are_refused_by_name() {
+    let server = Server::start(Double::new(says("abc"))).await;
+    let text = body(json!({})).to_string();
+    for (coding, status) in [("gzip", 415), ("br, gzip", 415), ("identity", 200)] {
+        let request = server.client.post(format!("{}/v1/chat/completions", server.url)).body(text.clone());
+        let request = request.header("content-type", "application/json").header("content-encoding", coding);
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), status, "{coding}");
+        if status == 415 {
+            assert_eq!(response.headers()["accept-encoding"], "identity");
+            let error = response.json::<Value>().await.unwrap()["error"].clone();
+            assert_eq!(error["code"], "unsupported_media_type");
+            assert!(error["message"].as_str().unwrap().contains(&format!("`Content-Encoding: {coding}`")), "{error}");
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_process_is_told_by_prometheus_names() {

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -23,6 +23,20 @@ pub enum Hosts {
     Any,
     /// `localhost`, IP addresses, and these.
     Named(Vec<String>),
+}
+
+/// Reads a name of `--allowed-host`. Ports are no part of it: a page that gives the machine another name cannot choose
+/// the port that the server listens on, and behind a proxy the port is another one.
+///
+/// # Errors
+/// When it is not the name of a host.
+pub fn host_name(text: &str) -> Result<String, String> {
+    let name = without_port(text.trim()).trim_end_matches('.');
+    let is_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '[' | ']' | ':');
+    if name.is_empty() || !name.chars().all(is_name) {
+        return Err("must be the name of a host, as serve.example, without scheme, path or `*`".into());
+    }
+    Ok(name.to_ascii_lowercase())
 }
 
 impl Hosts {
@@ -70,9 +84,22 @@ pub(super) async fn own_pages(State(state): State<Arc<AppState>>, request: Reque
     next.run(request).await
 }
 
-/// Refuses bodies that are not announced as JSON: a browser sends others for every page without asking first.
+/// Refuses bodies that are not announced as JSON, because a browser sends others for every page without asking first,
+/// and compressed ones, which the server does not unpack.
 pub(super) async fn json_only(request: Request, next: Next) -> Response {
     let kind = text(request.headers(), header::CONTENT_TYPE.as_str());
+    let coding = text(request.headers(), header::CONTENT_ENCODING.as_str());
+    if request.method() == Method::POST
+        && let Some(coding) = coding.filter(|coding| !coding.trim().eq_ignore_ascii_case("identity"))
+    {
+        let coding = shown(coding);
+        let message = format!(
+            "the body is compressed (`Content-Encoding: {coding}`); send it as plain JSON, without that header"
+        );
+        let mut response = ApiError::new(ErrorKind::NotJson, message).into_response();
+        response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        return response;
+    }
     if request.method() != Method::POST || kind.is_some_and(is_json) {
         return next.run(request).await;
     }
@@ -119,6 +146,18 @@ mod tests {
             assert!(!hosts.allow(foreign), "{foreign}");
         }
         assert!(Hosts::Any.allow("evil.example"));
+    }
+
+    #[test]
+    fn a_listed_name_may_come_with_a_port() {
+        for text in ["serve.example:8000", "Serve.Example", "serve.example.", " serve.example:443"] {
+            let hosts = Hosts::Named(vec![host_name(text).unwrap()]);
+            assert!(hosts.allow("serve.example:8000") && hosts.allow("serve.example"), "{text}");
+            assert!(!hosts.allow("evil.example:8000"), "{text}");
+        }
+        for text in ["", "*", "*.example", "https://serve.example", "serve.example/x", ":80"] {
+            assert!(host_name(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 
 pub use cors::Origin;
-pub use guard::Hosts;
+pub use guard::{Hosts, host_name};
 pub use record::{Client, Record};
 
 use crate::openai::{ApiError, ErrorKind};
