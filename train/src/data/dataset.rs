@@ -222,7 +222,7 @@ impl DataFile {
 
 /// What a user should know about the rows of a file that `tokeniser` makes tokens of.
 fn notes(noticed: &Noticed, tokeniser: &Tokeniser<'_>) -> Vec<String> {
-    let Noticed { with_tools, with_system, strings, repeated_prompts, one_thinks, unused, .. } = noticed;
+    let Noticed { with_tools, with_system, strings, repeated_prompts, one_thinks, reasoning, unused, .. } = noticed;
     let mut notes = Vec::new();
     if !unused.is_empty() {
         let names: Vec<String> = unused.iter().map(|name| format!("`{name}`")).collect();
@@ -238,6 +238,12 @@ fn notes(noticed: &Noticed, tokeniser: &Tokeniser<'_>) -> Vec<String> {
         notes.push(format!(
             "the tools of {} are left out, because the chat template does not present tools",
             counted(*with_tools, "row")
+        ));
+    }
+    for (key, rows) in reasoning.iter().filter(|(key, _)| tokeniser.drops_reasoning(key)) {
+        notes.push(format!(
+            "the `{key}` of turns in {} is left out, because the chat template does not show it",
+            counted(*rows, "row")
         ));
     }
     if *strings > 0 && tokeniser.has_template() {
@@ -291,8 +297,12 @@ mod tests {
                             {{ m.content }} {% endfor %}";
 
     fn load(files: &[(&str, f64)]) -> Result<Dataset, String> {
+        load_with(TEMPLATE, files)
+    }
+
+    fn load_with(template: &str, files: &[(&str, f64)]) -> Result<Dataset, String> {
         let dir = tempfile::tempdir().unwrap();
-        let chat = tokenizer(dir.path(), TEMPLATE);
+        let chat = tokenizer(dir.path(), template);
         let source = |(index, (content, weight)): (usize, &(&str, f64))| {
             let path = dir.path().join(format!("{index}.jsonl"));
             std::fs::write(&path, content).unwrap();
@@ -379,6 +389,29 @@ mod tests {
         ] {
             assert!(described.contains(expected), "{expected}: {described}");
         }
+    }
+
+    #[test]
+    fn reasoning_that_the_template_drops_is_said() {
+        let turn = |content: &str, key: &str| json!([{"role": "assistant", "content": content, key: "b"}]);
+        let row = |key: &str| {
+            let row = json!({"prompt": [{"role": "user", "content": "q"}], "chosen": turn("a", key),
+                             "rejected": turn("b", key)});
+            format!("{row}\n")
+        };
+        let rows = [row("reasoning_content"), row("reasoning_content"), row("thinking"), row("name")].concat();
+        let words = "is left out, because the chat template does not show it";
+        let described = load(&[(&rows, 1.0)]).unwrap().describe();
+        assert!(
+            described.contains(&format!("0.jsonl: the `reasoning_content` of turns in 2 rows {words}")),
+            "{described}"
+        );
+        assert!(described.contains(&format!("the `thinking` of turns in 1 row {words}")), "{described}");
+        assert_eq!(described.matches(words).count(), 2, "{described}");
+
+        let shown = TEMPLATE.replace("{{ m.content }}", "{{ m.reasoning_content }} {{ m.content }}");
+        let described = load_with(&shown, &[(&row("reasoning_content"), 1.0)]).unwrap().describe();
+        assert!(!described.contains(words), "{described}");
     }
 
     #[test]

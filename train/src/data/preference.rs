@@ -18,6 +18,9 @@ pub enum Text {
     Ids(Vec<u32>),
 }
 
+/// Keys of turns that hold reasoning apart from the answer.
+pub(super) const REASONING_KEYS: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
+
 impl Text {
     /// True if there is nothing in it but white space. A turn that calls a tool says something without text.
     pub fn is_empty(&self) -> bool {
@@ -33,6 +36,16 @@ impl Text {
     /// True if one of its turns is a system message.
     pub fn has_system(&self) -> bool {
         matches!(self, Self::Chat(turns) if turns.iter().any(|turn| matches!(turn.role.as_str(), "system" | "developer")))
+    }
+
+    /// The key of a turn under which the model's reasoning is kept apart from the answer, if it is.
+    pub fn reasoning_key(&self) -> Option<&'static str> {
+        let Self::Chat(messages) = self else { return None };
+        let is_filled = |message: &Message, key: &str| match message.extra.get(key) {
+            Some(Value::String(text)) => !text.trim().is_empty(),
+            other => other.is_some(),
+        };
+        REASONING_KEYS.into_iter().find(|key| messages.iter().any(|message| is_filled(message, key)))
     }
 
     /// True if reasoning as models mark it (`<think>`) is part of it.
@@ -126,6 +139,11 @@ impl Preference {
             }
         }
         self
+    }
+
+    /// The key of [`Text::reasoning_key`] in any part of the pair.
+    pub fn reasoning_key(&self) -> Option<&'static str> {
+        [&self.prompt, &self.chosen, &self.rejected].into_iter().find_map(Text::reasoning_key)
     }
 
     /// Why nothing can be learnt from this pair, if that is so.

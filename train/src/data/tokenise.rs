@@ -207,6 +207,14 @@ impl<'a> Tokeniser<'a> {
         self.chat.render(&turns, true).is_ok_and(|text| !text.contains(PROBE))
     }
 
+    /// True if the chat template leaves out the reasoning that the last answer has under `key`.
+    pub fn drops_reasoning(&self, key: &str) -> bool {
+        const PROBE: &str = "reasoning of the probe";
+        let mut answer = Message::assistant("y");
+        answer.extra.insert(key.into(), PROBE.into());
+        self.chat.render(&[Message::user("x"), answer], false).is_ok_and(|text| !text.contains(PROBE))
+    }
+
     /// True if the chat template presents tools.
     pub fn knows_tools(&self) -> bool {
         self.chat.knows_tools()

@@ -51,6 +51,8 @@ pub struct Noticed {
     pub repeated_prompts: usize,
     /// Pairs of which one response thinks (`<think>`) and the other does not.
     pub one_thinks: usize,
+    /// Rows with reasoning apart from the answer, by the key that holds it.
+    pub reasoning: BTreeMap<&'static str, usize>,
     /// Columns with content that is not used.
     pub unused: BTreeSet<String>,
 }
@@ -107,6 +109,7 @@ pub fn read_preferences(path: &Path, selection: &Selection) -> Result<FileRows<P
         noticed.strings += usize::from(matches!(pair.prompt, Text::Plain(_)));
         noticed.repeated_prompts += usize::from(pair.repeats_prompt());
         noticed.one_thinks += usize::from(pair.chosen.thinks() != pair.rejected.thinks());
+        pair.reasoning_key().into_iter().for_each(|key| *noticed.reasoning.entry(key).or_default() += 1);
         Ok(pair)
     })?;
     Ok(FileRows { layout: layout.name(), unit, rows, noticed })
@@ -183,6 +186,7 @@ pub fn read_documents(path: &Path, selection: &Selection) -> Result<FileRows<Doc
         noticed.with_tools += usize::from(!document.tools.is_empty());
         noticed.with_system += usize::from(document.text.has_system());
         noticed.turns += usize::from(matches!(document.text, Text::Chat(_)));
+        document.text.reasoning_key().into_iter().for_each(|key| *noticed.reasoning.entry(key).or_default() += 1);
         if document.text.is_empty() { Err(Dropped::EmptySide.into()) } else { Ok(document) }
     })?;
     Ok(FileRows { layout: "documents", unit, rows, noticed })
