@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::check::check;
 use crate::checkpoint::{WeightDtype, WeightFormat};
 use crate::error::TrainError;
 use crate::export::{ExportOptions, export};
-use crate::recipe::{self, Recipe};
+use crate::loss::NllTarget;
+use crate::recipe::{self, ObjectiveKind, Recipe};
 use crate::run::{Outcome, run};
 use crate::score::{ScoreOptions, score};
 use crate::terminal::{print, quoted, say};
@@ -122,14 +123,14 @@ struct ScoreArgs {
     #[arg(long)]
     chat_template: Option<PathBuf>,
     /// A loss instead of the recipe's, whose other keys of the loss are then ignored; "orpo" compares any models on pairs.
-    #[arg(long)]
-    objective: Option<String>,
+    #[arg(long, value_enum)]
+    objective: Option<ObjectiveKind>,
     /// The same as --set training.beta=BETA.
     #[arg(long, allow_negative_numbers = true)]
     beta: Option<f64>,
     /// The same as --set training.nll=NLL.
-    #[arg(long)]
-    nll: Option<String>,
+    #[arg(long, value_enum)]
+    nll: Option<NllTarget>,
     /// The same as --set data.max_length=TOKENS.
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<NonZeroUsize>,
@@ -142,7 +143,7 @@ impl ScoreArgs {
     fn options(self) -> ScoreOptions {
         let mut overrides = self.overrides;
         overrides.extend(self.beta.map(|beta| format!("training.beta={beta:?}")));
-        overrides.extend(self.nll.map(|nll| format!("training.nll={nll}")));
+        overrides.extend(self.nll.map(|nll| format!("training.nll={}", name_of(nll))));
         overrides.extend(self.max_length.map(|tokens| format!("data.max_length={tokens}")));
         overrides.extend(self.batch_size.map(|pairs| format!("training.batch_size={pairs}")));
         ScoreOptions {
@@ -151,10 +152,15 @@ impl ScoreArgs {
             data: self.data,
             recipe: self.recipe,
             overrides,
-            objective: self.objective,
+            objective: self.objective.map(name_of),
             chat_template: self.chat_template,
         }
     }
+}
+
+/// The name of a choice, which is the same on the command line and in a recipe.
+fn name_of(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().map_or_else(String::new, |value| value.get_name().into())
 }
 
 /// Exit code of a run that was asked to stop and saved its state: that of a shell for SIGINT.

@@ -199,7 +199,11 @@ fn a_model_that_is_not_finite_or_no_data_is_an_error() {
     setting.refuses(&["--model", "base", "--data", "empty.jsonl"], &["empty.jsonl", "no rows"]);
     setting.write("equal.jsonl", "{\"q\": \"q\", \"chosen\": \"a\", \"rejected\": \"a\"}\n");
     setting.refuses(&["--model", "base", "--data", "equal.jsonl"], &["no row can be used", "chosen equals rejected"]);
-    setting.refuses(&["--model", "base", "--data", "validation.jsonl", "--nll", "all"], &["training.nll"]);
+    for flag in ["--nll", "--objective"] {
+        let output = setting.orpo_train(&["score", "--model", "base", "--data", "validation.jsonl", flag, "all"]);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && stderr.contains(&format!("'all' for '{flag}")), "{stderr}");
+    }
     setting.refuses(&["--model", "base", "--data", "validation.jsonl", "--beta", "-1"], &["training.beta"]);
     setting.refuses(&["--model", "nowhere", "--data", "validation.jsonl"], &["nowhere"]);
     assert_eq!(read_json(&setting.path("base/model/orpo_manifest.json"))["step"], 1);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::form::{Form, PairLoss};
@@ -36,8 +37,9 @@ impl PairSpans {
 }
 
 /// Which tokens the negative log-likelihood term averages over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum NllTarget {
     /// All prompt and chosen tokens of the micro-batch together (TRL).
     #[default]

@@ -1,5 +1,6 @@
 //! The recipe's loss keys, and what they mean together.
 
+use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +9,9 @@ use crate::loss::{Divergence, Form, NllTarget, PairLoss};
 use crate::step::Objective;
 
 /// Which loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum ObjectiveKind {
     /// Odds ratio preference optimisation on pairs.
     #[default]
@@ -28,6 +30,7 @@ pub enum ObjectiveKind {
     Simpo,
     /// AlphaPO.
     #[serde(rename = "alphapo")]
+    #[value(name = "alphapo")]
     AlphaPo,
     /// Direct preference optimisation against the starting model; its form is `loss_type`.
     Dpo,
