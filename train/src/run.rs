@@ -27,7 +27,7 @@ use crate::step::{Objective, weighted_forward_backward};
 use crate::telemetry::{Reports, StepRecord, Telemetry, memory, metric_fields};
 use crate::terminal::{counted, say};
 
-pub use dir::{MODEL_DIR, RunDir};
+pub use dir::{MODEL_DIR, RunDir, check_output_dir};
 pub use examples::{DROPPED_FILE, Data, Suspect, read_dataset, suspects};
 pub use failure::{is_finite, non_finite};
 pub use lock::RunLock;

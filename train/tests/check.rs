@@ -278,6 +278,22 @@ fn what_a_run_would_refuse_is_refused_in_the_same_words() {
 }
 
 #[test]
+fn an_output_directory_that_is_a_file_is_refused_before_anything_is_read() {
+    let setting = Setting::new();
+    setting.write("taken", "");
+    for output_dir in ["taken", "taken/run"] {
+        setting.write(
+            "recipe.toml",
+            &format!("output_dir = \"{output_dir}\"\n[model]\npath = \"nowhere\"\n[data]\ntrain = \"pairs.jsonl\"\n"),
+        );
+        for command in ["check", "run"] {
+            let message = setting.refuses(&[command, "recipe.toml"], "`output_dir` needs a directory");
+            assert!(message.contains("taken`: "), "{message}");
+        }
+    }
+}
+
+#[test]
 fn an_outline_is_the_model_without_its_values() {
     each_family(|_, dir| {
         let model = dir.join("model");

@@ -11,7 +11,7 @@ mod workload;
 use crate::checkpoint::CheckpointDir;
 use crate::error::TrainError;
 use crate::recipe::Recipe;
-use crate::run::{Data, MODEL_DIR, ModelSource, Plan};
+use crate::run::{Data, MODEL_DIR, ModelSource, Plan, check_output_dir};
 use crate::selection::Selection;
 use crate::telemetry;
 
@@ -27,6 +27,7 @@ pub use workload::Workload;
 /// # Errors
 /// When the run could not start: something named in the recipe is missing or wrong.
 pub fn check(recipe: &Recipe, shown: usize) -> Result<Report, TrainError> {
+    check_output_dir(&recipe.output_dir)?;
     let source = ModelSource::open(recipe)?;
     let model = source.outline()?.with_activation_checkpointing(recipe.training.gradient_checkpointing);
     let data = Data::load(recipe, &source)?;

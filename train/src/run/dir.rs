@@ -23,8 +23,9 @@ impl RunDir {
     /// Takes hold of `path` where it exists.
     ///
     /// # Errors
-    /// When another process holds it.
+    /// When another process holds it, or it is a file.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
+        check_output_dir(path)?;
         let mut dir = Self { path: path.to_path_buf(), lock: None, checkpoints: CheckpointDir::of_run(path) };
         if path.is_dir() {
             dir.hold()?;
@@ -72,5 +73,19 @@ impl RunDir {
             self.latest(false)?;
         }
         Ok(())
+    }
+}
+
+/// Finds out whether a run can have the directory `path`.
+///
+/// # Errors
+/// When it, or a directory that it would be in, is something else.
+pub fn check_output_dir(path: &Path) -> Result<(), TrainError> {
+    match path.ancestors().find(|part| part.exists()) {
+        Some(part) if !part.is_dir() => {
+            let reason = "`output_dir` needs a directory, and this is a file; name another one";
+            Err(TrainError::invalid(part, reason))
+        }
+        _ => Ok(()),
     }
 }
