@@ -67,6 +67,7 @@ pub fn run(recipe: &Recipe, resume: bool, stop: &AtomicBool) -> Result<Outcome, 
     let objective = recipe.objective();
     let selection = Selection::new(recipe)?;
     let plan = Plan::new(recipe, &data.train)?;
+    plan.warm_up_warning().iter().for_each(|warning| say(warning));
 
     let base = source.hashes()?;
     let mut state = TrainerState::new(fingerprint::fingerprint(recipe, &base, &data.lineage));

@@ -236,6 +236,24 @@ fn what_should_be_known_about_data_and_template_is_said() {
 }
 
 #[test]
+fn a_warm_up_that_outlasts_the_run_is_said() {
+    let setting = Setting::new();
+    setting.model("model", &llama(128, 1, 512));
+    setting.pairs("pairs.jsonl", &[(4, 4, 4); 4]);
+    let recipe = "output_dir = \"out\"\n[model]\npath = \"model\"\n[data]\ntrain = \"pairs.jsonl\"\n[training]\n\
+                  max_steps = 4\nwarmup_steps = 5\n";
+    setting.write("recipe.toml", recipe);
+    let words =
+        "warning: training.warmup_steps = 5, but the run has 4 steps; the learning rate only rises, to 4.8e-6 of 8e-6";
+    let text = setting.succeeds(&["check", "recipe.toml"]);
+    assert!(text.contains(words), "{text}");
+    let run = setting.orpo_train(&["run", "recipe.toml"]);
+    assert!(String::from_utf8_lossy(&run.stderr).contains(words));
+    let text = setting.succeeds(&["check", "recipe.toml", "--set", "training.warmup_steps=4"]);
+    assert!(!text.contains("warmup_steps"), "{text}");
+}
+
+#[test]
 fn what_a_run_would_refuse_is_refused_in_the_same_words() {
     let setting = Setting::new();
     let config = llama(128, 2, 300);

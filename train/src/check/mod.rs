@@ -34,6 +34,7 @@ pub fn check(recipe: &Recipe, shown: usize) -> Result<Report, TrainError> {
     let resident = telemetry::memory().resident;
     Selection::new(recipe)?;
     let plan = Plan::new(recipe, &data.train)?;
+    let warm_up = plan.warm_up_warning();
     let workload = Workload::of(recipe, &model, &data, plan);
 
     let parameters = Parameters::of(&model);
@@ -54,7 +55,7 @@ pub fn check(recipe: &Recipe, shown: usize) -> Result<Report, TrainError> {
         time,
         holds_run: has_checkpoint || recipe.output_dir.join(MODEL_DIR).exists(),
         preview: preview(&data.train, shown, &source.files.chat, recipe.objective().nll()),
-        notes: source.notes.into_iter().chain(data.notes).collect(),
+        notes: source.notes.into_iter().chain(data.notes).chain(warm_up).collect(),
         data: data.lineage,
     })
 }

@@ -71,6 +71,19 @@ impl Plan {
         self.schedule.total_steps
     }
 
+    /// A warning about a warm-up that outlasts the run.
+    pub fn warm_up_warning(&self) -> Option<String> {
+        let Schedule { warmup_steps, total_steps, learning_rate, .. } = self.schedule;
+        let highest = self.schedule.rate(total_steps.saturating_sub(1));
+        (warmup_steps > total_steps).then(|| {
+            format!(
+                "warning: training.warmup_steps = {warmup_steps}, but the run has {}; the learning rate only rises, to \
+                 {highest:.1e} of {learning_rate:e}",
+                counted(total_steps, "step")
+            )
+        })
+    }
+
     /// What is going to be trained, in one line.
     pub fn describe(&self, decoder: &Decoder, done: usize) -> String {
         let Parameters { trained, frozen } = Parameters::of(decoder);
