@@ -395,6 +395,21 @@ mod tests {
     }
 
     #[test]
+    fn all_linear_layers_are_one_word_as_in_peft() {
+        let targets = |value: &str| {
+            let recipe = load(MINIMAL, &[&format!("lora.target_modules={value}")])?;
+            Ok::<_, String>(recipe.lora.unwrap().target_modules)
+        };
+        assert_eq!(targets("all-linear").unwrap(), ["all-linear"]);
+        assert_eq!(targets("[\"all-linear\"]").unwrap(), ["all-linear"]);
+        assert_eq!(targets("[\"q_proj\", \"v_proj\"]").unwrap(), ["q_proj", "v_proj"]);
+        for (value, says) in [("q_proj", "write [\"q_proj\"]"), ("3", "a list of names, or \"all-linear\"")] {
+            let error = targets(value).unwrap_err();
+            assert!(error.contains("lora.target_modules") && error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
     fn values_out_of_range_are_named() {
         for (entry, key) in [
             ("training.batch_size=0", "training.batch_size"),

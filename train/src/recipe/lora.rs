@@ -1,9 +1,12 @@
 //! `[lora]`: train an adapter instead of all weights.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::TrainError;
 use crate::model::WeightFiles;
@@ -22,9 +25,10 @@ pub struct LoraSection {
     /// Share of each layer's input that is dropped while training. Default 0.
     #[schemars(extend("minimum" = 0, "exclusiveMaximum" = 1, "trl" = "lora_dropout"))]
     pub lora_dropout: f64,
-    /// Last parts of the names of the layers that get an adapter, such as `["q_proj", "v_proj"]`; `["all-linear"]` for
+    /// Last parts of the names of the layers that get an adapter, such as `["q_proj", "v_proj"]`; `"all-linear"` for
     /// every linear layer but the head.
     #[schemars(extend("trl" = "lora_target_modules"))]
+    #[serde(deserialize_with = "names_or_all_linear")]
     pub target_modules: Vec<String>,
     /// Scale by `lora_alpha / sqrt(r)` instead. Default false.
     #[schemars(extend("trl" = "use_rslora"))]
@@ -48,6 +52,33 @@ impl Default for LoraSection {
             adapter: None,
         }
     }
+}
+
+/// A list of names, or the one word that PEFT takes without a list. PEFT reads any other text as a regular expression.
+fn names_or_all_linear<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of names, or \"{ALL_LINEAR}\"")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            if text == ALL_LINEAR {
+                return Ok(vec![text.into()]);
+            }
+            Err(E::custom(format!(
+                "expected a list of names, or \"{ALL_LINEAR}\", got \"{text}\"; write [\"{text}\"] (regular expressions are \
+                 not supported)"
+            )))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, names: A) -> Result<Self::Value, A::Error> {
+            Deserialize::deserialize(SeqAccessDeserializer::new(names))
+        }
+    }
+    deserializer.deserialize_any(Names)
 }
 
 impl LoraSection {
