@@ -410,6 +410,23 @@ mod tests {
     }
 
     #[test]
+    fn types_of_weights_have_their_usual_spellings() {
+        use clap::ValueEnum;
+
+        use crate::checkpoint::WeightDtype::{self, Bf16, F16, F32};
+
+        for (dtype, spellings) in
+            [(F32, &["f32", "fp32", "float32"][..]), (Bf16, &["bf16", "bfloat16"]), (F16, &["f16", "fp16", "float16"])]
+        {
+            for spelling in spellings {
+                let recipe = load(MINIMAL, &[&format!("export.dtype={spelling}")]).unwrap();
+                assert_eq!((recipe.export.dtype, WeightDtype::from_str(spelling, false)), (dtype, Ok(dtype)));
+            }
+        }
+        assert!(load(MINIMAL, &["export.dtype=half"]).unwrap_err().contains("export.dtype"));
+    }
+
+    #[test]
     fn values_out_of_range_are_named() {
         for (entry, key) in [
             ("training.batch_size=0", "training.batch_size"),

@@ -56,10 +56,16 @@ impl ModelFiles {
 pub enum WeightDtype {
     /// 32 bits.
     #[default]
+    #[serde(alias = "fp32", alias = "float32")]
+    #[value(aliases = ["fp32", "float32"])]
     F32,
     /// 16 bits, the exponent of f32.
+    #[serde(alias = "bfloat16")]
+    #[value(alias = "bfloat16")]
     Bf16,
     /// 16 bits, IEEE half.
+    #[serde(alias = "fp16", alias = "float16")]
+    #[value(aliases = ["fp16", "float16"])]
     F16,
 }
 
