@@ -206,14 +206,43 @@ fn what_cannot_be_used_is_one_message() {
     let message = failure(&[text(&broken), "--out", text(&page)]);
     assert!(message.contains("broken/results.json`: not the results of an evaluation: EOF"), "{message}");
     write_json(&broken.join("results.json"), &json!({"task": "ifeval", "metrics": {}}));
-    fs::write(broken.join("samples.jsonl"), "{\"key\": 1}\n").unwrap();
-    let message = failure(&[text(&broken), "--out", text(&page)]);
-    assert!(message.contains("broken/samples.jsonl:1: not a usable row: missing field"), "{message}");
-
-    fs::remove_file(broken.join("samples.jsonl")).unwrap();
     let message = failure(&[text(&broken), "--out", text(&root.join("no/such/page.html"))]);
     assert!(message.contains("cannot use `") && message.contains("no/such/page.html`: "), "{message}");
     assert!(!page.exists());
+}
+
+#[test]
+fn a_broken_file_is_named_and_the_rest_is_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    let page = root.join("page.html");
+    let write = |name: &str, text: &str| {
+        let path = root.join("runs").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    let good = json!({"task": "ifeval", "model": "good-model", "metrics": {}}).to_string();
+    write("good/results.json", &good);
+    write("cut/results.json", &good[..20]);
+    write("rows/results.json", &good.replace("good", "odd"));
+    write("rows/samples.jsonl", "{\"key\": 1}\n");
+    write("run/metrics.jsonl", "[1]\n[2]\n");
+    write("stages/train.json", "{");
+    let output = report(&[text(&root.join("runs")), "--out", text(&page)]);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for broken in ["cut/results.json", "rows/samples.jsonl:1: ", "run/metrics.jsonl", "stages/train.json"] {
+        let lines: Vec<&str> =
+            said.lines().filter(|line| line.starts_with("error: ") && line.contains(broken)).collect();
+        assert_eq!(lines.len(), 1, "{broken}: {said}");
+    }
+    assert!(said.contains("2 evaluations"), "{said}");
+    let html = fs::read_to_string(&page).unwrap();
+    assert!(
+        html.contains("good-model")
+            && html.contains("odd-model")
+            && html.contains("not the results of an evaluation: EOF")
+    );
 }
 
 #[test]

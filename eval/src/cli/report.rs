@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{DONE, print};
+use super::{DONE, INCOMPLETE, print};
 use crate::report;
 use crate::table::count;
 
@@ -12,7 +12,7 @@ use crate::table::count;
 ///
 /// Searches the directories for results.json, metrics.jsonl and what belongs to them, and puts summary, training curves,
 /// verdicts by instruction, win rates, MT-Bench, samples and lineage into one file that asks for nothing else. Exit codes: 0
-/// done, 2 nothing was found, or a file cannot be used.
+/// done, 1 done but for files that cannot be used, which are named, 2 there is nothing to report.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   orpo-eval report runs/mine --out runs/mine/report.html
@@ -34,9 +34,13 @@ pub(super) fn run(arguments: &Report) -> anyhow::Result<u8> {
     for note in &found.left_out {
         eprintln!("note: {note}");
     }
+    for error in &found.broken {
+        eprintln!("error: {error}; the report is without it");
+    }
+    let code = if found.broken.is_empty() { DONE } else { INCOMPLETE };
     let report::Report { evaluations, runs, samples, .. } = found;
     let found = [(evaluations, "evaluation"), (runs, "training run"), (samples, "prompt")];
     eprintln!("{}", found.map(|(number, thing)| count(number, thing)).join(", "));
     print(&format!("{}\n", arguments.out.display()))?;
-    Ok(DONE)
+    Ok(code)
 }

@@ -32,6 +32,15 @@ pub struct Collected {
     pub names: Vec<String>,
     /// What was not used, and why.
     pub left_out: Vec<String>,
+    /// Files that should have been used and cannot be.
+    pub broken: Vec<InputError>,
+}
+
+impl Collected {
+    /// What was read, or nothing where a file is broken.
+    fn usable<T>(&mut self, read: Result<T, InputError>) -> Option<T> {
+        read.map_err(|error| self.broken.push(error)).ok()
+    }
 }
 
 /// An evaluation and who was evaluated.
@@ -87,25 +96,27 @@ pub struct Stage {
     pub seconds: Option<f64>,
 }
 
-/// Searches directories and reads what is there.
+/// Searches directories and reads what is there. A file that cannot be read, or is not what its name says, does not stop
+/// the others.
 ///
 /// # Errors
-/// When a directory or a file cannot be read, or a file is not what its name says.
+/// When a directory cannot be read.
 pub fn collect(roots: &[PathBuf]) -> Result<Collected, InputError> {
     let found = find::find(roots)?;
     let mut collected = Collected::default();
     collected.left_out.extend(found.too_deep.iter().map(|path| format!("{}: too deep to be searched", path.display())));
     let mut evaluations = Vec::new();
     for path in &found.results {
-        match Evaluation::read(path)? {
-            Some(evaluation) => evaluations.push(evaluation),
-            None => collected.left_out.push(format!("{}: of a task that is not known here", path.display())),
+        match collected.usable(Evaluation::read(path)) {
+            None => {}
+            Some(Some(evaluation)) => evaluations.push(evaluation),
+            Some(None) => collected.left_out.push(format!("{}: of a task that is not known here", path.display())),
         }
     }
     collected.evaluations = name_all(evaluations);
-    collected.runs = runs(&found, &mut collected.left_out)?;
+    collected.runs = runs(&found, &mut collected);
     for path in &found.manifests {
-        let json = read_json(path)?;
+        let Some(json) = collected.usable(read_json(path)) else { continue };
         let is_model = json.get("recipe").is_some();
         let name = if is_model { name_of_model(path) } else { last_part(path.parent().unwrap_or(path)) };
         let list = if is_model { &mut collected.models } else { &mut collected.pipelines };
@@ -114,10 +125,13 @@ pub fn collect(roots: &[PathBuf]) -> Result<Collected, InputError> {
         list.push(Manifest { path: path.clone(), name, parameters, json });
     }
     for path in &found.summaries {
-        pair_scores("", &read_json(path)?, &mut collected.pairs);
+        if let Some(json) = collected.usable(read_json(path)) {
+            pair_scores("", &json, &mut collected.pairs);
+        }
     }
     for path in &found.stages {
-        collected.stages.extend(stage(path, &read_json(path)?));
+        let json = collected.usable(read_json(path));
+        collected.stages.extend(json.and_then(|json| stage(path, &json)));
     }
     collected.stages.sort_by(|a, b| (&a.started_at, &a.path).cmp(&(&b.started_at, &b.path)));
     collected.names = names(&collected);
@@ -127,19 +141,19 @@ pub fn collect(roots: &[PathBuf]) -> Result<Collected, InputError> {
 }
 
 /// The runs under names of their own; those that have not logged anything yet are left out.
-fn runs(found: &Found, left_out: &mut Vec<String>) -> Result<Vec<(String, Run)>, InputError> {
+fn runs(found: &Found, collected: &mut Collected) -> Vec<(String, Run)> {
     let mut runs = Vec::new();
     for path in &found.metrics {
-        let run = Run::read(path)?;
+        let Some(run) = collected.usable(Run::read(path)) else { continue };
         if run.is_empty() {
-            left_out.push(format!("{}: nothing is logged yet", path.display()));
+            collected.left_out.push(format!("{}: nothing is logged yet", path.display()));
         } else {
             runs.push(run);
         }
     }
     let named: Vec<_> =
         runs.iter().map(|run| (String::new(), last_part(&run.directory), run.directory.clone())).collect();
-    Ok(labels(&named).into_iter().zip(runs).collect())
+    labels(&named).into_iter().zip(runs).collect()
 }
 
 /// The evaluations with the names of their models. A file that names none is about the directory that it lies in.

@@ -42,7 +42,7 @@ pub enum ReportError {
 }
 
 /// What a report is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Report {
     /// The number of evaluations.
     pub evaluations: usize,
@@ -52,19 +52,25 @@ pub struct Report {
     pub samples: usize,
     /// What was not used, and why.
     pub left_out: Vec<String>,
+    /// Files that should have been used and cannot be.
+    pub broken: Vec<InputError>,
 }
 
-/// Writes a report on what is in these directories. The page appears under its name only when it is whole.
+/// Writes a report on what is in these directories. The page appears under its name only when it is whole. A broken file
+/// does not keep the others out of it.
 ///
 /// # Errors
-/// When there is nothing to report, or a file cannot be read or written.
+/// When there is nothing to report, or the page cannot be written.
 pub fn write(directories: &[PathBuf], out: &Path, title: &str) -> Result<Report, ReportError> {
-    let collected = collect::collect(directories)?;
+    let mut collected = collect::collect(directories)?;
     if collected.evaluations.is_empty() && collected.runs.is_empty() {
+        if !collected.broken.is_empty() {
+            return Err(collected.broken.swap_remove(0).into());
+        }
         let searched: Vec<String> = directories.iter().map(|path| format!("`{}`", path.display())).collect();
         return Err(ReportError::Nothing { searched: searched.join(", ") });
     }
-    let samples = samples::Samples::read(&collected)?;
+    let samples = samples::Samples::read(&collected);
     let page = render::page(title, &collected, &samples);
     jsonl::write_atomically(out, page.as_bytes())
         .map_err(|error| InputError::File { path: out.to_owned(), problem: error.to_string() })?;
@@ -74,5 +80,6 @@ pub fn write(directories: &[PathBuf], out: &Path, title: &str) -> Result<Report,
         runs: collected.runs.len(),
         samples: samples.rows.len(),
         left_out,
+        broken: collected.broken.into_iter().chain(samples.broken).collect(),
     })
 }

@@ -30,7 +30,7 @@ pub fn page(title: &str, collected: &Collected, samples: &Samples) -> String {
         lineage => sections::lineage::section(collected),
         samples => (!samples.rows.is_empty()).then(|| samples.to_json()),
         prompts => count(samples.rows.len(), "prompt"),
-        left_out => samples.left_out,
+        left_out => samples.not_here(),
         tasks => samples.words(|row| vec![row.task]),
         models => samples.words(|row| row.answers.iter().map(|answer| answer.model.as_str()).collect()),
         verdicts => samples.words(|row| row.answers.iter().map(|answer| answer.verdict).collect()),

@@ -23,6 +23,9 @@ pub struct Samples {
     /// What was left out, and where it is.
     #[serde(skip)]
     pub left_out: Vec<String>,
+    /// Files that should be here and cannot be used.
+    #[serde(skip)]
+    pub broken: Vec<InputError>,
 }
 
 /// One prompt with the answers to it.
@@ -58,11 +61,9 @@ pub struct Answer {
 }
 
 impl Samples {
-    /// Reads the samples beside the results.
-    ///
-    /// # Errors
-    /// When a file that is there cannot be read, or a line of it is not what its task writes.
-    pub fn read(collected: &Collected) -> Result<Self, InputError> {
+    /// Reads the samples beside the results. A file that cannot be read, or has a line that is not what its task writes,
+    /// does not stop the others.
+    pub fn read(collected: &Collected) -> Self {
         let mut samples = Self::default();
         let mut joined = HashMap::new();
         let path = |subject: &Subject| subject.evaluation.path.with_file_name("samples.jsonl");
@@ -74,7 +75,13 @@ impl Samples {
                 samples.left_out.push(format!("{}: there is no such file", path.display()));
                 continue;
             }
-            let (rows, total) = rows::read(subject, &path, share)?;
+            let (rows, total) = match rows::read(subject, &path, share) {
+                Ok(read) => read,
+                Err(error) => {
+                    samples.broken.push(error);
+                    continue;
+                }
+            };
             if rows.len() < total {
                 let shown = rows.len();
                 samples
@@ -95,7 +102,12 @@ impl Samples {
         // Everywhere the models stand in the same order, a baseline first.
         let place = |answer: &Answer| collected.names.iter().position(|name| *name == answer.model);
         samples.rows.iter_mut().for_each(|row| row.answers.sort_by_key(place));
-        Ok(samples)
+        samples
+    }
+
+    /// What is not in the page, and why.
+    pub fn not_here(&self) -> Vec<String> {
+        self.left_out.iter().cloned().chain(self.broken.iter().map(ToString::to_string)).collect()
     }
 
     /// Adds the answers of a row to one that asks the same, but for those that are there already.
@@ -152,7 +164,7 @@ mod tests {
     fn no_text_can_leave_its_script_element() {
         let hostile = "</script><script>alert(1)</script><!-- & \u{2028}\u{2029} \" \\";
         let row = Row { prompt: hostile.into(), ..Row::default() };
-        let samples = Samples { rows: vec![row], left_out: Vec::new() };
+        let samples = Samples { rows: vec![row], ..Samples::default() };
         let json = samples.to_json();
         assert!(!json.contains(['<', '>', '&', '\u{2028}', '\u{2029}']), "{json}");
         let read: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -171,7 +183,7 @@ mod tests {
     fn answers_to_the_same_prompt_meet_once() {
         let answer = |model: &str| Answer { model: model.into(), text: Some("x".into()), ..Answer::default() };
         let row = |answers| Row { answers, ..Row::default() };
-        let mut samples = Samples { rows: vec![row(vec![answer("baseline"), answer("a")])], left_out: Vec::new() };
+        let mut samples = Samples { rows: vec![row(vec![answer("baseline"), answer("a")])], ..Samples::default() };
         samples.join(0, row(vec![answer("baseline"), answer("b")]));
         let models: Vec<&str> = samples.rows[0].answers.iter().map(|answer| answer.model.as_str()).collect();
         assert_eq!(models, ["baseline", "a", "b"]);

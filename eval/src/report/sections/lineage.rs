@@ -16,9 +16,11 @@ pub fn section(collected: &Collected) -> Option<Section> {
     if !collected.stages.is_empty() {
         blocks.push(commands(&collected.stages));
     }
-    if !collected.left_out.is_empty() {
+    let broken = collected.broken.iter().map(ToString::to_string);
+    let not_used: Vec<String> = collected.left_out.iter().cloned().chain(broken).collect();
+    if !not_used.is_empty() {
         blocks.push(Block::Text { text: "Not used:".into() });
-        blocks.push(Block::Notes { items: collected.left_out.clone() });
+        blocks.push(Block::Notes { items: not_used });
     }
     (!blocks.is_empty()).then_some(Section { id: "lineage", title: "Lineage", blocks })
 }
