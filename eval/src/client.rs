@@ -83,6 +83,12 @@ impl Sampling {
 pub struct ModelCard {
     /// Its name.
     pub id: String,
+    /// What it really is, if the server says so: the same for several names of one model.
+    #[serde(default)]
+    pub root: Option<String>,
+    /// The model that it adapts, if it is an adapter.
+    #[serde(default)]
+    pub parent: Option<String>,
     /// Where it comes from, if the server says so.
     #[serde(default)]
     pub lineage: Option<Value>,

@@ -13,7 +13,7 @@ use crate::client::{ApiKey, Client, ClientError, Message, ModelCard, Retry, Samp
 pub struct Server {
     /// Its address, with or without `/v1`.
     pub endpoint: String,
-    /// The model; without one, the first that the server lists.
+    /// The model; without one, the only one that the server lists.
     pub model: Option<String>,
     /// The key, if it wants one.
     pub key: Option<ApiKey>,
@@ -52,6 +52,35 @@ pub enum ServerError {
         /// The address.
         url: String,
     },
+    /// It names several models.
+    #[error("{url}/models lists several models ({}); name one with --model", shown(names))]
+    Several {
+        /// The address.
+        url: String,
+        /// The models.
+        names: Vec<String>,
+    },
+}
+
+/// The first of many names.
+fn shown(names: &[String]) -> String {
+    const FEW: usize = 10;
+    let few: Vec<String> = names.iter().take(FEW).map(|name| format!("`{name}`")).collect();
+    let more = names.len().saturating_sub(FEW);
+    let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+    few.join(", ") + &more
+}
+
+/// The only model of a list. A model may be listed under several names, the usual one first.
+fn only(models: Vec<ModelCard>, url: &str) -> Result<ModelCard, ServerError> {
+    let of = |card: &ModelCard| {
+        let root = card.root.as_ref().filter(|_| card.parent.is_none());
+        root.unwrap_or(&card.id).clone()
+    };
+    let (url, names) = (url.to_owned(), models.iter().map(|card| card.id.clone()).collect());
+    let mut models = models.into_iter();
+    let Some(first) = models.next() else { return Err(ServerError::NoModel { url }) };
+    if models.all(|card| of(&card) == of(&first)) { Ok(first) } else { Err(ServerError::Several { url, names }) }
 }
 
 /// A server that answers.
@@ -73,15 +102,12 @@ impl Server {
     pub async fn connect(&self) -> Result<Connected, ServerError> {
         let client = Client::new(&self.endpoint, self.key.clone(), self.timeout, self.retry);
         let client = client.map_err(ServerError::Endpoint)?;
-        let unlisted = |model: &String| ModelCard { id: model.clone(), lineage: None };
+        let unlisted = |model: &String| ModelCard { id: model.clone(), root: None, parent: None, lineage: None };
         let card = match (client.models_soon().await, &self.model) {
             (Ok(models), Some(model)) => {
                 models.into_iter().find(|card| card.id == *model).unwrap_or_else(|| unlisted(model))
             }
-            (Ok(models), None) => {
-                let none = || ServerError::NoModel { url: client.base().to_owned() };
-                models.into_iter().next().ok_or_else(none)?
-            }
+            (Ok(models), None) => only(models, client.base())?,
             (Err(ClientError::Status { status, .. }), Some(model)) if !matches!(status, 401 | 403) => unlisted(model),
             (Err(ClientError::Malformed { .. } | ClientError::WebPage { .. }), Some(model)) => unlisted(model),
             (Err(error @ (ClientError::Status { status: 404 | 405, .. } | ClientError::Malformed { .. })), None) => {
@@ -117,6 +143,23 @@ mod tests {
     use super::*;
     use crate::body::Edit;
     use serde_json::json;
+
+    #[test]
+    fn without_a_name_the_server_must_have_one_model() {
+        let choose = |cards: Value| {
+            let chosen = only(serde_json::from_value(cards).unwrap(), "http://h/v1");
+            chosen.map(|card| card.id).map_err(|error| error.to_string())
+        };
+        assert_eq!(choose(json!([{"id": "m"}])).unwrap(), "m");
+        let aliases = json!([{"id": "m", "root": "/models/m"}, {"id": "alias", "root": "/models/m"}]);
+        assert_eq!(choose(aliases).unwrap(), "m");
+        let adapter = json!([{"id": "base", "root": "base"}, {"id": "tuned", "root": "base", "parent": "base"}]);
+        let several = "http://h/v1/models lists several models (`base`, `tuned`); name one with --model";
+        assert_eq!(choose(adapter).unwrap_err(), several);
+        let many: Vec<Value> = (0..12).map(|i| json!({"id": format!("m{i}")})).collect();
+        assert!(choose(json!(many)).unwrap_err().contains("`m9`, and 2 more)"));
+        assert!(choose(json!([])).unwrap_err().contains("lists no model"));
+    }
 
     #[test]
     fn a_body_is_what_the_user_asked_for() {

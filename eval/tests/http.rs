@@ -81,7 +81,8 @@ fn prompt_of(body: &Value) -> String {
 async fn models(State(server): State<Server>, headers: HeaderMap) -> Json<Value> {
     let authorization = headers.get(header::AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned());
     server.authorizations.lock().unwrap().push(authorization);
-    Json(json!({"object": "list", "data": [{"id": "first-model"}, {"id": "second-model"}]}))
+    // Two names of one model.
+    Json(json!({"object": "list", "data": [{"id": "first-model", "root": "m"}, {"id": "second-model", "root": "m"}]}))
 }
 
 async fn chat(State(server): State<Server>, Json(body): Json<Value>) -> Response {
@@ -274,6 +275,30 @@ fn a_server_that_is_down_is_one_message() {
     assert!(stderr.starts_with(&format!("error: cannot reach http://{address}/v1/models: ")), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(!out.exists());
+}
+
+#[test]
+fn of_several_models_one_must_be_named() {
+    let models = json!({"data": [{"id": "base", "root": "base"}, {"id": "tuned", "root": "base", "parent": "base"}]});
+    let server = Server::default();
+    let router = Router::new()
+        .route("/v1/models", get(move || async move { Json(models) }))
+        .route("/v1/chat/completions", post(chat))
+        .with_state(server.clone());
+    let endpoint = support::serve(router);
+    let directory = tempfile::tempdir().unwrap();
+    let data = write_data(directory.path(), &["plain"]);
+    let out = directory.path().join("out");
+    let arguments = ["--endpoint", &endpoint, "--data", &data, "--out", text(&out)];
+    let output = orpo_eval(&arguments);
+    assert_eq!(output.status.code(), Some(2));
+    let expected =
+        format!("error: {endpoint}/v1/models lists several models (`base`, `tuned`); name one with --model\n");
+    assert_eq!(stderr(&output), expected);
+    assert!(server.requests.lock().unwrap().is_empty() && !out.exists());
+    let output = orpo_eval(&[&arguments[..], &["--model", "tuned"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(server.requests.lock().unwrap()[0].1["model"], "tuned");
 }
 
 #[test]

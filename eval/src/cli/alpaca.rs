@@ -58,7 +58,7 @@ pub(super) struct Alpaca {
     /// Address of an OpenAI-compatible server with the model that answers, with or without /v1
     #[arg(long, value_name = "URL", requires = "reference")]
     endpoint: Option<String>,
-    /// Model that answers [default: the first that the server lists]
+    /// Model that answers [default: the only one that the server lists]
     #[arg(long, requires = "endpoint")]
     model: Option<String>,
     /// Judge these answers instead: the official model_outputs.json, as a JSON list or lines

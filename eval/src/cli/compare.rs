@@ -61,7 +61,7 @@ pub(super) struct Compare {
     /// Prompts to ask where A or B is a server: rows with `prompt` or `instruction`
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// Model to ask where A is a server [default: the first that the server lists]
+    /// Model to ask where A is a server [default: the only one that the server lists]
     #[arg(long, value_name = "MODEL")]
     model_a: Option<String>,
     /// Model to ask where B is a server

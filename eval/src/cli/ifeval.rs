@@ -40,7 +40,7 @@ pub(super) struct Ifeval {
     /// Address of an OpenAI-compatible server, with or without /v1
     #[arg(long, value_name = "URL", required_unless_present = "responses")]
     endpoint: Option<String>,
-    /// Model to ask [default: the first that the server lists]
+    /// Model to ask [default: the only one that the server lists]
     #[arg(long)]
     model: Option<String>,
     /// Score these responses instead: JSONL with `response` and `key` or `prompt`, samples.jsonl of a run, or

@@ -49,7 +49,7 @@ pub(super) struct MtBench {
     /// Address of an OpenAI-compatible server that answers, with or without /v1
     #[arg(long, value_name = "URL", required_unless_present_any = ["answers", "judgments"], conflicts_with = "judgments")]
     endpoint: Option<String>,
-    /// Model to ask [default: the first that the server lists]
+    /// Model to ask [default: the only one that the server lists]
     #[arg(long, requires = "endpoint")]
     model: Option<String>,
     /// Judge these answers, too: official model_answer/*.jsonl, one file for each model
