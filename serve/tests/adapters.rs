@@ -183,7 +183,7 @@ fn peft_s_adapters_are_merged_to_single_precision() {
 async fn models_are_chosen_and_listed_by_their_names() {
     let served = |name: &str, reply: &str| Served::new(name, Arc::new(Double::new(says(reply))), common::tokenizer());
     let mut base = served("base", "from the base");
-    base.aliases.push("gpt-4o".into());
+    base.aliases.push("house-model".into());
     let mut tuned = served("tuned", "from the adapter");
     tuned.parent = Some("base".into());
     let (server, state) = Server::empty(common::limits()).await;
@@ -195,11 +195,13 @@ async fn models_are_chosen_and_listed_by_their_names() {
     let cards: Vec<Value> = cards.map(|card| json!([card["id"], card["root"], card["parent"]])).collect();
     assert_eq!(
         cards,
-        [json!(["base", "base", null]), json!(["gpt-4o", "base", null]), json!(["tuned", "base", "base"])]
+        [json!(["base", "base", null]), json!(["house-model", "base", null]), json!(["tuned", "base", "base"])]
     );
-    for (asked, answers, text) in
-        [("base", "base", "from the base"), ("gpt-4o", "base", "from the base"), ("tuned", "tuned", "from the adapter")]
-    {
+    for (asked, answers, text) in [
+        ("base", "base", "from the base"),
+        ("house-model", "base", "from the base"),
+        ("tuned", "tuned", "from the adapter"),
+    ] {
         let (status, reply) = server.chat(json!({ "model": asked })).await;
         assert_eq!(status, 200);
         assert_eq!(reply["model"], answers);
@@ -208,5 +210,8 @@ async fn models_are_chosen_and_listed_by_their_names() {
     let (status, reply) = server.chat(json!({"model": "other"})).await;
     assert_eq!((status, &reply["error"]["code"]), (404, &json!("model_not_found")));
     let message = reply["error"]["message"].as_str().unwrap();
-    assert!(message.contains("`base`") && message.contains("`gpt-4o`") && message.contains("`tuned`"), "{message}");
+    assert!(
+        message.contains("`base`") && message.contains("`house-model`") && message.contains("`tuned`"),
+        "{message}"
+    );
 }

@@ -27,7 +27,7 @@ fn mt_bench(case: &Case, server: &StandIn, more: &[&str]) -> Said {
     };
     let questions = line(1, "math", ["What is 2+2?", "And 3+3?"]) + &line(2, "writing", ["Write a line.", "Another."]);
     case.write("questions.jsonl", questions);
-    case.write("reference.jsonl", answers(&[1], "gpt-4", ["4", "6"]));
+    case.write("reference.jsonl", answers(&[1], "reference", ["4", "6"]));
     case.write("mine.jsonl", answers(&[1, 2], "mine", ["Four. Rating: [[10]]", "Six."]));
     judged(case, server, "mine.jsonl", "questions.jsonl", "reference.jsonl", more)
 }

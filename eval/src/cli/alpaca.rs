@@ -44,7 +44,7 @@ const ANSWERS: &str = "answers.jsonl";
     mut_arg("temperature", |arg| arg.default_value("0.7").help("Sampling temperature")),
     after_help = "Examples:
   orpo-eval alpaca --endpoint http://127.0.0.1:8000 --reference alpaca_eval_gpt4_baseline.json \\
-      --judge-endpoint https://api.openai.com --judge-model gpt-4-1106-preview \\
+      --judge-endpoint https://api.example.com/v1 --judge-model judge \\
       --annotator-config evaluators_configs/weighted_alpaca_eval_gpt4_turbo --gamed df_gamed.csv --out results/m
   orpo-eval alpaca --outputs model_outputs.json --reference baseline.json \\
       --judge-endpoint http://127.0.0.1:8001 --judge-model judge --out results/m

@@ -32,7 +32,7 @@ use crate::table::count;
         arg.help("Temperature of every answer [default: 0.7 in writing and roleplay, 0.1 in stem and humanities, else 0]")
     }),
     after_help = "Examples:
-  orpo-eval mt-bench --endpoint http://127.0.0.1:8000 --judge-endpoint https://api.openai.com/v1 --judge-model gpt-4 \\
+  orpo-eval mt-bench --endpoint http://127.0.0.1:8000 --judge-endpoint https://api.example.com/v1 --judge-model j \\
       --questions official --reference-answers gpt-4.jsonl --judge-prompts judge_prompts.jsonl --out results/mt
   orpo-eval mt-bench --answers model_answer/*.jsonl --mode pairwise-baseline --baseline gpt-3.5-turbo \\
       --judge-endpoint http://127.0.0.1:9000 --judge-model j --out results/pairs

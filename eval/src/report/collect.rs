@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn answers_are_called_after_their_directory() {
         assert_eq!(answers_of("out/eval/orpo/ifeval/samples.jsonl"), "orpo");
-        assert_eq!(answers_of("gpt-4.1"), "gpt-4.1");
+        assert_eq!(answers_of("judge-5.1"), "judge-5.1");
         assert_eq!(answers_of("orpo.jsonl"), "orpo.jsonl");
     }
 
