@@ -4,6 +4,9 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use orpo_chat::RESERVED_VARIABLES;
+use serde_json::{Map, Value};
+
 use crate::engine::EngineChoice;
 use crate::layers::{Origin, host_name};
 use crate::load::hub;
@@ -57,6 +60,11 @@ pub struct ServeArgs {
     /// Chat template (jinja) to use in place of the model's
     #[arg(long, env = "ORPO_SERVE_CHAT_TEMPLATE", value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
+
+    /// Variables of the chat template where a request's `chat_template_kwargs` do not set them, as a JSON object, for example
+    /// '{"enable_thinking": false}'
+    #[arg(long, env = "ORPO_SERVE_DEFAULT_CHAT_TEMPLATE_KWARGS", value_name = "JSON", value_parser = variables)]
+    pub default_chat_template_kwargs: Option<Map<String, Value>>,
 
     /// What computes the tokens
     #[arg(long, env = "ORPO_SERVE_ENGINE", value_name = "ENGINE", value_enum, default_value_t)]
@@ -176,6 +184,19 @@ fn named_adapter(text: &str) -> Result<NamedAdapter, String> {
     }
 }
 
+/// Variables of a chat template.
+fn variables(text: &str) -> Result<Map<String, Value>, String> {
+    if text.trim().is_empty() {
+        return Ok(Map::new());
+    }
+    let variables: Map<String, Value> =
+        serde_json::from_str(text).map_err(|error| format!("it must be a JSON object: {error}"))?;
+    match RESERVED_VARIABLES.iter().find(|name| variables.contains_key(**name)) {
+        Some(name) => Err(format!("`{name}` is for each request to say")),
+        None => Ok(variables),
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   orpo-serve --model out/checkpoint
@@ -237,6 +258,20 @@ mod tests {
         assert_eq!(arguments(model.clone()).model_names(), ["tuned"]);
         assert_eq!(arguments(model.join("../tuned/.")).model_names(), ["tuned"]);
         assert_eq!(arguments("hub:acme/tiny@v2".into()).model_names(), ["acme/tiny"]);
+    }
+
+    #[test]
+    fn variables_of_the_template_are_an_object() {
+        let parsed = |json: &str| {
+            let line = ["orpo-serve", "--model", "m", "--default-chat-template-kwargs", json];
+            ServeArgs::try_parse_from(line).map(|args| args.default_chat_template_kwargs.unwrap())
+        };
+        let given = parsed(r#"{"enable_thinking": false}"#).unwrap();
+        assert_eq!(Value::Object(given), serde_json::json!({"enable_thinking": false}));
+        assert!(parsed("").unwrap().is_empty());
+        for wrong in ["[]", "enable_thinking=false", r#"{"tools": []}"#] {
+            assert!(parsed(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{BOS, Behaviour, Double, MODEL, Server, TOOL_TEMPLATE, body, payloads, says, tokenizer_with};
+use common::{BOS, Behaviour, Double, MODEL, Server, TOOL_TEMPLATE, body, limits, payloads, says, tokenizer_with};
 use orpo_serve::state::Served;
 use serde_json::{Value, json};
 
@@ -286,6 +286,24 @@ async fn variables_reach_the_chat_template() {
         let tokens: Value = tokens.json().await.unwrap();
         // With BOS.
         assert_eq!(tokens["count"], text.len() + 1, "{tokens}");
+        let (_, reply) = server.chat(json!({ "chat_template_kwargs": variables })).await;
+        assert_eq!(reply["usage"]["prompt_tokens"], text.len() + 1, "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_s_variables_win_over_the_server_s() {
+    let template = "{% if enable_thinking is defined and not enable_thinking %}no {% endif %}thinking{{ extra }}";
+    let defaults = json!({"enable_thinking": false, "extra": "!"}).as_object().unwrap().clone();
+    let (server, state) = Server::empty(limits()).await;
+    let engine = Double { context_length: 4096, ..Double::new(says("ok")) };
+    let tokenizer = tokenizer_with(template, "<s>").with_variables(defaults);
+    state.serve(Served::new(MODEL, Arc::new(engine), tokenizer));
+    for (variables, text) in [
+        (json!({}), "no thinking!"),
+        (json!({"enable_thinking": true}), "thinking!"),
+        (json!({"extra": "?"}), "no thinking?"),
+    ] {
         let (_, reply) = server.chat(json!({ "chat_template_kwargs": variables })).await;
         assert_eq!(reply["usage"]["prompt_tokens"], text.len() + 1, "{reply}");
     }

@@ -157,6 +157,12 @@ fn tokenizer(args: &ServeArgs, dir: &Path) -> anyhow::Result<ChatTokenizer> {
             .with_context(|| format!("cannot read --chat-template `{}`", path.display()))?;
         tokenizer = tokenizer.with_template(source).with_context(|| format!("--chat-template `{}`", path.display()))?;
     }
+    if let Some(variables) = &args.default_chat_template_kwargs {
+        tokenizer = tokenizer.with_variables(variables.clone());
+        for name in tokenizer.unused_variables() {
+            tracing::warn!(dir = %dir.display(), "the chat template does not name `{name}` of --default-chat-template-kwargs");
+        }
+    }
     if tokenizer.template().is_err() {
         tracing::warn!(dir = %dir.display(), "no chat template: only /v1/completions is answered; --chat-template FILE gives one");
     }
