@@ -23,6 +23,7 @@
 
 pub mod alpaca;
 pub mod asking;
+pub mod bias;
 pub mod body;
 pub mod breaker;
 pub mod cli;
@@ -39,6 +40,7 @@ pub mod official;
 pub mod progress;
 pub mod python_json;
 pub mod python_random;
+pub mod rank;
 pub mod reasoning;
 mod rejection;
 pub mod reply;
