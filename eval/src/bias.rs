@@ -71,6 +71,13 @@ fn vote(preference: f64) -> f64 {
     }
 }
 
+/// The mean of the preferences in both orders, to twelve decimals: opposite verdicts are a tie, whatever rounding has made of
+/// their logarithms.
+pub fn over_both_orders(first: f64, second: f64) -> f64 {
+    const DECIMALS: f64 = 1e12;
+    (f64::midpoint(first, second) * DECIMALS).round() / DECIMALS
+}
+
 fn mean(values: &[f64]) -> f64 {
     mean_and_deviation(values).0
 }
@@ -203,6 +210,14 @@ mod tests {
         let bias = Bias::of_pairs([file, Judged::default()]).unwrap();
         assert_eq!((bias.pairs, bias.first_place, bias.longer.unwrap().value), (1, None, Some(1.0)));
         assert_eq!(Bias::of_pairs([Judged::default()]), None);
+    }
+
+    #[test]
+    fn opposite_verdicts_are_a_tie() {
+        for percent in 1..100 {
+            let preference = (f64::from(percent) / 100.0).ln().exp();
+            assert_eq!(over_both_orders(2.0 - preference, 1.0 + preference), 1.5, "{percent}");
+        }
     }
 
     #[test]

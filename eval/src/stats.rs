@@ -35,6 +35,9 @@ pub enum Missing {
     /// The observations do not determine it.
     #[serde(rename = "not identifiable: length and verdict cannot be told apart")]
     NotIdentifiable,
+    /// A correlation, or an agreement beyond chance, of what is always the same.
+    #[serde(rename = "not defined: one side does not vary")]
+    Constant,
 }
 
 impl fmt::Display for Missing {

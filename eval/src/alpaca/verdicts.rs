@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::comparison::{Comparison, Problem};
 use super::switch::is_switched;
+use crate::bias::over_both_orders;
 use crate::judge::annotator::Annotator;
 use crate::judge::parser::Parser;
 use crate::judge::template::{Templating, Texts};
@@ -120,7 +121,7 @@ pub async fn ask(
         let comparison = &mut comparisons[index];
         comparison.preference = match comparison.verdicts {
             _ if comparison.problem.is_some() => None,
-            [Some(first), Some(second)] => Some(f64::midpoint(first, second)),
+            [Some(first), Some(second)] => Some(over_both_orders(first, second)),
             [first, second] => first.or(second),
         };
     }
