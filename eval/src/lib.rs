@@ -1,6 +1,6 @@
 //! Measures a chat model through the one thing that all servers share, the OpenAI HTTP API, or from saved responses.
 //!
-//! A task is data, a scorer and metrics: [`ifeval`], [`alpaca`], [`mt_bench`], [`compare`]. The centre of the first is a pure
+//! A task is data, a scorer and metrics: [`ifeval`], [`alpaca`], [`mt_bench`], [`compare`]; [`judge_agreement`] is one about judges. The centre of the first is a pure
 //! function from a response to verdicts:
 //!
 //! ```
@@ -23,6 +23,7 @@
 
 pub mod alpaca;
 pub mod asking;
+pub mod bias;
 pub mod body;
 pub mod breaker;
 pub mod cli;
@@ -33,12 +34,14 @@ pub mod error_body;
 pub mod ifeval;
 pub mod jsonl;
 pub mod judge;
+pub mod judge_agreement;
 pub mod lenient_json;
 pub mod mt_bench;
 pub mod official;
 pub mod progress;
 pub mod python_json;
 pub mod python_random;
+pub mod rank;
 pub mod reasoning;
 mod rejection;
 pub mod reply;

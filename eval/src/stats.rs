@@ -35,6 +35,9 @@ pub enum Missing {
     /// The observations do not determine it.
     #[serde(rename = "not identifiable: length and verdict cannot be told apart")]
     NotIdentifiable,
+    /// A correlation, or an agreement beyond chance, of what is always the same.
+    #[serde(rename = "not defined: one side does not vary")]
+    Constant,
 }
 
 impl fmt::Display for Missing {
@@ -130,6 +133,21 @@ impl Metric {
         let stderr = (groups / (groups - 1.0) * clusters.iter().map(residual).sum::<f64>()).sqrt() / n as f64;
         let ci95 = [(value - Z95 * stderr).max(low).min(value), (value + Z95 * stderr).min(high).max(value)];
         Self::new(value, stderr, ci95, n)
+    }
+
+    /// The share of successes where a trial can also count as a part of one, such as a tie as a half: values from 0 to 1, in
+    /// clusters of which one is independent of another. Wilson's interval where every cluster is a success or a failure, and
+    /// where all values are 0 or all are 1; else that of [`Metric::clustered_mean`].
+    pub fn clustered_share(clusters: &[Vec<f64>]) -> Self {
+        let full: Vec<&Vec<f64>> = clusters.iter().filter(|cluster| !cluster.is_empty()).collect();
+        let all = |wanted: f64| full.iter().copied().flatten().all(|&value| value == wanted);
+        let is_single_trial = |cluster: &&Vec<f64>| matches!(cluster[..], [0.0] | [1.0]);
+        if !full.is_empty() && !full.iter().all(is_single_trial) && !all(0.0) && !all(1.0) {
+            return Self::clustered_mean(clusters, [0.0, 1.0]);
+        }
+        let successes = full.iter().filter(|cluster| cluster[0] == 1.0).count();
+        let n = full.iter().map(|cluster| cluster.len()).sum();
+        Self { n, ..Self::proportion(successes, full.len()) }
     }
 
     /// The mean of shares between 0 and 1 with the bootstrap's interval, of 10,000 resamples.
@@ -288,6 +306,20 @@ mod tests {
         assert_eq!((twice.value, twice.n), (Some(4.0), 8));
         assert!((twice.stderr.unwrap() - error).abs() < 1e-12);
         assert_eq!(Metric::clustered_mean(&[vec![3.0, 5.0]], [1.0, 10.0]).ci95, Some([1.0, 10.0]));
+    }
+
+    #[test]
+    fn a_share_keeps_a_width_where_nothing_varies() {
+        let alone = |values: &[f64]| values.iter().map(|&value| vec![value]).collect::<Vec<_>>();
+        assert_eq!(Metric::clustered_share(&alone(&[1.0, 0.0, 0.0])), Metric::proportion(1, 3));
+        // Ties are halves.
+        let ties = alone(&[1.0, 0.5, 0.0, 0.5]);
+        assert_eq!(Metric::clustered_share(&ties), Metric::clustered_mean(&ties, [0.0, 1.0]));
+        // Six values in three clusters tell as much as three trials.
+        let same = Metric::clustered_share(&vec![vec![1.0; 2]; 3]);
+        assert_eq!(same, Metric { n: 6, ..Metric::proportion(3, 3) });
+        assert!(same.ci95.unwrap()[0] < 0.5);
+        assert_eq!(Metric::clustered_share(&[vec![], vec![]]), Metric::missing(0, Missing::NothingScored));
     }
 
     #[test]

@@ -15,7 +15,8 @@ use orpo_eval::alpaca::is_switched;
 use serde_json::{Value, json};
 use support::{read_json, read_lines, reference, stderr, text, unpack};
 
-/// A server that is both: asked as `judge`, it prefers the answer that is `good`, with a probability of 0.9.
+/// A server that is both: asked as `judge`, it prefers the answer that is `good`, with a probability of 0.9; asked as
+/// `judge-first`, the one that is shown first.
 #[derive(Clone, Default)]
 struct Server {
     requests: Arc<Mutex<Vec<Value>>>,
@@ -55,7 +56,7 @@ async fn chat(State(server): State<Server>, Json(body): Json<Value>) -> Response
         }
     }
     let usage = json!({"prompt_tokens": 100, "completion_tokens": 1});
-    if body["model"] != "judge" {
+    if !body["model"].as_str().unwrap().starts_with("judge") {
         let finish_reason = if text.contains("long") { "length" } else { "stop" };
         let message = json!({"role": "assistant", "content": answer(text)});
         let choice = json!({"message": message, "finish_reason": finish_reason});
@@ -64,7 +65,7 @@ async fn chat(State(server): State<Server>, Json(body): Json<Value>) -> Response
     let first_is_good = text.find("good").unwrap_or(usize::MAX) < text.find("reference").unwrap_or(usize::MAX);
     let (likely, other) = if text.contains("odd") {
         ("Neither", "Both")
-    } else if first_is_good == text.contains("good") {
+    } else if body["model"] == "judge-first" || first_is_good == text.contains("good") {
         ("m", "M")
     } else {
         ("M", "m")
@@ -174,6 +175,8 @@ fn a_run_from_the_first_answer_to_the_leaderboard() {
     let judge = &results["judge"];
     assert_eq!((&judge["annotator"], &judge["model"]), (&json!("orpo_eval_weighted"), &json!("judge")));
     assert_eq!((&judge["seed"], &judge["templating"]), (&json!(0), &json!("safe")));
+    assert_eq!(judge["orders"], "one");
+    assert_eq!((&results["bias"]["pairs"], results["bias"].get("self_consistency")), (&json!(4), None));
     assert_eq!(judge["template_sha256"].as_str().unwrap().len(), 64);
 
     let annotations = read_json(&out.join("annotations.json"));
@@ -245,6 +248,110 @@ fn a_run_from_the_first_answer_to_the_leaderboard() {
     let second: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(second["metrics"], results["metrics"]);
     assert_eq!(server.requests.lock().unwrap().len(), 9);
+}
+
+#[test]
+fn both_orders_cancel_a_liking_for_a_place() {
+    let (server, endpoint) = Server::start(true, &[("reference for broken", 1)]);
+    let directory = tempfile::tempdir().unwrap();
+    let [switched, straight] = switched_and_not();
+    let reference = write_reference(directory.path(), &[&switched, &straight, "same", "broken"]);
+    let out = directory.path().join("out");
+    let outputs = directory.path().join("outputs.json");
+    let rows = [switched.as_str(), &straight, "same", "broken"]
+        .map(|instruction| json!({"instruction": instruction, "output": answer(instruction), "generator": "m"}));
+    std::fs::write(&outputs, json!(rows).to_string()).unwrap();
+    let alpaca = |judge: &str, more: &[&str]| {
+        let arguments = [
+            "--outputs",
+            text(&outputs),
+            "--reference",
+            &reference,
+            "--judge-endpoint",
+            &endpoint,
+            "--judge-model",
+            judge,
+            "--judge-concurrency",
+            "1",
+            "--max-unscored",
+            "1",
+        ];
+        let output = alpaca(&[&arguments[..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        output
+    };
+    alpaca("judge-first", &["--both-orders", "--out", text(&out)]);
+    // Three pairs are asked about twice; one of the orders of the last fails, so that it has no preference.
+    assert_eq!(server.requests("judge-first").len(), 6);
+    let results = read_json(&out.join("results.json"));
+    assert_eq!((&results["judge"]["orders"], &results["counts"]["unscored"]), (&json!("both"), &json!(1)));
+    assert_eq!(results["judge"]["annotator"], "orpo_eval_weighted_both_orders");
+    let close = |value: &Value, expected: f64| assert!((value.as_f64().unwrap() - expected).abs() < 1e-9, "{value}");
+    close(&results["metrics"]["win_rate"]["value"], 50.0);
+    let bias = &results["bias"];
+    assert_eq!((&bias["first_place"]["value"], &bias["self_consistency"]["value"]), (&json!(1.0), &json!(0.0)));
+    let samples = read_lines(&out.join("samples.jsonl"));
+    for sample in &samples[..2] {
+        close(&sample["verdicts"][0], 1.1);
+        close(&sample["verdicts"][1], 1.9);
+        assert_eq!(sample["is_switched"], Value::Null);
+    }
+    assert_eq!((&samples[2]["preference"], samples[2].get("verdicts")), (&json!(1.5), None));
+    assert_eq!((&samples[3]["preference"], samples[3]["verdicts"][0].is_null()), (&Value::Null, true));
+    let annotations = read_json(&out.join("annotations.json"));
+    assert_eq!(annotations[0]["annotator"], "orpo_eval_weighted_both_orders");
+    assert_eq!(annotations[0]["preference_raw_completion"].as_array().unwrap().len(), 2);
+
+    // The order of the coin is one of both: only the other one is left to ask, and what the coin alone says is another number.
+    let verdicts = directory.path().join("verdicts.jsonl");
+    alpaca("judge", &["--verdicts", text(&verdicts)]);
+    assert_eq!(server.requests("judge").len(), 3);
+    let output = alpaca("judge", &["--both-orders", "--verdicts", text(&verdicts)]);
+    assert_eq!(server.requests("judge").len(), 6);
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("by orpo_eval_weighted_both_orders"), "{table}");
+    assert!(table.contains("the judge prefers the answer shown first in 50.00 % ("), "{table}");
+    assert!(table.contains("the judge names the same winner in both orders in 100.00 %"), "{table}");
+}
+
+/// Without a length that varies, what is due to length cannot be told, however many orders were asked.
+#[test]
+fn length_control_over_both_orders_says_where_it_is_not_identifiable() {
+    let (_, endpoint) = Server::start(true, &[]);
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b] = switched_and_not();
+    let reference = write_reference(directory.path(), &[&a, &b]);
+    let outputs = directory.path().join("outputs.json");
+    let rows = [&a, &b].map(|instruction| {
+        json!({"instruction": instruction, "output": format!("good reference for {instruction}"), "generator": "m"})
+    });
+    std::fs::write(&outputs, json!(rows).to_string()).unwrap();
+    let gamed = directory.path().join("df_gamed.csv");
+    std::fs::write(
+        &gamed,
+        "preference,std_delta_len,instruction_difficulty,not_gamed_baseline,index\n0.5,0.1,0.2,False,0\n\
+         0.4,0.2,0.1,False,1\n",
+    )
+    .unwrap();
+    let output = alpaca(&[
+        "--outputs",
+        text(&outputs),
+        "--reference",
+        &reference,
+        "--judge-endpoint",
+        &endpoint,
+        "--judge-model",
+        "judge",
+        "--both-orders",
+        "--gamed",
+        text(&gamed),
+        "--json",
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let results: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let metric = &results["metrics"]["length_controlled_winrate"];
+    assert_eq!(metric["value"], Value::Null, "{results}");
+    assert!(metric["reason"].as_str().unwrap().starts_with("not identifiable: "), "{metric}");
 }
 
 #[test]

@@ -96,8 +96,16 @@ fn a_judge_decides_in_both_orders() {
     assert_eq!(winners, [json!("a"), json!("b"), json!("tie"), json!("tie"), Value::Null]);
     assert_eq!((&results["n_wins"], &results["n_losses"], &results["n_ties"]), (&json!(1), &json!(1), &json!(2)));
     assert_eq!(results["metrics"]["win_rate"]["value"], 0.5);
-    // Of p, q and r both orders agree on two; of r the first shown is preferred; equal answers are not asked about.
-    assert_eq!(results["order"]["consistency"], 0.75);
+    // Of p, q and r both orders agree on two; of r the first shown is preferred; equal answers are not asked about, and of
+    // `mute` there is no verdict.
+    assert_eq!(results["order"]["consistency"], 2.0 / 3.0);
+    let bias = &results["bias"];
+    assert_eq!((&bias["pairs"], &bias["verdicts"]), (&json!(3), &json!(6)));
+    assert_eq!(bias["self_consistency"]["value"], 2.0 / 3.0);
+    // One half each of p and q, all of r.
+    assert_eq!(bias["first_place"]["value"], 2.0 / 3.0);
+    // `good` twice, and of `bad` and `worse` neither.
+    assert_eq!(bias["longer"]["value"], 2.5 / 3.0);
     assert_eq!(results["judge"]["model"], "judge");
     assert_eq!(results["judge"]["template_sha256"].as_str().unwrap().len(), 64);
     assert_eq!(server.asked.lock().unwrap().len(), 8);

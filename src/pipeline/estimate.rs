@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use orpo_eval::alpaca::comparison::Comparison;
 use orpo_eval::alpaca::outputs::Outputs;
-use orpo_eval::alpaca::verdicts;
+use orpo_eval::alpaca::verdicts::{self, Orders};
 use orpo_eval::compare::judging::{self, Style};
 use orpo_eval::compare::pair::Pair;
 use orpo_eval::ifeval::data::Dataset;
@@ -145,7 +145,9 @@ fn alpaca_comparisons(table: &Table) -> Result<Vec<Comparison>> {
 
 fn alpaca_requests(pipeline: &Pipeline, table: &Table, mut comparisons: Vec<Comparison>) -> Result<Vec<Request>> {
     let annotator = annotator(table)?;
-    Ok(verdicts::plan(&mut comparisons, &annotator, judge_model(pipeline), Templating::Safe).requests)
+    let is_both = table.get("both_orders").and_then(toml::Value::as_bool) == Some(true);
+    let orders = if is_both { Orders::Both } else { Orders::One };
+    Ok(verdicts::plan(&mut comparisons, &annotator, judge_model(pipeline), Templating::Safe, orders).requests)
 }
 
 fn annotator(table: &Table) -> Result<Annotator> {

@@ -79,6 +79,7 @@ pub const ALPACA: Section = Section {
             ("instruction_difficulty", "--instruction-difficulty", File),
             ("leaderboard", "--leaderboard", File),
             ("official_templating", "--official-templating", What),
+            ("both_orders", "--both-orders", What),
             ("fold_layout", "--fold-layout", What),
             ("limit", "--limit", What),
             ("max_unscored", "--max-unscored", What),

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::bias::Judged;
 use crate::reply::{LENGTH, REFUSAL};
 
 /// A model's answer beside the baseline's.
@@ -20,10 +21,12 @@ pub struct Comparison {
     pub raw_response: Option<String>,
     /// Why the model's answer ended, if that is known.
     pub finish_reason: Option<String>,
-    /// Whether the judge saw the model's answer first.
+    /// True if the judge saw the model's answer first; none where it saw both orders.
     pub is_switched: Option<bool>,
-    /// From 1 (the baseline's answer is better) to 2 (the model's is).
+    /// From 1 (the baseline's answer is better) to 2 (the model's is); over both orders their mean.
     pub preference: Option<f64>,
+    /// The preferences that the judge gave: with the baseline's answer first, and with the model's answer first.
+    pub verdicts: [Option<f64>; 2],
     /// What the length regression predicts, from 0 to 1.
     pub glm_preference: Option<f64>,
     /// What the judge said.
@@ -48,6 +51,17 @@ impl Comparison {
     /// True if the model answered nothing.
     pub fn is_empty(&self) -> bool {
         self.response.as_deref().is_some_and(|response| response.trim().is_empty())
+    }
+
+    /// What was decided, from the baseline's side. A tie of equal answers is nobody's decision.
+    pub fn judged(&self) -> Judged {
+        let response = self.response.as_deref().unwrap_or_default();
+        if response == self.reference {
+            return Judged::default();
+        }
+        let placed = self.verdicts.map(|verdict| verdict.map(|preference| 2.0 - preference));
+        let unplaced = self.preference.filter(|_| placed == [None, None]).map(|preference| 2.0 - preference);
+        Judged { placed, unplaced, lengths: Some([self.reference.as_str(), response].map(|text| text.chars().count())) }
     }
 }
 
@@ -87,6 +101,8 @@ struct Sample<'a> {
     is_switched: Option<bool>,
     preference: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    verdicts: Option<[Option<f64>; 2]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     glm_preference: Option<f64>,
     finish_reason: Option<&'a str>,
     error: Option<&'a str>,
@@ -105,6 +121,9 @@ pub fn samples(comparisons: &[Comparison]) -> Vec<u8> {
             reference: &comparison.reference,
             is_switched: comparison.is_switched,
             preference: comparison.preference,
+            // Where one order was asked, the preference is the verdict.
+            verdicts: Some(comparison.verdicts)
+                .filter(|verdicts| comparison.is_switched.is_none() && *verdicts != [None, None]),
             glm_preference: comparison.glm_preference,
             finish_reason: comparison.finish_reason.as_deref(),
             error: comparison.problem.as_ref().map(Problem::reason),

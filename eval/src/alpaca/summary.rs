@@ -12,6 +12,7 @@ use super::gamed::{Difficulty, GamedRow};
 use super::leaderboard::float;
 use super::length_controlled::{self, LengthControlled, LengthError, LengthRegression, Row};
 use super::metrics::WinRate;
+use crate::bias::Bias;
 use crate::results::{Counts, DataSource, Results};
 use crate::stats::{Metric, Missing};
 
@@ -42,6 +43,8 @@ pub struct Summary {
     pub avg_length: Option<usize>,
     /// The length-controlled win rate, or why there is none.
     pub length_controlled: Result<LengthControlled, NoLengthControl>,
+    /// What the verdicts depend on besides quality; none without verdicts. The baseline's answer is the first of a pair.
+    pub bias: Option<Bias>,
     /// How many items there were.
     pub counts: AlpacaCounts,
 }
@@ -149,6 +152,7 @@ impl Summary {
             by_dataset: by_dataset.into_iter().map(dataset_rate).collect(),
             avg_length: rows.iter().map(|row| row.length_2).sum::<usize>().checked_div(rows.len()),
             length_controlled,
+            bias: Bias::of_pairs(comparisons.iter().map(Comparison::judged)),
             counts: AlpacaCounts::of(comparisons),
         }
     }
@@ -209,6 +213,9 @@ impl Summary {
         }
         if let Some(reason) = lc_missing {
             extend(&mut added, json!({"lc_missing": reason}));
+        }
+        if let Some(bias) = &self.bias {
+            extend(&mut added, json!({"bias": bias}));
         }
         if !self.by_dataset.is_empty() {
             extend(&mut added, json!({"by_dataset": self.by_dataset}));

@@ -30,6 +30,9 @@ pub fn render(evaluation: &Evaluation) -> String {
     );
     let length = or_dash(summary.avg_length, |length| length.to_string());
     text += &format!("{length} characters per answer on average, {} cut off\n", count(counts.truncated, "answer"));
+    if let Some(bias) = &summary.bias {
+        text += &bias.render("the judge");
+    }
     match &summary.length_controlled {
         Ok(found) => {
             let [length, difficulty, model] = found.coef;

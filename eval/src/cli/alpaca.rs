@@ -16,6 +16,7 @@ use crate::alpaca::gamed::{read_difficulty, read_gamed};
 use crate::alpaca::outputs::{Output, Outputs};
 use crate::alpaca::run::Evaluation;
 use crate::alpaca::summary::LengthControl;
+use crate::alpaca::verdicts::Orders;
 use crate::alpaca::{FoldLayout, table, verdicts};
 use crate::client::ClientError;
 use crate::clock::Clock;
@@ -81,6 +82,10 @@ pub(super) struct Alpaca {
     /// it
     #[arg(long, conflicts_with = "annotations")]
     official_templating: bool,
+    /// Ask the judge about every pair in both orders and take the mean, so that its liking for a place cancels out; twice the
+    /// requests, and no longer the official measure
+    #[arg(long, conflicts_with = "annotations")]
+    both_orders: bool,
     /// The gamed baselines' annotations (df_gamed.csv), for the length-controlled win rate
     #[arg(long, value_name = "FILE")]
     gamed: Option<PathBuf>,
@@ -209,10 +214,15 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
         return Err(error).context("the judge does not answer; is it up, and --judge-endpoint right?");
     }
 
+    let orders = if arguments.both_orders { Orders::Both } else { Orders::One };
+    let annotator_name = match orders {
+        Orders::One => annotator.name.clone(),
+        Orders::Both => format!("{}_both_orders", annotator.name),
+    };
     let mut names = Names {
         baseline: reference.generator().map(str::to_owned),
         model: arguments.name.clone(),
-        annotator: Some(annotator.name.clone()),
+        annotator: Some(annotator_name.clone()),
     };
     let mut answered = Results::default();
     let mut comparisons = match &arguments.outputs {
@@ -239,7 +249,7 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
     let (refused, empty) = (count(Comparison::is_refusal), count(Comparison::is_empty));
 
     let templating = if arguments.official_templating { Templating::Official } else { Templating::Safe };
-    let mut plan = verdicts::plan(&mut comparisons, &annotator, &judge_model, templating);
+    let mut plan = verdicts::plan(&mut comparisons, &annotator, &judge_model, templating, orders);
     judge.edit(&mut plan.requests);
     let mut store = arguments.judge.open_verdicts(arguments.out.as_deref())?;
     judge.forget_unread(&plan.requests, &mut store, |_, request, reply| {
@@ -251,7 +261,9 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
     let asked = verdicts::ask(&plan, &mut comparisons, &annotator, &judge, &mut store, &progress);
     let tally = runtime.block_on(asked)?;
 
-    let judge = described(&annotator, &judge_model, &judge, templating, &tally);
+    let mut judge = described(&annotator, &judge_model, &judge, templating, &tally);
+    judge["annotator"] = annotator_name.into();
+    judge["orders"] = if orders == Orders::Both { "both" } else { "one" }.into();
     Ok(Evaluation::new(comparisons, names, control.map_err(Clone::clone), clock, |results| {
         results.endpoint = answered.endpoint;
         results.lineage = answered.lineage;

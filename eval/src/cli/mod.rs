@@ -4,6 +4,7 @@ mod alpaca;
 mod compare;
 mod ifeval;
 mod judge;
+mod judge_agreement;
 mod mt_bench;
 mod report;
 mod requests;
@@ -39,6 +40,7 @@ enum Command {
     Alpaca(Box<alpaca::Alpaca>),
     Compare(Box<compare::Compare>),
     MtBench(Box<mt_bench::MtBench>),
+    JudgeAgreement(Box<judge_agreement::JudgeAgreement>),
     Report(report::Report),
 }
 
@@ -59,6 +61,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Alpaca(arguments) => alpaca::run(&arguments),
         Command::MtBench(arguments) => mt_bench::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::JudgeAgreement(arguments) => judge_agreement::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
     };
     ExitCode::from(code.unwrap_or_else(|error| {

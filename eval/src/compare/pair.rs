@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bias::Judged;
+
 /// Which answer is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Winner {
@@ -55,7 +57,16 @@ impl Pair {
         self.winner_of(0)
     }
 
-    /// The same for any repetition.
+    /// What the judge decided in the first judging.
+    pub fn judged(&self) -> Judged {
+        Judged {
+            placed: self.preferences.first().copied().unwrap_or_default(),
+            unplaced: None,
+            lengths: Some(self.answers.each_ref().map(|answer| answer.chars().count())),
+        }
+    }
+
+    /// The answer that won in any repetition, as [`Pair::winner`].
     pub fn winner_of(&self, repeat: usize) -> Option<Winner> {
         let [a_first, b_first] = *self.preferences.get(repeat)?;
         let [a_first, b_first] = [Winner::of(a_first?), Winner::of(b_first?)];

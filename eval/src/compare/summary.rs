@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::agreement::Agreement;
 use super::length::controlled_share;
 use super::pair::{Pair, Winner};
+use crate::bias::Bias;
 use crate::results::{Counts, Results};
 use crate::stats::{self, Metric, Missing};
 
@@ -31,6 +32,9 @@ pub struct Summary {
     /// Where a judge saw both orders.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
+    /// What the verdicts of a judge depend on besides quality, in the first repetition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bias: Option<Bias>,
     /// Where the judge was asked repeatedly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repeats: Option<Repeats>,
@@ -65,7 +69,7 @@ pub struct McNemar {
     pub p: Option<f64>,
 }
 
-/// What the order of the answers did.
+/// What the order of the answers did, where they differ.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Order {
     /// The share of pairs with the same winner in both orders.
@@ -99,13 +103,14 @@ impl Summary {
         let mean =
             |index: usize| rows.iter().map(|(_, lengths)| lengths[index] as f64).sum::<f64>() / rows.len() as f64;
         let avg_length = (!rows.is_empty()).then(|| [mean(0), mean(1)]);
-        let judged = || pairs.iter().filter(|pair| pair.followed.is_none() && pair.winner().is_some());
+        let judged = || pairs.iter().filter(|pair| pair.followed.is_none() && pair.answers[0] != pair.answers[1]);
         Self {
             metrics: metrics(&rows, &winners, seed),
             decided,
             sign_test_p: stats::sign_test(decided.n_wins, decided.n_losses),
             mcnemar: mcnemar(pairs),
             order: order(judged()),
+            bias: Bias::of_pairs(judged().map(Pair::judged)),
             repeats: repeats(pairs),
             agreement,
             avg_length,

@@ -32,9 +32,8 @@ pub fn render(summary: &Summary, results: &Results, [a, b]: [&str; 2]) -> String
             mcnemar.only_a, mcnemar.only_b
         );
     }
-    if let Some(order) = summary.order {
-        let (consistency, first) = (percent(order.consistency), percent(order.first_shown));
-        text += &format!("both orders agree on {consistency} %; the answer shown first is preferred by {first} %\n");
+    if let Some(bias) = &summary.bias {
+        text += &bias.render("the judge");
     }
     if let Some(repeats) = &summary.repeats {
         let rates = repeats.win_rates.iter().map(|&rate| percent(rate)).collect::<Vec<_>>().join(", ");

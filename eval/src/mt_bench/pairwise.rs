@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Id;
+use super::judged::Sample;
 use super::judgment::{GameWinner, PairJudgment};
+use super::{Id, Turn};
+use crate::bias::{Bias, Judged};
 use crate::stats::Metric;
 
 /// What two games say together.
@@ -51,6 +53,39 @@ pub struct Standing {
     pub loss_rate: Metric,
     /// `(win + tie / 2) / n`.
     pub win_rate_adjusted: Metric,
+}
+
+/// What the verdicts depend on besides quality; the answers of a question are one group. Lengths are those of the answers in
+/// the samples, where they have some.
+pub fn bias<'a>(judgments: impl IntoIterator<Item = &'a PairJudgment>, samples: &[Sample]) -> Option<Bias> {
+    type Key<'a> = (&'a Id, Turn, &'a str, &'a str);
+    let answers: BTreeMap<Key<'_>, [&str; 2]> = samples
+        .iter()
+        .filter_map(|sample| match (&sample.models[..], &sample.responses[..]) {
+            ([first, second], [Some(one), Some(other)]) => {
+                Some(((&sample.question_id, sample.turn, first.as_str(), second.as_str()), [one.as_str(), other]))
+            }
+            _ => None,
+        })
+        .collect();
+    let preference = |winner: GameWinner| match winner {
+        GameWinner::Model1 => Some(1.0),
+        GameWinner::Model2 => Some(0.0),
+        GameWinner::Tie => Some(0.5),
+        GameWinner::Error => None,
+    };
+    let mut groups: BTreeMap<&Id, Vec<Judged>> = BTreeMap::new();
+    for judgment in judgments {
+        let PairJudgment { question_id, turn, model_1, model_2, g1_winner, g2_winner, .. } = judgment;
+        let texts = answers.get(&(question_id, *turn, model_1.as_str(), model_2.as_str()));
+        if texts.is_some_and(|[one, other]| one == other) {
+            continue;
+        }
+        let lengths = texts.map(|texts| texts.map(|text| text.chars().count()));
+        let placed = [*g1_winner, *g2_winner].map(preference);
+        groups.entry(question_id).or_default().push(Judged { placed, unplaced: None, lengths });
+    }
+    Bias::of(&groups.into_values().collect::<Vec<_>>())
 }
 
 /// The standing of every model; against a baseline only the pairs with it count, and the baseline itself is left out.
@@ -106,5 +141,38 @@ mod tests {
         for (first, second) in [(Error, Model1), (Model1, Error), (Error, Error), (Tie, Error)] {
             assert_eq!(outcome(first, second), None);
         }
+    }
+
+    #[test]
+    fn places_and_lengths_are_told_apart() {
+        let row = |id: u32, first: &str, second: &str| {
+            serde_json::from_value::<PairJudgment>(
+                serde_json::json!({"question_id": id, "model_1": "m", "model_2": "n",
+                "g1_winner": first, "g2_winner": second, "judge": ["j", "pair-v2"], "turn": 1}),
+            )
+            .unwrap()
+        };
+        // The first place twice, the longer answer twice, and the same answer.
+        let judgments = [row(1, "model_1", "model_2"), row(2, "model_2", "model_2"), row(3, "tie", "tie")];
+        let sample = |id: u32, responses: [&str; 2]| Sample {
+            question_id: row(id, "tie", "tie").question_id,
+            category: None,
+            turn: judgments[0].turn,
+            prompt: None,
+            models: vec!["m".into(), "n".into()],
+            responses: responses.map(|text| Some(text.to_owned())).to_vec(),
+            score: None,
+            winner: None,
+            games: Vec::new(),
+            reason: None,
+            unscored: None,
+        };
+        let samples = [sample(1, ["äöü", "ab"]), sample(2, ["a", "ab"]), sample(3, ["same", "same"])];
+        let found = bias(&judgments, &samples).unwrap();
+        assert_eq!((found.pairs, found.first_place.unwrap().value), (2, Some(0.75)));
+        assert_eq!((found.self_consistency.unwrap().value, found.longer.unwrap().value), (Some(0.5), Some(0.75)));
+        // A file of judgments has no answers.
+        let found = bias(&judgments, &[]).unwrap();
+        assert_eq!((found.pairs, found.longer, found.mean_length), (3, None, None));
     }
 }

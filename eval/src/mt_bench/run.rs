@@ -10,13 +10,13 @@ use super::generate::{self, AnswerError, Answered, Respondent};
 use super::import::{self, Duplicates, Imported, Selected, Selection};
 use super::judge_prompt::JudgePrompts;
 use super::judged::{self, Asked, Judged, Sample};
-use super::judgment::Judgments;
+use super::judgment::{Judgments, PairJudgment};
 use super::plan::{self, Mode, PlanError, Setting};
 use super::render;
 use super::single::{Item, Unscored};
 use super::summary::{AllCounts, ByModel, Categories, Summary, TASK, write_lines};
 use super::verdict::{Format, Rule};
-use super::{Question, Questions, category};
+use super::{Question, Questions, category, pairwise};
 use crate::clock::Clock;
 use crate::jsonl::{self, InputError};
 use crate::judge::cost::Estimate;
@@ -183,6 +183,7 @@ pub async fn evaluate(
         &Categories::new(Some(setting.questions)),
     );
     let mut summary = Summary::new(options.mode, by_model, counts, options.judge(judge, tally), &clock);
+    summary.bias = pairwise::bias(&judged.pairs, &judged.samples);
     summary.baseline = options.baseline.clone().filter(|_| options.mode == Mode::PairwiseBaseline);
     summary.data = Some(options.questions.source.clone());
     summary.answers =
@@ -381,6 +382,15 @@ pub fn aggregate(file: &JudgmentsFile<'_>, out: Option<&Path>) -> Result<Evaluat
         }
     }
     let by_model = ByModel::of(&judgments, baseline, &categories);
+    let bias = match &judgments {
+        Selected::Pair(pairs) => {
+            let counts = |pair: &&PairJudgment| {
+                baseline.is_none_or(|baseline| pair.model_1 == baseline || pair.model_2 == baseline)
+            };
+            pairwise::bias(pairs.iter().filter(counts), &samples)
+        }
+        Selected::Single(_) => None,
+    };
     let mut counts = AllCounts::of(&samples, 0, 0);
     counts.duplicates = duplicates;
     let models: BTreeSet<&String> = judges.iter().map(|(model, _)| model).collect();
@@ -392,6 +402,7 @@ pub fn aggregate(file: &JudgmentsFile<'_>, out: Option<&Path>) -> Result<Evaluat
     });
     let mode = if found == Mode::Single || baseline.is_some() { found } else { Mode::PairwiseAll };
     let mut summary = Summary::new(mode, by_model, counts, judge, &clock);
+    summary.bias = bias;
     summary.baseline = baseline.map(str::to_owned);
     summary.data = file.questions.map(|questions| questions.source.clone());
     let source = file.path.display().to_string();

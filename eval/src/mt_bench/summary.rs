@@ -14,6 +14,7 @@ use super::plan::Mode;
 use super::question::Question;
 use super::single::{self, Item, Losses, Means, Scores};
 use super::{Id, Questions, TASK_VERSION};
+use crate::bias::Bias;
 use crate::clock::Clock;
 use crate::jsonl::{self, InputError};
 use crate::results::{self, Counts, DataSource, Metric, RequestSettings};
@@ -44,6 +45,9 @@ pub struct Summary {
     pub by_category: BTreeMap<String, Means>,
     /// What every model got.
     pub by_model: ByModel,
+    /// What verdicts on pairs depend on besides quality.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bias: Option<Bias>,
     /// The model that was asked.
     pub model: Option<String>,
     /// Where it was asked.
@@ -194,6 +198,7 @@ impl Summary {
             counts,
             by_category: by_model.by_category(),
             by_model,
+            bias: None,
             model: None,
             endpoint: None,
             sampling: None,

@@ -37,6 +37,9 @@ pub fn render(summary: &Summary) -> String {
     if duplicates > 0 {
         text += &format!("repeated: {}\n", table::count(duplicates, "judgment"));
     }
+    if let Some(bias) = &summary.bias {
+        text += &bias.render("the judge");
+    }
     if !summary.by_category.is_empty() {
         let mut table = scored_table("category");
         for category in category::in_order(summary.by_category.keys().map(String::as_str)) {

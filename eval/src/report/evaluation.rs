@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::bias::Bias;
 use crate::jsonl::{self, InputError};
 use crate::mt_bench::summary::ByModel;
 use crate::results::{DataSource, InstructionCounts, Metric, Missing};
@@ -166,6 +167,13 @@ impl Evaluation {
             _ => return Ok(None),
         };
         Ok(Some(Self { path: path.to_owned(), common, task, json }))
+    }
+
+    /// What the judge's verdicts depend on besides quality, in words, if the results say so.
+    pub fn bias(&self) -> Option<String> {
+        let bias: Bias = serde_json::from_value(self.json.get("bias")?.clone()).ok()?;
+        let lines = bias.render("the judge");
+        Some(lines.lines().collect::<Vec<_>>().join("; ")).filter(|words| !words.is_empty())
     }
 
     /// A metric by its name.

@@ -7,7 +7,7 @@ use crate::mt_bench::pairwise::Standing;
 use crate::mt_bench::single::{Means, Scores};
 use crate::mt_bench::summary::ByModel;
 use crate::report::charts::radar::{self, Shape};
-use crate::report::collect::Collected;
+use crate::report::collect::{Collected, Subject};
 use crate::report::evaluation::Task;
 use crate::report::view::{Block, Cell, Figure, Figures, Legend, Row, Section, Table, id};
 use crate::stats::Metric;
@@ -49,6 +49,12 @@ pub fn section(collected: &Collected) -> Option<Section> {
     }
     if !standings.is_empty() {
         blocks.push(Block::Table(pairs(&standings)));
+    }
+    let is_own = |subject: &&Subject| matches!(subject.evaluation.task, Task::MtBench(_));
+    let items: Vec<String> =
+        collected.evaluations.iter().filter(is_own).filter_map(|subject| subject.evaluation.bias()).collect();
+    if !items.is_empty() {
+        blocks.push(Block::Notes { items });
     }
     (!blocks.is_empty()).then_some(Section { id: "mt-bench", title: "MT-Bench", blocks })
 }

@@ -45,6 +45,13 @@ pub fn section(collected: &Collected) -> Option<Section> {
         blocks.push(Block::Figures(compare_chart(&compare)));
         blocks.push(Block::Table(compare_table(&compare)));
     }
+    let of_alpaca = alpaca.iter().map(|(subject, _)| (subject.name().to_owned(), *subject));
+    let of_compare = compare.iter().map(|(subject, _)| (sides(subject), *subject));
+    let bias = |(name, subject): (String, &Subject)| Some(format!("{name}: {}", subject.evaluation.bias()?));
+    let items: Vec<String> = of_alpaca.chain(of_compare).filter_map(bias).collect();
+    if !items.is_empty() {
+        blocks.push(Block::Notes { items });
+    }
     (!blocks.is_empty()).then_some(Section { id: "win-rates", title: "Win rates", blocks })
 }
 
