@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use orpo_files::DataLineage;
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::DataLineage;
 use crate::error::TrainError;
 use crate::recipe::Recipe;
 

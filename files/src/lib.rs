@@ -1,0 +1,27 @@
+//! Files as all programs of this project read, write, hash and lock them:
+//!
+//! - [`write_file`] and [`replace_dir`] let a file or directory appear under its name only when complete, [`remove_dir`]
+//!   takes a directory away as a whole, and [`recover`] clears up what a killed process left of any of them;
+//! - [`sha256`] and [`sha256_file`] are what content is known by;
+//! - [`Manifest`] is `orpo_manifest.json`, which says how a model directory came to be;
+//! - [`DirLock`] keeps a directory to one process.
+//!
+//! ```
+//! let dir = tempfile::tempdir()?;
+//! let path = dir.path().join("results.json");
+//! orpo_files::write_file(&path, b"abc")?;
+//! assert_eq!(orpo_files::sha256_file(&path)?, orpo_files::sha256(b"abc"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod atomic;
+mod error;
+mod hash;
+mod lock;
+mod manifest;
+
+pub use atomic::{recover, remove_dir, replace_dir, write_file, write_json};
+pub use error::FileError;
+pub use hash::{sha256, sha256_file, sha256_stream};
+pub use lock::{DirLock, LockError};
+pub use manifest::{DataLineage, MANIFEST, Manifest};
