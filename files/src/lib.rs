@@ -3,6 +3,7 @@
 //! - [`write_file`] and [`replace_dir`] let a file or directory appear under its name only when complete, [`remove_dir`]
 //!   takes a directory away as a whole, and [`recover`] clears up what a killed process left of any of them;
 //! - [`sha256`] and [`sha256_file`] are what content is known by;
+//! - [`open_text`] and [`read_text`] read text, whatever wrote it, and say what is not text;
 //! - [`Manifest`] is `orpo_manifest.json`, which says how a model directory came to be;
 //! - [`DirLock`] keeps a directory to one process.
 //!
@@ -19,9 +20,11 @@ mod error;
 mod hash;
 mod lock;
 mod manifest;
+mod text;
 
 pub use atomic::{recover, remove_dir, replace_dir, write_file, write_json};
 pub use error::FileError;
 pub use hash::{sha256, sha256_file, sha256_stream};
 pub use lock::{DirLock, LockError};
 pub use manifest::{DataLineage, MANIFEST, Manifest};
+pub use text::{TextReader, is_lfs_pointer, open_text, read_text};
