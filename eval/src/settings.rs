@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use orpo_files::write_file;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -24,8 +25,7 @@ pub fn check<S: Serialize>(directory: &Path, settings: &S, contents: &[&str]) ->
     let content = contents.iter().find(|name| directory.join(name).exists() && !is_empty(name));
     let write = |path: PathBuf| {
         let json = format!("{wanted:#}\n");
-        jsonl::write_atomically(&path, json.as_bytes())
-            .map_err(|error| InputError::File { path, problem: error.to_string() })
+        write_file(&path, json.as_bytes()).map_err(InputError::from)
     };
     match content {
         Some(name) if !path.exists() => {

@@ -88,9 +88,10 @@ pub fn recover(parent: &Path) -> Result<(), FileError> {
 /// From the file system; then `target` is as it was.
 pub fn write_file(target: &Path, content: &[u8]) -> Result<(), FileError> {
     let partial = sibling(target, PARTIAL);
-    fs::write(&partial, content).map_err(|e| FileError::write(&partial, e))?;
-    sync(&partial)?;
-    fs::rename(&partial, target).map_err(|e| FileError::write(target, e))
+    fs::write(&partial, content)
+        .and_then(|()| File::open(&partial)?.sync_all())
+        .and_then(|()| fs::rename(&partial, target))
+        .map_err(|error| FileError::write(target, error))
 }
 
 /// Writes indented JSON, with a newline at the end, in one piece.
@@ -149,6 +150,22 @@ mod tests {
             fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_file_is_written_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("results.json");
+        for content in ["one", "two"] {
+            write_file(&target, content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&target).unwrap(), content);
+        }
+        write_json(&target, &[1]).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "[\n  1\n]\n");
+        assert_eq!(names(dir.path()), ["results.json"]);
+        // The error names the file, not what it is written as first.
+        let error = write_file(&target.join("f"), b"").unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot write `{}/f`: ", target.display())), "{error}");
     }
 
     #[test]
