@@ -5,7 +5,8 @@
 //! - [`sha256`] and [`sha256_file`] are what content is known by;
 //! - [`open_text`] and [`read_text`] read text, whatever wrote it, and say what is not text;
 //! - [`Manifest`] is `orpo_manifest.json`, which says how a model directory came to be;
-//! - [`DirLock`] keeps a directory to one process.
+//! - [`DirLock`] keeps a directory to one process;
+//! - [`differences`] are those between two settings, key by key.
 //!
 //! ```
 //! let dir = tempfile::tempdir()?;
@@ -16,6 +17,7 @@
 //! ```
 
 mod atomic;
+mod differences;
 mod error;
 mod hash;
 mod lock;
@@ -23,6 +25,7 @@ mod manifest;
 mod text;
 
 pub use atomic::{recover, remove_dir, replace_dir, write_file, write_json};
+pub use differences::{Difference, differences};
 pub use error::FileError;
 pub use hash::{sha256, sha256_file, sha256_stream};
 pub use lock::{DirLock, LockError};
