@@ -6,7 +6,8 @@
 //! - [`open_text`] and [`read_text`] read text, whatever wrote it, and say what is not text;
 //! - [`Manifest`] is `orpo_manifest.json`, which says how a model directory came to be;
 //! - [`DirLock`] keeps a directory to one process;
-//! - [`differences`] are those between two settings, key by key.
+//! - [`differences`] are those between two settings, key by key;
+//! - [`quoted`] is a path or another word as a shell reads it.
 //!
 //! ```
 //! let dir = tempfile::tempdir()?;
@@ -22,6 +23,7 @@ mod error;
 mod hash;
 mod lock;
 mod manifest;
+mod shell;
 mod text;
 
 pub use atomic::{recover, remove_dir, replace_dir, write_file, write_json};
@@ -30,4 +32,5 @@ pub use error::FileError;
 pub use hash::{sha256, sha256_file, sha256_stream};
 pub use lock::{DirLock, LockError};
 pub use manifest::{DataLineage, MANIFEST, Manifest};
+pub use shell::quoted;
 pub use text::{TextReader, is_lfs_pointer, open_text, read_text};
