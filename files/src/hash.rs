@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::FileError;
@@ -41,12 +42,31 @@ pub fn sha256_stream(mut reader: impl Read, mut advance: impl FnMut(usize)) -> i
     }
 }
 
+/// JSON with the keys of every object in order, without white space: the same text for the same value.
+pub fn canonical_json(value: &Value) -> String {
+    sorted(value).to_string()
+}
+
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            entries.into_iter().map(|(key, value)| (key.clone(), sorted(value))).collect()
+        }
+        Value::Array(list) => list.iter().map(sorted).collect(),
+        scalar => scalar.clone(),
+    }
+}
+
 fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// FIPS 180-2, appendix B.1.
@@ -68,5 +88,17 @@ mod tests {
         let mut counted = 0;
         assert_eq!(sha256_stream(&bytes[..], |count| counted += count).unwrap(), sha256(&bytes));
         assert_eq!(counted, bytes.len());
+    }
+
+    #[test]
+    fn a_value_is_the_same_text_in_any_order_of_its_keys() {
+        let a: Value = serde_json::from_str(r#"{"a": {"x": 1, "y": [2, {"p": 0.5, "q": null}]}, "b": "é\n"}"#).unwrap();
+        let b: Value = serde_json::from_str(r#"{"b": "é\n", "a": {"y": [2, {"q": null, "p": 0.5}], "x": 1}}"#).unwrap();
+        assert_eq!(canonical_json(&a), r#"{"a":{"x":1,"y":[2,{"p":0.5,"q":null}]},"b":"é\n"}"#);
+        assert_eq!(canonical_json(&a), canonical_json(&b));
+        assert_ne!(canonical_json(&json!([1, 2])), canonical_json(&json!([2, 1])));
+        // printf '{"a":1}' | sha256sum
+        let expected = "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862";
+        assert_eq!(sha256(canonical_json(&json!({"a": 1}))), expected);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`write_file`] and [`replace_dir`] let a file or directory appear under its name only when complete, [`remove_dir`]
 //!   takes a directory away as a whole, and [`recover`] clears up what a killed process left of any of them;
-//! - [`sha256`] and [`sha256_file`] are what content is known by;
+//! - [`sha256`] and [`sha256_file`] are what content is known by, JSON by its [`canonical_json`];
 //! - [`open_text`] and [`read_text`] read text, whatever wrote it, and say what is not text;
 //! - [`Manifest`] is `orpo_manifest.json`, which says how a model directory came to be;
 //! - [`DirLock`] keeps a directory to one process;
@@ -29,7 +29,7 @@ mod text;
 pub use atomic::{recover, remove_dir, replace_dir, write_file, write_json};
 pub use differences::{Difference, differences};
 pub use error::FileError;
-pub use hash::{sha256, sha256_file, sha256_stream};
+pub use hash::{canonical_json, sha256, sha256_file, sha256_stream};
 pub use lock::{DirLock, LockError};
 pub use manifest::{DataLineage, MANIFEST, Manifest};
 pub use shell::quoted;
