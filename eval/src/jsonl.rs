@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use orpo_files::FileError;
 pub use orpo_files::sha256;
+use orpo_files::{FileError, non_finite, replace_outside_strings};
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// What is wrong with an input, and where.
@@ -82,35 +82,14 @@ fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, InputError> {
 /// JSON in the words of the standard. What other programs write outside of strings becomes: `NaN` and `Infinity`, as
 /// Python has them, null; a byte order mark, as joined files have it, a space; and a lone carriage return a line end.
 fn standard(text: &str) -> Cow<'_, str> {
-    const WORDS: [(&str, &str); 6] = [
-        ("NaN", "null"),
-        ("Infinity", "null"),
-        ("-Infinity", "null"),
-        (BYTE_ORDER_MARK, " "),
-        ("\r\n", "\n"),
-        ("\r", "\n"),
-    ];
-    if !WORDS.iter().any(|(word, _)| text.contains(word)) {
+    const OTHERS: [(&str, &str); 3] = [(BYTE_ORDER_MARK, " "), ("\r\n", "\n"), ("\r", "\n")];
+    if !["NaN", "Infinity", BYTE_ORDER_MARK, "\r"].iter().any(|word| text.contains(word)) {
         return Cow::Borrowed(text);
     }
-    let mut standard = String::with_capacity(text.len());
-    let (mut rest, mut in_string, mut is_escaped) = (text, false, false);
-    while let Some(character) = rest.chars().next() {
-        // A string ends with its line at the latest, so that a broken one does not change what follows.
-        in_string &= !matches!(character, '\n' | '\r');
-        let word = WORDS.iter().find(|(word, _)| !in_string && rest.starts_with(word));
-        let (length, written) = match word {
-            Some((word, written)) => (word.len(), *written),
-            None => (character.len_utf8(), &rest[..character.len_utf8()]),
-        };
-        if character == '"' && !is_escaped {
-            in_string = !in_string;
-        }
-        is_escaped = in_string && character == '\\' && !is_escaped;
-        standard.push_str(written);
-        rest = &rest[length..];
-    }
-    Cow::Owned(standard)
+    replace_outside_strings(text, |rest| {
+        let other = || OTHERS.iter().find(|(word, _)| rest.starts_with(word)).map(|(word, by)| (word.len(), *by));
+        non_finite(rest).map(|length| (length, "null")).or_else(other)
+    })
 }
 
 /// The rows of a file with their line numbers, in any of the layouts that programs write: one row a line, objects over
