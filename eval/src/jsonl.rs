@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-pub use orpo_files::sha256;
 use orpo_files::{FileError, non_finite, replace_outside_strings};
 use serde::de::{DeserializeOwned, IgnoredAny};
 

@@ -52,15 +52,12 @@ pub struct Manifest<R> {
 }
 
 impl<R: Serialize + DeserializeOwned> Manifest<R> {
-    /// The file's name.
-    pub const FILE: &str = MANIFEST;
-
     /// Reads the manifest of `dir`, if it has one.
     ///
     /// # Errors
     /// When it cannot be read or is not one.
     pub fn read(dir: &Path) -> Result<Option<Self>, FileError> {
-        let path = dir.join(Self::FILE);
+        let path = dir.join(MANIFEST);
         match fs::read_to_string(&path) {
             Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| FileError::invalid(&path, e)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -79,7 +76,7 @@ impl<R: Serialize + DeserializeOwned> Manifest<R> {
             let name = entry.file_name().to_string_lossy().into_owned();
             self.files.insert(name, sha256_file(&entry.path())?);
         }
-        write_json(&dir.join(Self::FILE), &self)
+        write_json(&dir.join(MANIFEST), &self)
     }
 }
 

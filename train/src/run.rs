@@ -31,7 +31,6 @@ use crate::terminal::{counted, say};
 pub use dir::{MODEL_DIR, RunDir};
 pub use examples::{DROPPED_FILE, Data, Suspect, read_dataset, suspects};
 pub use failure::{is_finite, non_finite};
-pub use orpo_files::DirLock as RunLock;
 pub use plan::{Plan, PlannedStep};
 pub use source::{ModelSource, load_chat};
 

@@ -5,7 +5,6 @@ mod export;
 mod state;
 
 pub use export::{ModelFiles, SLOW_TOKENIZER_FILES, WeightDtype, WeightFormat, write_model, write_trained};
-pub use orpo_files::{recover, remove_dir, sha256_file, write_file};
 pub use state::{CheckpointDir, TrainerState};
 
 /// How a model directory of the trainer came to be.
