@@ -1,4 +1,4 @@
-//! What a file or a setting is: its SHA-256.
+//! Files by their SHA-256, each hashed once.
 
 use std::collections::HashMap;
 use std::fs;
@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result};
-use orpo_train::checkpoint::sha256_file;
+use orpo_files::sha256_file;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 /// A file as it was when it was hashed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,43 +73,9 @@ pub fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The hash of a JSON value, whatever the order of its keys.
-pub fn of_value(value: &Value) -> String {
-    of_text(&canonical(value).to_string())
-}
-
-/// The hash of a text.
-pub fn of_text(text: &str) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The same value with all keys in order.
-fn canonical(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let mut entries: Vec<(&String, &Value)> = map.iter().collect();
-            entries.sort_by_key(|(key, _)| *key);
-            entries.into_iter().map(|(key, value)| (key.clone(), canonical(value))).collect()
-        }
-        Value::Array(list) => list.iter().map(canonical).collect(),
-        other => other.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_value_is_what_it_says_and_not_how() {
-        let a: Value = serde_json::from_str(r#"{"a": {"x": 1, "y": [2, {"p": 0, "q": 1}]}, "b": 2}"#).unwrap();
-        let b: Value = serde_json::from_str(r#"{"b": 2, "a": {"y": [2, {"q": 1, "p": 0}], "x": 1}}"#).unwrap();
-        assert_eq!(of_value(&a), of_value(&b));
-        assert_ne!(of_value(&json!([1, 2])), of_value(&json!([2, 1])));
-        // printf '{"a":1}' | sha256sum
-        assert_eq!(of_value(&json!({"a": 1})), "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862");
-    }
 
     #[test]
     fn a_file_is_hashed_again_only_when_it_was_written_again() {

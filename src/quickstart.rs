@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use orpo_files::write_file;
 use orpo_train::optim::ScheduleKind;
 use orpo_train::recipe::{DataSection, InitSection, ModelSection, ObjectiveKind, Recipe, TrainingSection};
 use serde::{Deserialize, Serialize};
@@ -97,8 +98,8 @@ fn prepare(out: &Path, seed: u64) -> Result<()> {
     let path = out.join("pipeline.toml");
     let text = format!("# {}\n{PIPELINE}", describe(&["run".into(), (&path).into(), "--resume".into()]));
     let text = text.replacen("seed = 42", &format!("seed = {seed}"), 1);
-    orpo_train::checkpoint::write_file(&path, text.as_bytes())?;
-    orpo_train::checkpoint::write_file(&mark, &serde_json::to_vec(&made)?)?;
+    write_file(&path, text.as_bytes())?;
+    write_file(&mark, &serde_json::to_vec(&made)?)?;
     Ok(())
 }
 

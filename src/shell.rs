@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use orpo_files::quoted;
+
 /// The name under which this program is installed.
 const NAME: &str = "orpo";
 
@@ -37,16 +39,6 @@ fn word(arg: &str, here: &Path) -> String {
         _ => (String::new(), arg),
     };
     flag + &quoted(&shown(Path::new(value), here))
-}
-
-/// A word that a shell reads as `text`.
-pub fn quoted(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text.into()
-    } else {
-        format!("'{}'", text.replace('\'', r"'\''"))
-    }
 }
 
 /// A path as seen from the directory `here`.

@@ -3,7 +3,6 @@
 //! results ← responses ← server ← checkpoint ← recipe ← data and base, and through a base that was trained by this program
 //! to what that came from.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,8 @@ use anyhow::{Context, Result};
 use orpo_eval::ifeval::data::Dataset;
 use orpo_eval::jsonl;
 use orpo_eval::mt_bench::Questions;
-use orpo_train::checkpoint::{Manifest as ModelManifest, sha256_file};
+use orpo_files::{MANIFEST, differences, sha256, sha256_file};
+use orpo_train::checkpoint::Manifest as ModelManifest;
 use orpo_train::hub;
 use orpo_train::recipe::Recipe;
 use serde::Serialize;
@@ -304,7 +304,7 @@ impl Trace {
             let file = path.join(name);
             self.add(depth, "base", display(&file), file_is(&file, expected));
         }
-        let own = path.join(ModelManifest::FILE);
+        let own = path.join(MANIFEST);
         if depth < MAX_DEPTH && own.exists() {
             self.checkpoint(&own, None, None, depth + 1)?;
         }
@@ -349,7 +349,7 @@ impl Pipeline {
             return Some((self.dir.join(&checkpoint.path), &checkpoint.sha256));
         }
         let mut of_base = self.manifest.base.iter().filter(|_| model == BASE);
-        let own = of_base.find(|stamp| stamp.path.ends_with(ModelManifest::FILE))?;
+        let own = of_base.find(|stamp| stamp.path.ends_with(MANIFEST))?;
         Some((own.path.clone(), &own.sha256))
     }
 
@@ -375,7 +375,7 @@ fn file_is(path: &Path, expected: &str) -> State {
 
 /// The same for an input of an evaluation, whose hash is that of its content when it is unpacked.
 fn input_is(path: &Path, expected: &str) -> State {
-    let found = jsonl::read(path).map(|bytes| jsonl::sha256(&bytes)).map_err(|error| error.to_string());
+    let found = jsonl::read(path).map(sha256).map_err(|error| error.to_string());
     compared(path, expected, found)
 }
 
@@ -395,20 +395,9 @@ fn short(hash: &str) -> &str {
 
 /// The first key of a recipe with another value in the other one.
 fn first_difference(recipe: &Recipe, other: &Recipe) -> String {
-    let flat = |recipe: &Recipe| -> BTreeMap<String, String> {
-        let value = serde_json::to_value(recipe).unwrap_or_default();
-        let sections = value.as_object().cloned().unwrap_or_default();
-        let keys = sections.into_iter().flat_map(|(section, value)| match value {
-            Value::Object(keys) => {
-                keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value.to_string())).collect()
-            }
-            value => vec![(section, value.to_string())],
-        });
-        keys.collect()
-    };
-    let other = flat(other);
-    let differs = flat(recipe).into_iter().find(|(key, value)| other.get(key) != Some(value));
-    differs.map_or_else(|| "a key less".into(), |(key, value)| format!("{key} = {value}"))
+    let [recipe, other] = [recipe, other].map(|recipe| serde_json::to_value(recipe).unwrap_or_default());
+    let found = differences(&recipe, &other);
+    found.first().map_or_else(|| "a key less".into(), |found| format!("{} = {}", found.key(), found.before))
 }
 
 fn display(path: &Path) -> String {

@@ -1,13 +1,10 @@
-//! The one reader of input files, with the line in every error; and files written so that they are whole.
+//! The one reader of input files, with the line in every error.
 
 use std::borrow::Cow;
-use std::fs;
-use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
+use orpo_files::{FileError, non_finite, replace_outside_strings};
 use serde::de::{DeserializeOwned, IgnoredAny};
-use sha2::{Digest, Sha256};
 
 /// What is wrong with an input, and where.
 #[derive(Debug, thiserror::Error)]
@@ -32,36 +29,23 @@ pub enum InputError {
     },
 }
 
+impl From<FileError> for InputError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Read { path, source } | FileError::Write { path, source } => {
+                Self::File { path, problem: source.to_string() }
+            }
+            FileError::Invalid { path, reason } => Self::File { path, problem: reason },
+        }
+    }
+}
+
 /// The bytes of a file: unpacked if it is compressed with gzip, and without a byte order mark.
 ///
 /// # Errors
 /// When it cannot be read, or is plainly not UTF-8 text.
 pub fn read(path: &Path) -> Result<Vec<u8>, InputError> {
-    const GZIP: &[u8] = &[0x1f, 0x8b];
-    let failed = |problem: String| InputError::File { path: path.to_owned(), problem };
-    let unpacked = || {
-        let bytes = fs::read(path)?;
-        if !bytes.starts_with(GZIP) {
-            return Ok(bytes);
-        }
-        let mut unpacked = Vec::new();
-        MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked)?;
-        Ok(unpacked)
-    };
-    let mut bytes = unpacked().map_err(|error: io::Error| failed(error.to_string()))?;
-    if bytes.starts_with(BYTE_ORDER_MARK.as_bytes()) {
-        bytes.drain(..BYTE_ORDER_MARK.len());
-    }
-    // Text that begins with an ASCII character has a zero byte there in UTF-16 and UTF-32.
-    if [&b"\xff\xfe"[..], b"\xfe\xff"].iter().any(|mark| bytes.starts_with(mark))
-        || bytes.iter().take(4).any(|&b| b == 0)
-    {
-        return Err(failed("it is UTF-16 or UTF-32 text; save it as UTF-8".into()));
-    }
-    if bytes.starts_with(b"version https://git-lfs") {
-        return Err(failed("it is a Git LFS pointer, not the data; fetch the file with `git lfs pull`".into()));
-    }
-    Ok(bytes)
+    Ok(orpo_files::read_text(path)?)
 }
 
 /// The text of a file, as [`read`].
@@ -82,11 +66,6 @@ pub fn read_json(path: &Path) -> Result<String, InputError> {
     decode(path, &bytes).map(|text| standard(text).into_owned())
 }
 
-/// The SHA-256 of some bytes, in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, InputError> {
@@ -102,35 +81,14 @@ fn decode<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, InputError> {
 /// JSON in the words of the standard. What other programs write outside of strings becomes: `NaN` and `Infinity`, as
 /// Python has them, null; a byte order mark, as joined files have it, a space; and a lone carriage return a line end.
 fn standard(text: &str) -> Cow<'_, str> {
-    const WORDS: [(&str, &str); 6] = [
-        ("NaN", "null"),
-        ("Infinity", "null"),
-        ("-Infinity", "null"),
-        (BYTE_ORDER_MARK, " "),
-        ("\r\n", "\n"),
-        ("\r", "\n"),
-    ];
-    if !WORDS.iter().any(|(word, _)| text.contains(word)) {
+    const OTHERS: [(&str, &str); 3] = [(BYTE_ORDER_MARK, " "), ("\r\n", "\n"), ("\r", "\n")];
+    if !["NaN", "Infinity", BYTE_ORDER_MARK, "\r"].iter().any(|word| text.contains(word)) {
         return Cow::Borrowed(text);
     }
-    let mut standard = String::with_capacity(text.len());
-    let (mut rest, mut in_string, mut is_escaped) = (text, false, false);
-    while let Some(character) = rest.chars().next() {
-        // A string ends with its line at the latest, so that a broken one does not change what follows.
-        in_string &= !matches!(character, '\n' | '\r');
-        let word = WORDS.iter().find(|(word, _)| !in_string && rest.starts_with(word));
-        let (length, written) = match word {
-            Some((word, written)) => (word.len(), *written),
-            None => (character.len_utf8(), &rest[..character.len_utf8()]),
-        };
-        if character == '"' && !is_escaped {
-            in_string = !in_string;
-        }
-        is_escaped = in_string && character == '\\' && !is_escaped;
-        standard.push_str(written);
-        rest = &rest[length..];
-    }
-    Cow::Owned(standard)
+    replace_outside_strings(text, |rest| {
+        let other = || OTHERS.iter().find(|(word, _)| rest.starts_with(word)).map(|(word, by)| (word.len(), *by));
+        non_finite(rest).map(|length| (length, "null")).or_else(other)
+    })
 }
 
 /// The rows of a file with their line numbers, in any of the layouts that programs write: one row a line, objects over
@@ -288,19 +246,6 @@ fn describe(error: &serde_json::Error) -> String {
     format!("{kind}: {message} (column {})", error.column())
 }
 
-/// Writes a file under its name only when it is whole: into a sibling, to the disk, then renamed.
-///
-/// # Errors
-/// When the sibling cannot be written or renamed.
-pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut sibling = path.as_os_str().to_owned();
-    sibling.push(".tmp");
-    let mut file = fs::File::create(&sibling)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&sibling, path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,29 +334,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_whatever_wrote_it() {
+    fn a_file_that_is_not_utf_8_is_refused_where_it_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
-        let packed = |content: &[u8]| {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-            encoder.write_all(content).unwrap();
-            encoder.finish().unwrap()
-        };
-        for content in [&b"{}\n"[..], b"\xef\xbb\xbf{}\n", &packed(b"{}\n"), &packed(b"\xef\xbb\xbf{}\n")] {
-            fs::write(&path, content).unwrap();
-            assert_eq!((read(&path).unwrap(), read_text(&path).unwrap()), (b"{}\n".to_vec(), "{}\n".into()));
-        }
-        let utf16 = |order: fn(u16) -> [u8; 2]| "{}".encode_utf16().flat_map(order).collect::<Vec<u8>>();
-        for content in [utf16(u16::to_le_bytes), utf16(u16::to_be_bytes), b"\xff\xfe{\0}\0".to_vec()] {
-            fs::write(&path, content).unwrap();
-            assert!(read(&path).unwrap_err().to_string().ends_with("it is UTF-16 or UTF-32 text; save it as UTF-8"));
-        }
-        fs::write(&path, b"\n\xe9").unwrap();
+        std::fs::write(&path, b"\xef\xbb\xbf{}\n").unwrap();
+        assert_eq!((read(&path).unwrap(), read_text(&path).unwrap()), (b"{}\n".to_vec(), "{}\n".into()));
+        std::fs::write(&path, b"\n\xe9").unwrap();
         let message = read_text(&path).unwrap_err().to_string();
         assert!(message.ends_with("f:2: invalid UTF-8 at byte 1 of the line; save the file as UTF-8"), "{message}");
-        fs::write(&path, "version https://git-lfs.github.com/spec/v1\n").unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("git lfs pull"));
-        fs::write(&path, [0x1f, 0x8b, 8]).unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("cannot use `"));
+        for (content, expected) in [(&b"{\0}\0"[..], "it is UTF-16, not UTF-8"), (b"\x1f\x8b\x08", "")] {
+            std::fs::write(&path, content).unwrap();
+            let message = read(&path).unwrap_err().to_string();
+            assert!(message.contains(&format!("cannot use `{}`: {expected}", path.display())), "{message}");
+        }
     }
 }

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 pub use orpo_hub::{Hub, Kind};
 use orpo_hub::{HubError, RepoId, discard};
 
-use crate::jsonl;
 
 /// A file of a repository on the hub, pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +95,7 @@ impl OfficialFile {
             Ok(bytes) => bytes,
             Err(error) => return Err(self.failed(HubError::Cache { path, error })),
         };
-        let found = jsonl::sha256(&bytes);
+        let found = orpo_files::sha256(&bytes);
         if found == self.sha256 {
             return Ok(bytes);
         }

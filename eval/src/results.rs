@@ -1,9 +1,9 @@
 //! `results.json`: what an evaluation found, under which conditions.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 
+use orpo_files::{FileError, write_file};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -178,8 +178,8 @@ impl Results {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn write(&self, directory: &Path) -> io::Result<()> {
-        jsonl::write_atomically(&directory.join(FILE_NAME), self.to_json().as_bytes())
+    pub fn write(&self, directory: &Path) -> Result<(), FileError> {
+        write_file(&directory.join(FILE_NAME), self.to_json().as_bytes())
     }
 
     /// The file's content.

@@ -1,10 +1,10 @@
 //! `settings.json`: what the content of an output directory belongs to, so that nothing else is mixed into it.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use orpo_files::{Difference, differences, write_file};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::jsonl::{self, InputError};
 
@@ -24,8 +24,7 @@ pub fn check<S: Serialize>(directory: &Path, settings: &S, contents: &[&str]) ->
     let content = contents.iter().find(|name| directory.join(name).exists() && !is_empty(name));
     let write = |path: PathBuf| {
         let json = format!("{wanted:#}\n");
-        jsonl::write_atomically(&path, json.as_bytes())
-            .map_err(|error| InputError::File { path, problem: error.to_string() })
+        write_file(&path, json.as_bytes()).map_err(InputError::from)
     };
     match content {
         Some(name) if !path.exists() => {
@@ -37,13 +36,9 @@ pub fn check<S: Serialize>(directory: &Path, settings: &S, contents: &[&str]) ->
     let text = jsonl::read_json(&path)?;
     let found: Value =
         serde_json::from_str(&text).map_err(|error| InputError::File { path, problem: error.to_string() })?;
-    let names: BTreeSet<&String> =
-        [&found, &wanted].into_iter().filter_map(Value::as_object).flat_map(Map::keys).collect();
-    let differences: Vec<String> = names
-        .into_iter()
-        .filter(|name| found[name.as_str()] != wanted[name.as_str()])
-        .map(|name| format!("{name} {}, not {}", found[name.as_str()], wanted[name.as_str()]))
-        .collect();
+    let describe = |found: &Difference<'_>| format!("{} {}, not {}", found.key(), found.before, found.after);
+    let mut differences: Vec<String> = differences(&found, &wanted).iter().map(describe).collect();
+    differences.sort();
     if differences.is_empty() {
         return Ok(());
     }
@@ -75,6 +70,9 @@ mod tests {
         std::fs::write(directory.path().join("results.json"), "{}").unwrap();
         let message = check(&json!({"task": "t", "n": 2, "m": 3})).unwrap_err().to_string();
         assert!(message.contains("other settings: m null, not 3; n 1, not 2; choose another --out"), "{message}");
+        std::fs::write(directory.path().join(FILE_NAME), "{\"sampling\": {\"seed\": 1, \"top_p\": 0.5}}").unwrap();
+        let message = check(&json!({"sampling": {"seed": 1, "top_p": 1.0}})).unwrap_err().to_string();
+        assert!(message.contains("other settings: sampling.top_p 0.5, not 1.0; choose"), "{message}");
         std::fs::remove_file(directory.path().join(FILE_NAME)).unwrap();
         let message = check(&json!({})).unwrap_err().to_string();
         assert!(message.contains("holds `results.json` of something else"), "{message}");

@@ -361,7 +361,7 @@ fn text_in_another_encoding_is_one_message() {
     let utf16: Vec<u8> = row.encode_utf16().flat_map(u16::to_le_bytes).collect();
     for content in [[b"\xff\xfe".to_vec(), utf16.clone()].concat(), utf16] {
         std::fs::write(&path, content).unwrap();
-        let message = "error: cannot use `DIR/r.jsonl`: it is UTF-16 or UTF-32 text; save it as UTF-8";
+        let message = "error: cannot use `DIR/r.jsonl`: it is UTF-16, not UTF-8; convert it, for example with `iconv -f UTF-16 -t UTF-8`";
         assert_eq!(refusal(directory.path(), &arguments), message);
     }
     let latin1: Vec<u8> = row.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();

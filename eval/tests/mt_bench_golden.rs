@@ -178,7 +178,7 @@ fn prompts_of_published_judgments_render_from_the_answers() {
             for (rendered, hash) in rendered.into_iter().zip(hashes) {
                 let rendered = rendered.unwrap();
                 assert_eq!(rendered.prompt.name, row.judge.1);
-                assert_eq!(jsonl::sha256(rendered.user.as_bytes()), hash, "{file} {}", row.question_id);
+                assert_eq!(orpo_files::sha256(rendered.user.as_bytes()), hash, "{file} {}", row.question_id);
                 compared += 1;
             }
         }

@@ -213,7 +213,7 @@ impl Pipeline {
             source.get("base").is_some() || source.get("output_dir").is_none(),
             "this is a recipe for one training run, not a pipeline: run it with `{} train run {}`",
             shell::program(),
-            shell::quoted(&shell::shown(path, &shell::here()))
+            orpo_files::quoted(&shell::shown(path, &shell::here()))
         );
         let written: Written = toml::from_str(text).map_err(wrong)?;
         let dir = path.parent().unwrap_or(Path::new("/"));

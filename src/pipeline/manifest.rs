@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use orpo_train::checkpoint::{Manifest as ModelManifest, write_file};
+use orpo_files::{MANIFEST, write_json};
+use orpo_train::checkpoint::Manifest as ModelManifest;
 use orpo_train::run::MODEL_DIR;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -66,7 +67,7 @@ impl Manifest {
     /// # Errors
     /// When there is a manifest of a pipeline that cannot be read.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(ModelManifest::FILE);
+        let path = dir.join(MANIFEST);
         let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
         let value: Value = serde_json::from_str(&text).with_context(|| format!("`{}`", path.display()))?;
         if value["kind"] != KIND {
@@ -114,15 +115,14 @@ pub fn write(pipeline: &Pipeline, hashes: &mut Hashes) -> Result<()> {
         }
         manifest.stages.insert(stage.name, record);
     }
-    let json = serde_json::to_string_pretty(&manifest).context("a manifest is plain data")? + "\n";
-    Ok(write_file(&out.join(ModelManifest::FILE), json.as_bytes())?)
+    Ok(write_json(&out.join(MANIFEST), &manifest)?)
 }
 
 fn of_variant(pipeline: &Pipeline, variant: &str, hashes: &mut Hashes) -> Result<Variant> {
     let out = &pipeline.out;
     let dir = Path::new(variant).join(MODEL_DIR);
     let model = ModelManifest::read(&out.join(&dir))?.context("a trained model has a manifest")?;
-    let path = dir.join(ModelManifest::FILE);
+    let path = dir.join(MANIFEST);
     let recipe = recipe_path(pipeline, variant);
     Ok(Variant {
         recipe: recipe.strip_prefix(out).unwrap_or(&recipe).to_path_buf(),

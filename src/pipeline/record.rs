@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use orpo_files::{Difference, canonical_json, differences, sha256, write_json};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::hash::{self, Stamp};
+use crate::hash::Stamp;
 
 /// How a run of a stage ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ impl Inputs {
     pub fn new(settings: Value) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
-            settings_sha256: hash::of_value(&settings),
+            settings_sha256: sha256(canonical_json(&settings)),
             settings,
             files: BTreeMap::new(),
             stages: BTreeMap::new(),
@@ -103,14 +104,13 @@ impl Record {
     pub fn write(&self, out: &Path) -> Result<()> {
         let path = Self::path(out, &self.stage);
         fs::create_dir_all(out.join("stages")).with_context(|| format!("cannot write to `{}`", out.display()))?;
-        let json = serde_json::to_string_pretty(self).context("a record is plain data")? + "\n";
-        Ok(orpo_train::checkpoint::write_file(&path, json.as_bytes())?)
+        Ok(write_json(&path, self)?)
     }
 
     /// One hash over the outputs below `under`, names and contents.
     pub fn outputs_sha256(&self, under: &Path) -> String {
         let outputs = self.outputs.iter().filter(|stamp| stamp.path.starts_with(under));
-        hash::of_text(&outputs.map(|stamp| format!("{}\0{}\n", stamp.path.display(), stamp.sha256)).collect::<String>())
+        sha256(outputs.map(|stamp| format!("{}\0{}\n", stamp.path.display(), stamp.sha256)).collect::<String>())
     }
 }
 
@@ -174,12 +174,12 @@ fn changes(then: &Inputs, now: &Inputs) -> Vec<String> {
         changes.push(format!("it was made by version {}, this is {}", then.version, now.version));
     }
     if then.settings_sha256 != now.settings_sha256 {
-        let (then, now) = (flat(&then.settings), flat(&now.settings));
-        let keys: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
-        let shown = |value: Option<&Value>| value.map_or("not set".to_owned(), ToString::to_string);
-        for key in keys.into_iter().filter(|key| then.get(*key) != now.get(*key)) {
-            changes.push(format!("{key} {} → {}", shown(then.get(key)), shown(now.get(key))));
-        }
+        let shown = |value: &Value| if value.is_null() { "not set".to_owned() } else { value.to_string() };
+        let describe =
+            |found: &Difference<'_>| format!("{} {} → {}", found.key(), shown(found.before), shown(found.after));
+        let mut settings: Vec<String> = differences(&then.settings, &now.settings).iter().map(describe).collect();
+        settings.sort();
+        changes.extend(settings);
     }
     let none = Vec::new();
     let keys: BTreeSet<&String> = then.files.keys().chain(now.files.keys()).collect();
@@ -228,23 +228,6 @@ fn file_changes(key: &str, then: &[Stamp], now: &[Stamp]) -> Vec<String> {
         changes.push(format!("{key} changed: the order of its files"));
     }
     changes
-}
-
-/// Nested settings by dotted key.
-fn flat(settings: &Value) -> Map<String, Value> {
-    fn walk(prefix: &str, value: &Value, into: &mut Map<String, Value>) {
-        match value {
-            Value::Object(map) => {
-                for (key, value) in map {
-                    walk(&if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") }, value, into);
-                }
-            }
-            value => drop(into.insert(prefix.into(), value.clone())),
-        }
-    }
-    let mut all = Map::new();
-    walk("", settings, &mut all);
-    all
 }
 
 #[cfg(test)]

@@ -1,15 +1,14 @@
 //! Running the stages of a pipeline that are not up to date.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use orpo_eval::clock::Clock;
-use orpo_train::checkpoint::{recover, write_file};
+use orpo_files::{DirLock, LockError, recover, remove_dir, write_file, write_json};
 use orpo_train::recipe::Recipe;
-use orpo_train::run::RunLock;
 
 use super::file::Pipeline;
 use super::inputs::{self, Surveyed};
@@ -75,8 +74,7 @@ pub fn run(children: &Children, pipeline: &Pipeline, options: &Options, started:
 
 fn write_summary(pipeline: &Pipeline, options: &Options, started: Instant) -> Result<Summary> {
     let summary = Summary::read(pipeline, started.elapsed().as_secs_f64(), options.public_url.clone())?;
-    let json = serde_json::to_string_pretty(&summary).context("a summary is plain data")? + "\n";
-    write_file(&pipeline.out.join("summary.json"), json.as_bytes())?;
+    write_json(&pipeline.out.join("summary.json"), &summary)?;
     Ok(summary)
 }
 
@@ -245,7 +243,7 @@ fn wait_for_trainer(dir: &Path) -> Result<()> {
     }
     let deadline = Instant::now() + SAVING;
     loop {
-        match RunLock::acquire(dir) {
+        match DirLock::acquire(dir) {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > deadline => return Err(error.into()),
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
@@ -263,25 +261,21 @@ fn set_aside(path: &Path) -> Result<()> {
     let previous = path.with_file_name(name);
     let failed = || format!("cannot rename `{}` to `{}`", path.display(), previous.display());
     if previous.is_dir() {
-        orpo_train::checkpoint::remove_dir(&previous)?;
+        remove_dir(&previous)?;
     }
     fs::rename(path, &previous).with_context(failed)
 }
 
 /// Holds a pipeline's directory until it is dropped.
-fn lock(out: &Path) -> Result<File> {
-    let path = out.join(".lock");
-    let failed = || format!("cannot write `{}`", path.display());
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).with_context(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => bail!("another run is going on in `{}`; wait for its end", out.display()),
-        Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
-    }
+fn lock(out: &Path) -> Result<DirLock> {
+    let lock = DirLock::acquire(out).map_err(|error| match error {
+        LockError::Held { .. } => anyhow!("another run is going on in `{}`; wait for its end", out.display()),
+        LockError::File(error) => error.into(),
+    })?;
     // What a killed run left half-written or half-removed.
     recover(out)?;
     recover(&out.join("stages"))?;
-    Ok(file)
+    Ok(lock)
 }
 
 /// Says on stderr what begins.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use orpo_files::write_json;
 use serde_json::{Value, json};
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
@@ -94,12 +95,7 @@ pub fn write_tokenizer(tokenizer: &Tokenizer, dir: &Path) -> anyhow::Result<()> 
     write_json(&dir.join("tokenizer_config.json"), &special_tokens)?;
     // The trainer passes this on. A model this small is at its best where it is surest, so clients that read the file,
     // the playground among them, start from greedy replies.
-    write_json(&dir.join("generation_config.json"), &json!({ "temperature": 0.0 }))
-}
-
-fn write_json(path: &Path, value: &Value) -> anyhow::Result<()> {
-    let text = serde_json::to_string_pretty(value).expect("a JSON value can be written");
-    std::fs::write(path, text + "\n").with_context(|| format!("cannot write `{}`", path.display()))
+    Ok(write_json(&dir.join("generation_config.json"), &json!({ "temperature": 0.0 }))?)
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ fn a_server_that_is_killed_and_comes_back_is_survived() {
     for (model, dir) in [("base", "base/model"), ("orpo", "run/orpo/model")] {
         let lineage = setting.json(&format!("run/eval/{model}/ifeval/results.json"))["lineage"].clone();
         let manifest = setting.path(dir).join("orpo_manifest.json");
-        let expected = orpo_train::checkpoint::sha256_file(&manifest).unwrap();
+        let expected = orpo_files::sha256_file(&manifest).unwrap();
         assert_eq!(lineage["manifest_sha256"], json!(expected), "{lineage}");
         assert_eq!(lineage["server"]["engine"], "mistralrs", "{lineage}");
         assert_eq!((&lineage["verified"], &lineage["server"]["quantize"]), (&json!(true), &json!(null)));

@@ -35,7 +35,7 @@ fn train_serve_evaluate_and_resume() {
     let recorded = manifest["files"].as_object().unwrap();
     for (name, hash) in recorded {
         let path = setting.path("run/orpo/model").join(name);
-        assert_eq!(orpo_train::checkpoint::sha256_file(&path).unwrap(), hash.as_str().unwrap(), "{name}");
+        assert_eq!(orpo_files::sha256_file(&path).unwrap(), hash.as_str().unwrap(), "{name}");
     }
     for name in
         ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use orpo_files::quoted;
 
 use crate::check::check;
 use crate::checkpoint::{WeightDtype, WeightFormat};
@@ -17,7 +18,7 @@ use crate::loss::NllTarget;
 use crate::recipe::{self, ObjectiveKind, Recipe};
 use crate::run::{Outcome, run};
 use crate::score::{ScoreOptions, score};
-use crate::terminal::{print, quoted, say};
+use crate::terminal::{print, say};
 
 /// Train language models with ORPO: one model, one stage, no reference model.
 #[derive(Debug, Parser)]

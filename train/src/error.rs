@@ -3,33 +3,14 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use orpo_files::FileError;
+
 /// An error that names the file, what is wrong in it and, where that is not plain, what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// A file or directory cannot be read.
-    #[error("cannot read `{}`: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// A file or directory cannot be written.
-    #[error("cannot write `{}`: {source}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// A file's content is wrong.
-    #[error("`{}`: {reason}", path.display())]
-    Invalid {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong in it.
-        reason: String,
-    },
+    /// A file or directory cannot be read or written, or its content is wrong.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A row of a data file is wrong.
     #[error("`{}` {unit} {number}: {reason}", path.display())]
     Row {
@@ -93,17 +74,17 @@ fn without_backtrace(error: &candle_core::Error) -> &candle_core::Error {
 impl TrainError {
     /// A failed read of `path`.
     pub fn read(path: &Path, source: std::io::Error) -> Self {
-        Self::Read { path: path.to_path_buf(), source }
+        FileError::read(path, source).into()
     }
 
     /// A failed write of `path`.
     pub fn write(path: &Path, source: std::io::Error) -> Self {
-        Self::Write { path: path.to_path_buf(), source }
+        FileError::write(path, source).into()
     }
 
     /// Wrong content of `path`.
     pub fn invalid(path: &Path, reason: impl Display) -> Self {
-        Self::Invalid { path: path.to_path_buf(), reason: reason.to_string() }
+        FileError::invalid(path, reason).into()
     }
 
     /// Wrong content of one line or row (`unit`; counted from 1) of `path`.

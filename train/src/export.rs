@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::checkpoint::{ModelFiles, WeightFormat, replace_dir, write_model, write_trained};
+use orpo_files::replace_dir;
+
+use crate::checkpoint::{ModelFiles, WeightFormat, write_model, write_trained};
 use crate::error::TrainError;
 use crate::model::lora::BaseStorage;
 use crate::saved::SavedModel;
@@ -53,7 +55,7 @@ pub fn export(options: &ExportOptions) -> Result<(), TrainError> {
         let write = if *merge { write_model } else { write_trained };
         write(dir, &decoder, &files, *format)?;
         match saved.manifest {
-            Some(manifest) => manifest.write(dir),
+            Some(manifest) => Ok(manifest.write(dir)?),
             None => Ok(()),
         }
     })

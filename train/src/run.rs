@@ -5,7 +5,6 @@ mod divergence;
 mod examples;
 mod failure;
 mod fingerprint;
-mod lock;
 mod plan;
 mod source;
 
@@ -14,7 +13,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::checkpoint::{CheckpointDir, Manifest, TrainerState, replace_dir, write_file};
+use orpo_files::{replace_dir, write_file};
+
+use crate::checkpoint::{CheckpointDir, Manifest, TrainerState};
 use crate::data::collate;
 use crate::error::TrainError;
 use crate::evaluate::{evaluate, sample};
@@ -30,7 +31,6 @@ use crate::terminal::{counted, say};
 pub use dir::{MODEL_DIR, RunDir, check_output_dir};
 pub use examples::{DROPPED_FILE, Data, Suspect, read_dataset, suspects};
 pub use failure::{is_finite, non_finite};
-pub use lock::RunLock;
 pub use plan::{Plan, PlannedStep};
 pub use source::{ModelSource, load_chat};
 
@@ -330,7 +330,7 @@ impl Run<'_> {
         let model_dir = self.dir.model();
         replace_dir(&model_dir, |dir| {
             self.recipe.export.write(dir, &self.decoder, &self.source.files)?;
-            manifest.write(dir)
+            Ok::<_, TrainError>(manifest.write(dir)?)
         })?;
         Ok(Outcome::Finished(model_dir))
     }

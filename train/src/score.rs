@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use orpo_files::MANIFEST;
 use serde_json::{Map, Value};
 
-use crate::checkpoint::Manifest;
 use crate::data::{Dataset, Example, Source, Sources};
 use crate::error::TrainError;
 use crate::evaluate::evaluate;
@@ -122,7 +122,7 @@ fn recipe(options: &ScoreOptions, saved: &SavedModel) -> Result<Recipe, TrainErr
     // Recipes have paths relative to their file; those of a manifest are relative to nothing.
     let (path, mut table) = match (&options.recipe, &saved.manifest) {
         (Some(path), _) => (path.clone(), Recipe::table(path)?),
-        (None, Some(manifest)) => (Manifest::FILE.into(), as_table(&manifest.recipe)),
+        (None, Some(manifest)) => (MANIFEST.into(), as_table(&manifest.recipe)),
         (None, None) => (PathBuf::from("score"), as_table(&standard(saved))),
     };
     if let Some(objective) = &options.objective {

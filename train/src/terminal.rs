@@ -1,4 +1,4 @@
-//! What is said to a person: output whose reader may have gone, and words for counts and paths.
+//! What is said to a person: output whose reader may have gone, and words for counts.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -27,16 +27,6 @@ pub fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// A word as a shell reads it back: in quotes if it has blanks or anything else that a shell interprets.
-pub fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "_@%+=:,./-".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.into()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,17 +34,5 @@ mod tests {
     #[test]
     fn counts_have_their_plural() {
         assert_eq!([0, 1, 2].map(|count| counted(count, "row")), ["0 rows", "1 row", "2 rows"]);
-    }
-
-    #[test]
-    fn a_shell_reads_back_what_is_quoted() {
-        let words = ["plain/é-1.toml", "mein lauf/r.toml", "it's", "a$b", "", "a*b", "k=[1, 2]", "tab\there"];
-        for word in words {
-            let script = format!("printf %s {}", quoted(word));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
-        }
-        assert_eq!(quoted("plain/é-1.toml"), "plain/é-1.toml");
-        assert_eq!(quoted("mein lauf/r.toml"), "'mein lauf/r.toml'");
     }
 }

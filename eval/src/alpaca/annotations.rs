@@ -95,7 +95,7 @@ pub fn read(path: &Path) -> Result<(Vec<Comparison>, Names, DataSource), InputEr
     for name in [&mut names.baseline, &mut names.model, &mut names.annotator] {
         *name = name.take().filter(|name| !name.is_empty());
     }
-    let source = DataSource { source: path.display().to_string(), sha256: jsonl::sha256(&bytes) };
+    let source = DataSource { source: path.display().to_string(), sha256: orpo_files::sha256(&bytes) };
     Ok((comparisons, names, source))
 }
 

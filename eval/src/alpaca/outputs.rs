@@ -64,7 +64,7 @@ impl Outputs {
         if rows.is_empty() {
             return Err(InputError::File { path: path.to_owned(), problem: "it holds no answers".into() });
         }
-        let source = DataSource { source: path.display().to_string(), sha256: jsonl::sha256(&bytes) };
+        let source = DataSource { source: path.display().to_string(), sha256: orpo_files::sha256(&bytes) };
         let rows: Vec<Output> = rows.into_iter().map(|(_, row)| row).collect();
         let by_instruction = rows.iter().enumerate().map(|(index, row)| (row.instruction.clone(), index)).collect();
         Ok(Self { rows, source, by_instruction })

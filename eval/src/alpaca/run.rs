@@ -1,6 +1,6 @@
 //! From comparisons to files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -84,7 +84,6 @@ impl Evaluation {
     /// # Errors
     /// When a file cannot be read or written.
     pub fn write(&self, out: &Path, more: Option<&Path>, inputs: &[&Path]) -> Result<(), InputError> {
-        let failed = |path: PathBuf, error: std::io::Error| InputError::File { path, problem: error.to_string() };
         let mut leaderboard = Leaderboard::default();
         let own = out.join(LEADERBOARD);
         for path in more.into_iter().chain(own.exists().then_some(own.as_path())) {
@@ -104,7 +103,7 @@ impl Evaluation {
         ] {
             let path = out.join(name);
             if !is_input(&path) {
-                jsonl::write_atomically(&path, &content).map_err(|error| failed(path, error))?;
+                orpo_files::write_file(&path, &content)?;
             }
         }
         Ok(())

@@ -167,7 +167,7 @@ fn length_control(arguments: &Alpaca) -> anyhow::Result<Result<LengthControl, St
         ));
     };
     let source = |path: &Path| -> anyhow::Result<DataSource> {
-        Ok(DataSource { source: path.display().to_string(), sha256: jsonl::sha256(&jsonl::read(path)?) })
+        Ok(DataSource { source: path.display().to_string(), sha256: orpo_files::sha256(&jsonl::read(path)?) })
     };
     let mut sources = vec![source(gamed)?];
     let (rows, mut difficulty) = read_gamed(gamed)?;
@@ -333,7 +333,7 @@ fn described(annotator: &Annotator, model: &str, judge: &Judge, templating: Temp
         "annotator": annotator.name,
         "model": model,
         "endpoint": judge.client.base(),
-        "template_sha256": jsonl::sha256(annotator.template.source().as_bytes()),
+        "template_sha256": orpo_files::sha256(annotator.template.source().as_bytes()),
         "templating": templating,
         "parameters": parameters,
         "strip_reasoning": judge.reasoning.formats().map(ToString::to_string).collect::<Vec<_>>(),

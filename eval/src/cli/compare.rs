@@ -19,7 +19,7 @@ use crate::compare::pair::{self, Pair};
 use crate::compare::summary::Summary;
 use crate::compare::{TASK, TASK_VERSION, agreement, checklist, table};
 use crate::ifeval::data::Dataset;
-use crate::jsonl;
+use crate::jsonl::InputError;
 use crate::judge::annotator::Annotator;
 use crate::judge::verdicts::VerdictStore;
 use crate::mt_bench::judge_prompt::JudgePrompts;
@@ -277,7 +277,7 @@ fn write(out: &Path, json: &str, pairs: &[Pair]) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot use `{}`", out.display()))?;
     for (name, content) in [("samples.jsonl", pair::samples(pairs).as_slice()), (results::FILE_NAME, json.as_bytes())] {
         let path = out.join(name);
-        jsonl::write_atomically(&path, content).with_context(|| format!("cannot use `{}`", path.display()))?;
+        orpo_files::write_file(&path, content).map_err(InputError::from)?;
     }
     Ok(())
 }

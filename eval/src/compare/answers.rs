@@ -63,7 +63,7 @@ impl Answers {
         let name = generator.unwrap_or_else(|| path.display().to_string());
         Ok(Self {
             name,
-            source: DataSource { source: path.display().to_string(), sha256: jsonl::sha256(&bytes) },
+            source: DataSource { source: path.display().to_string(), sha256: orpo_files::sha256(&bytes) },
             lineage: None,
             rows,
         })
@@ -73,7 +73,7 @@ impl Answers {
     pub fn of_server(respondent: Respondent, rows: Vec<(String, Option<String>)>) -> Self {
         let Respondent { model: name, endpoint: source, lineage } = respondent;
         let said = rows.iter().map(|(prompt, answer)| format!("{prompt}\0{}\0", answer.as_deref().unwrap_or_default()));
-        let sha256 = jsonl::sha256(said.collect::<String>().as_bytes());
+        let sha256 = orpo_files::sha256(said.collect::<String>().as_bytes());
         Self { name, source: DataSource { source, sha256 }, lineage, rows }
     }
 }

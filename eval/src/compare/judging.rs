@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::pair::Pair;
-use crate::jsonl;
 use crate::judge::annotator::Annotator;
 use crate::judge::template::{Templating, Texts};
 use crate::judge::verdicts::VerdictStore;
@@ -84,7 +83,7 @@ impl Style {
         match self {
             Self::Annotator(annotator) => json!({
                 "annotator": annotator.name,
-                "template_sha256": jsonl::sha256(annotator.template.source().as_bytes()),
+                "template_sha256": orpo_files::sha256(annotator.template.source().as_bytes()),
             }),
             Self::Prompt(judge, file) => json!({
                 "prompt": judge.name,

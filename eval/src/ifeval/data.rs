@@ -77,12 +77,12 @@ impl Dataset {
     /// As [`Dataset::read`].
     pub fn from_rows(path: &Path, rows: Vec<(usize, Example)>) -> Result<Self, InputError> {
         let lines = rows.iter().map(|(_, example)| serde_json::to_string(example).expect("keys are strings") + "\n");
-        let sha256 = jsonl::sha256(lines.collect::<String>().as_bytes());
+        let sha256 = orpo_files::sha256(lines.collect::<String>().as_bytes());
         Self::check(path, rows, sha256)
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self, InputError> {
-        Self::check(path, jsonl::rows(path, bytes)?, jsonl::sha256(bytes))
+        Self::check(path, jsonl::rows(path, bytes)?, orpo_files::sha256(bytes))
     }
 
     fn check(path: &Path, rows: Vec<(usize, Example)>, sha256: String) -> Result<Self, InputError> {

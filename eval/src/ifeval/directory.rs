@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use orpo_files::write_file;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -119,14 +120,9 @@ impl Directory {
             lines.push(b'\n');
         }
         for (name, content) in [(SAMPLES.to_owned(), lines)].into_iter().chain(exports) {
-            let path = self.path.join(name);
-            jsonl::write_atomically(&path, &content)
-                .map_err(|error| InputError::File { path, problem: error.to_string() })?;
+            write_file(&self.path.join(name), &content)?;
         }
-        results.write(&self.path).map_err(|error| InputError::File {
-            path: self.path.join(results::FILE_NAME),
-            problem: error.to_string(),
-        })?;
+        results.write(&self.path)?;
         self.log.remove()
     }
 }

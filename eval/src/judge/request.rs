@@ -1,7 +1,7 @@
 //! What is asked.
 
+use orpo_files::{canonical_json, sha256};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::breaker::limit;
 
@@ -23,14 +23,8 @@ impl Request {
     /// Its name: the SHA-256 of the body, with keys in order, and of the repetition. The address of the server is not part
     /// of it, so that a judge may move.
     pub fn key(&self) -> String {
-        let mut text = String::new();
-        write_canonical(&self.body, &mut text);
-        let mut hash = Sha256::new();
-        hash.update(text);
-        if self.repeat > 0 {
-            hash.update(format!("#{}", self.repeat));
-        }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        let repeat = if self.repeat > 0 { format!("#{}", self.repeat) } else { String::new() };
+        sha256(canonical_json(&self.body) + &repeat)
     }
 
     /// About how many tokens the messages are: a quarter of their characters, and four for each message's frame.
@@ -43,33 +37,6 @@ impl Request {
     /// The most tokens that the reply may have, if the body says so.
     pub fn most_reply_tokens(&self) -> Option<u64> {
         self.body[limit(&self.body)?].as_u64()
-    }
-}
-
-/// Writes JSON with the keys of every object in order.
-fn write_canonical(value: &Value, text: &mut String) {
-    match value {
-        Value::Object(map) => {
-            let mut entries: Vec<_> = map.iter().collect();
-            entries.sort_by_key(|(name, _)| *name);
-            text.push('{');
-            for (index, (name, value)) in entries.into_iter().enumerate() {
-                text.push_str(if index > 0 { "," } else { "" });
-                text.push_str(&Value::from(name.as_str()).to_string());
-                text.push(':');
-                write_canonical(value, text);
-            }
-            text.push('}');
-        }
-        Value::Array(values) => {
-            text.push('[');
-            for (index, value) in values.iter().enumerate() {
-                text.push_str(if index > 0 { "," } else { "" });
-                write_canonical(value, text);
-            }
-            text.push(']');
-        }
-        scalar => text.push_str(&scalar.to_string()),
     }
 }
 

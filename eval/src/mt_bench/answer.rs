@@ -52,7 +52,7 @@ impl AnswerRow {
     /// The row of one conversation. Its `answer_id` is a function of the rest, so that a repetition writes the same.
     pub fn new(question_id: &Id, model: &str, turns: Vec<String>, tstamp: f64) -> Self {
         let content = serde_json::to_vec(&(question_id, model, &turns)).expect("strings and numbers are JSON");
-        let answer_id = jsonl::sha256(&content)[..22].to_owned();
+        let answer_id = orpo_files::sha256(&content)[..22].to_owned();
         let choices = vec![Choice { index: 0, turns }];
         Self { question_id: question_id.clone(), answer_id, model_id: Some(model.to_owned()), choices, tstamp }
     }
@@ -136,7 +136,7 @@ impl Answers {
         if by_question.is_empty() {
             return Err(InputError::File { path: path.to_owned(), problem: "it holds no answers".into() });
         }
-        let source = DataSource { source: path.display().to_string(), sha256: jsonl::sha256(bytes) };
+        let source = DataSource { source: path.display().to_string(), sha256: orpo_files::sha256(bytes) };
         let model = model.unwrap_or_else(|| stem(path));
         Ok(Self { by_question, source: Some(source), ..Self::none_of(&model) })
     }

@@ -142,7 +142,7 @@ impl JudgePrompts {
             let problem = format!("it holds no prompt `{}`", missing.name());
             return Err(InputError::File { path: path.to_owned(), problem });
         }
-        let source = DataSource { source: path.display().to_string(), sha256: jsonl::sha256(bytes) };
+        let source = DataSource { source: path.display().to_string(), sha256: orpo_files::sha256(bytes) };
         Ok(Self { by_role, source })
     }
 

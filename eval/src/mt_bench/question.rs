@@ -135,7 +135,7 @@ impl Questions {
         if list.is_empty() {
             return Err(InputError::File { path: path.to_owned(), problem: "it holds no questions".into() });
         }
-        let source = DataSource { source: path.display().to_string(), sha256: jsonl::sha256(bytes) };
+        let source = DataSource { source: path.display().to_string(), sha256: orpo_files::sha256(bytes) };
         Ok(Self { list, source })
     }
 }

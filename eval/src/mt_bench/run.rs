@@ -406,7 +406,7 @@ pub fn aggregate(file: &JudgmentsFile<'_>, out: Option<&Path>) -> Result<Evaluat
     summary.baseline = baseline.map(str::to_owned);
     summary.data = file.questions.map(|questions| questions.source.clone());
     let source = file.path.display().to_string();
-    summary.judgments = Some(DataSource { source, sha256: jsonl::sha256(&bytes) });
+    summary.judgments = Some(DataSource { source, sha256: orpo_files::sha256(&bytes) });
     if let Some(out) = out {
         open(out, &json!({"task": TASK, "mode": mode, "source": "judgments"}))?;
         write_lines(&out.join(SAMPLES), &samples)?;

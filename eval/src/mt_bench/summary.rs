@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use orpo_files::write_file;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ use super::single::{self, Item, Losses, Means, Scores};
 use super::{Id, Questions, TASK_VERSION};
 use crate::bias::Bias;
 use crate::clock::Clock;
-use crate::jsonl::{self, InputError};
+use crate::jsonl::InputError;
 use crate::results::{self, Counts, DataSource, Metric, RequestSettings};
 
 /// The name of the task.
@@ -245,6 +246,5 @@ pub fn write_lines(path: &Path, rows: &[impl Serialize]) -> Result<(), InputErro
 }
 
 fn write(path: &Path, content: &[u8]) -> Result<(), InputError> {
-    jsonl::write_atomically(path, content)
-        .map_err(|error| InputError::File { path: path.to_owned(), problem: error.to_string() })
+    Ok(write_file(path, content)?)
 }

@@ -4,15 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use orpo_files::MANIFEST;
+
 use crate::jsonl::InputError;
 use crate::results;
 
 /// How deep directories are searched, and how many of them.
 const DEPTH: usize = 8;
 const DIRECTORIES: usize = 20_000;
-
-/// The name of the file that says how a model, or all of a pipeline, came to be.
-const MANIFEST: &str = "orpo_manifest.json";
 
 /// What was found, in the order of the directories and, inside of them, of the names.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -120,7 +119,7 @@ mod tests {
             "eval.previous/base/results.json",
             ".git/results.json",
             "other.json",
-            "eval/orpo/ifeval/results.json.tmp",
+            "eval/orpo/ifeval/.results.json.partial",
         ];
         wanted.iter().chain(&others).chain(&unwanted).for_each(|name| write(root, name));
         let found = find(&[root.to_owned(), root.join("eval")]).unwrap();

@@ -22,7 +22,9 @@ mod view;
 
 use std::path::{Path, PathBuf};
 
-use crate::jsonl::{self, InputError};
+use orpo_files::write_file;
+
+use crate::jsonl::InputError;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +74,7 @@ pub fn write(directories: &[PathBuf], out: &Path, title: &str) -> Result<Report,
     }
     let samples = samples::Samples::read(&collected);
     let page = render::page(title, &collected, &samples);
-    jsonl::write_atomically(out, page.as_bytes())
-        .map_err(|error| InputError::File { path: out.to_owned(), problem: error.to_string() })?;
+    write_file(out, page.as_bytes()).map_err(InputError::from)?;
     let left_out = collected.left_out.iter().chain(&samples.left_out).cloned().collect();
     Ok(Report {
         evaluations: collected.evaluations.len(),

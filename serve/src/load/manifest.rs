@@ -1,17 +1,14 @@
 //! `orpo_manifest.json`: the trainer's list of the files that it wrote, with their SHA-256. Where there is one, what is
-//! served is what was trained.
+//! served is what was trained. Only what is needed of it is read, so that a model of any version of the trainer is served.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use orpo_files::{MANIFEST, sha256, sha256_stream};
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::progress::Progress;
-
-/// The file's name.
-pub const MANIFEST: &str = "orpo_manifest.json";
 
 /// Why a directory is not what its manifest says.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +65,7 @@ pub fn verify(dir: &Path) -> Result<Option<usize>, ManifestError> {
             return Err(invalid(format!("`{name}` is not a file of the directory")));
         }
         let file = dir.join(name);
-        let found = sha256(&file).map_err(|source| ManifestError::Read { path: file.clone(), source })?;
+        let found = sha256_of(&file).map_err(|source| ManifestError::Read { path: file.clone(), source })?;
         if !found.eq_ignore_ascii_case(expected) {
             return Err(ManifestError::Differs { path: file, found, expected: expected.into() });
         }
@@ -97,7 +94,7 @@ pub fn lineage(dir: &Path, verified: bool) -> Result<Option<Value>, ManifestErro
         .map(|(name, hash)| (name.clone(), hash.clone()))
         .collect();
     Ok(Some(json!({
-        "manifest_sha256": hex(&Sha256::digest(&bytes)),
+        "manifest_sha256": sha256(&bytes),
         "manifest": public_name(&path),
         "base": manifest["base"],
         "step": manifest["step"],
@@ -113,25 +110,12 @@ fn public_name(path: &Path) -> PathBuf {
     dir.join(path.file_name().unwrap_or_default())
 }
 
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The lower-case hexadecimal SHA-256 of a file.
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+/// The SHA-256 of a file, with a bar while it is read.
+fn sha256_of(path: &Path) -> io::Result<String> {
+    let file = File::open(path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let progress = Progress::new(&format!("checking {name}"), file.metadata()?.len());
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let count = file.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(hex(&hasher.finalize()));
-        }
-        hasher.update(&buffer[..count]);
-        progress.advance(count);
-    }
+    sha256_stream(file, |count| progress.advance(count))
 }
 
 #[cfg(test)]
@@ -165,7 +149,7 @@ mod tests {
     fn lineage_is_that_of_the_manifest() {
         let dir = directory(&json!({ "a": ABC, "model.safetensors": "w" }));
         let lineage = lineage(dir.path(), true).unwrap().unwrap();
-        let expected = hex(&Sha256::digest(std::fs::read(dir.path().join(MANIFEST)).unwrap()));
+        let expected = sha256(std::fs::read(dir.path().join(MANIFEST)).unwrap());
         assert_eq!((&lineage["manifest_sha256"], &lineage["step"]), (&json!(expected), &json!(3)));
         assert_eq!(lineage["weights"], json!({ "model.safetensors": "w" }));
         let name = Path::new(dir.path().file_name().unwrap()).join(MANIFEST);

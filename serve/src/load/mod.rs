@@ -145,7 +145,7 @@ fn verify(args: &ServeArgs, dir: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     if let Some(files) = manifest::verify(dir)? {
-        tracing::info!(dir = %dir.display(), files, "every file is the one that {} names", manifest::MANIFEST);
+        tracing::info!(dir = %dir.display(), files, "every file is the one that {} names", orpo_files::MANIFEST);
     }
     Ok(())
 }

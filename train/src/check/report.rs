@@ -2,10 +2,10 @@
 
 use std::fmt;
 
+use orpo_files::DataLineage;
 use serde::Serialize;
 
 use super::{Cuts, Lengths, MemoryEstimate, Percentiles, ShownExample};
-use crate::checkpoint::DataLineage;
 use crate::model::Decoder;
 use crate::terminal::counted;
 

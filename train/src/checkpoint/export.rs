@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::DType;
 use clap::ValueEnum;
 use orpo_chat::ChatTokenizer;
+use orpo_files::write_json;
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -145,7 +146,7 @@ pub fn write_model(dir: &Path, decoder: &Decoder, files: &ModelFiles, format: We
             config.insert(field.into(), id.into());
         }
     }
-    write_json(&dir.join("config.json"), &config.into())?;
+    write_json(&dir.join("config.json"), &config)?;
     write_tokenizer(dir, files)?;
     Ok(())
 }
@@ -184,7 +185,7 @@ fn write_weights(dir: &Path, decoder: &Decoder, format: WeightFormat) -> Result<
     }
     let total_size: usize = weights.iter().map(|weight| weight.data_len()).sum();
     let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
-    write_json(&dir.join("model.safetensors.index.json"), &index)
+    Ok(write_json(&dir.join("model.safetensors.index.json"), &index)?)
 }
 
 /// Consecutive weights in groups of at most `limit` bytes; one that is larger is a group of its own.
@@ -243,14 +244,14 @@ fn write_tokenizer(dir: &Path, files: &ModelFiles) -> Result<(), TrainError> {
     if let Some(portable) = files.chat.portable_templates()? {
         tokenizer_config.insert("chat_template".into(), portable.chat_template);
     }
-    write_json(&dir.join("tokenizer_config.json"), &tokenizer_config.into())?;
+    write_json(&dir.join("tokenizer_config.json"), &tokenizer_config)?;
     let generation = files.tokenizer_dir.join("generation_config.json");
     let mut config = match fs::read_to_string(&generation) {
         Ok(text) => object(&serde_json::from_str(&text).map_err(|e| TrainError::invalid(&generation, e))?),
         Err(_) => Map::new(),
     };
     generation_ends(&mut config, &files.chat);
-    write_json(&dir.join("generation_config.json"), &config.into())
+    Ok(write_json(&dir.join("generation_config.json"), &config)?)
 }
 
 /// Lets generation begin and end where training did: every reply was trained to end in the tokenizer's EOS, which the
@@ -275,13 +276,6 @@ fn generation_ends(config: &mut Map<String, Value>, chat: &ChatTokenizer) {
 
 fn object(value: &Value) -> Map<String, Value> {
     value.as_object().cloned().unwrap_or_default()
-}
-
-/// Writes indented JSON with a newline at the end.
-pub(super) fn write_json(path: &Path, value: &Value) -> Result<(), TrainError> {
-    let mut text = serde_json::to_string_pretty(value).expect("a JSON value is serialisable");
-    text.push('\n');
-    fs::write(path, text).map_err(|e| TrainError::write(path, e))
 }
 
 /// Writes f32 tensors to a safetensors file.

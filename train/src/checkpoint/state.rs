@@ -5,12 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use orpo_files::{recover, remove_dir, replace_dir, write_json};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::export::{ModelFiles, WeightFormat, bytes_of, write_json, write_tensors, write_trained};
-use super::{recover, remove_dir, replace_dir};
+use super::export::{ModelFiles, WeightFormat, bytes_of, write_tensors, write_trained};
 use crate::error::TrainError;
 use crate::loss::PreferenceMetrics;
 use crate::model::lora::ADAPTER_FILE;
@@ -91,7 +91,7 @@ impl CheckpointDir {
                 [moment(Kind::First), moment(Kind::Second)]
             });
             write_tensors(&dir.join(OPTIMIZER), moments)?;
-            write_json(&dir.join(STATE), &serde_json::to_value(state).expect("plain data"))
+            Ok::<_, TrainError>(write_json(&dir.join(STATE), state)?)
         })?;
         self.prune(state, keep)
     }
@@ -119,7 +119,7 @@ impl CheckpointDir {
     /// # Errors
     /// From the file system.
     pub fn recover(&self) -> Result<(), TrainError> {
-        recover(&self.dir)
+        Ok(recover(&self.dir)?)
     }
 
     /// The last complete checkpoint's directory and state.

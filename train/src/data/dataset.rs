@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use orpo_chat::ChatError;
+use orpo_files::sha256_file;
 use rayon::prelude::*;
 use serde_json::json;
 
 use super::read::{FileRows, Noticed, Selection, read_documents, read_preferences};
 use super::{Dropped, Example, Mixture, Sources, Tokeniser};
-use crate::checkpoint::sha256_file;
 use crate::error::TrainError;
 use crate::terminal::counted;
 

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::lock::RunLock;
-use crate::checkpoint::{CheckpointDir, TrainerState, recover};
+use orpo_files::{DirLock, LockError, recover};
+
+use crate::checkpoint::{CheckpointDir, TrainerState};
 use crate::error::TrainError;
 
 /// Name of the final model's directory in the run directory.
@@ -14,7 +15,7 @@ pub const MODEL_DIR: &str = "model";
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    lock: Option<RunLock>,
+    lock: Option<DirLock>,
     /// Its checkpoints.
     pub checkpoints: CheckpointDir,
 }
@@ -34,7 +35,16 @@ impl RunDir {
     }
 
     fn hold(&mut self) -> Result<(), TrainError> {
-        self.lock = Some(RunLock::acquire(&self.path)?);
+        let lock = DirLock::acquire(&self.path).map_err(|error| match error {
+            LockError::Held { dir, holder } => TrainError::invalid(
+                &dir,
+                format!(
+                    "another trainer (process {holder}) is running in it; wait for it to end, or use another `output_dir`"
+                ),
+            ),
+            LockError::File(error) => error.into(),
+        })?;
+        self.lock = Some(lock);
         recover(&self.path)?;
         self.checkpoints.recover()
     }

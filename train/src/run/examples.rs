@@ -1,8 +1,8 @@
 //! The examples that a run trains on and is evaluated on.
 
 use orpo_chat::{ChatError, ChatTokenizer, GenerationPromptFault};
+use orpo_files::DataLineage;
 
-use crate::checkpoint::DataLineage;
 use crate::data::{DataFile, Dataset, Example, Overlap, Sources, Tokeniser, duplicates, overlap, untrained_terminator};
 use crate::error::TrainError;
 use crate::model::{Decoder, ModelConfig};

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use orpo_files::{DataLineage, Difference, differences};
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::DataLineage;
 use crate::error::TrainError;
 use crate::recipe::Recipe;
 
@@ -73,32 +73,19 @@ pub fn check(dir: &Path, saved: &Value, now: &Value) -> Result<(), TrainError> {
     // An older version may have kept keys that have become free.
     let mut saved = saved.clone();
     remove_free_keys(&mut saved["recipe"]);
-    let Some((path, saved, now)) = first_difference(&saved, now) else { return Ok(()) };
-    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    let differences = differences(&saved, now);
+    let Some(Difference { path, before, after }) = differences.first() else { return Ok(()) };
     let reason = match path.as_slice() {
         ["recipe", key @ ..] => {
             let shown = |value: &Value| if value.is_null() { "not set".to_string() } else { value.to_string() };
             let key = key.join(".");
-            format!("another recipe: `{key}` was {} and is now {}", shown(saved), shown(now))
+            format!("another recipe: `{key}` was {} and is now {}", shown(before), shown(after))
         }
         ["base", file @ ..] => format!("another base model: `{}` has changed", file.join(".")),
         ["data", split, ..] => format!("other data: the content, layout or weight of `data.{split}` has changed"),
         _ => "another version of this program".into(),
     };
     Err(TrainError::invalid(dir, format!("it was trained with {reason}; set it back, or use another `output_dir`")))
-}
-
-/// The path to the first value that differs, and both values; a missing one is null.
-fn first_difference<'a>(a: &'a Value, b: &'a Value) -> Option<(Vec<String>, &'a Value, &'a Value)> {
-    let (Value::Object(left), Value::Object(right)) = (a, b) else {
-        return (a != b).then_some((Vec::new(), a, b));
-    };
-    let keys = left.keys().chain(right.keys().filter(|key| !left.contains_key(*key)));
-    keys.into_iter().find_map(|key| {
-        let (mut path, a, b) = first_difference(&a[key.as_str()], &b[key.as_str()])?;
-        path.insert(0, key.clone());
-        Some((path, a, b))
-    })
 }
 
 #[cfg(test)]

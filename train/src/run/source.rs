@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use orpo_chat::ChatTokenizer;
+use orpo_files::sha256_file;
 use serde_json::{Map, Value};
 
-use crate::checkpoint::{ModelFiles, sha256_file};
+use crate::checkpoint::ModelFiles;
 use crate::error::TrainError;
 use crate::hub::model_dir;
 use crate::model::lora::{ADAPTER_FILE, BaseName, LoraSetup};

@@ -4,9 +4,9 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use orpo_files::write_file;
 use serde_json::{Map, Value};
 
-use crate::checkpoint::write_file;
 use crate::error::TrainError;
 
 /// An append-only file of objects, each with its `step`.

@@ -4,6 +4,7 @@
 
 use std::sync::LazyLock;
 
+use orpo_files::sha256;
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
@@ -11,7 +12,6 @@ use crate::ifeval::data::Dataset;
 use crate::ifeval::example::Example;
 use crate::ifeval::run::{Evaluation, TASK};
 use crate::ifeval::sample::Sample;
-use crate::jsonl::sha256;
 use crate::python_json::{Characters, dumps};
 use crate::results::Results;
 

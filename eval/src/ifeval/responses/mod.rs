@@ -67,7 +67,7 @@ impl Responses {
             let recorded = recorded(row).map_err(|problem| InputError::Line { path: path.clone(), line, problem })?;
             rows.push((line, recorded));
         }
-        Ok(Self { path, rows, sha256: jsonl::sha256(&bytes) })
+        Ok(Self { path, rows, sha256: orpo_files::sha256(&bytes) })
     }
 
     /// The file and its hash.

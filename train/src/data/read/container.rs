@@ -1,11 +1,9 @@
 //! The container of a file, told by its first bytes, and its rows one after the other.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use flate2::bufread::MultiGzDecoder;
+use orpo_files::{TextReader, open_text};
 
 use super::{Row, csv, json, parquet};
 use crate::error::TrainError;
@@ -28,9 +26,6 @@ impl From<Row> for Found {
 /// Takes a row and its number; says if more are wanted, or what is wrong with this one.
 pub(super) type Sink<'a> = dyn FnMut(usize, Found) -> Result<ControlFlow<()>, String> + 'a;
 
-/// Bytes that tell one container from another.
-const HEAD: usize = 512;
-
 /// Gives every row of a file to `sink`, numbered from 1, until it has enough. Returns what the numbers count: a `line` of
 /// JSONL (blank ones count) or a `row` of a JSON array, of CSV or of parquet. Nothing but one row, or one row group of
 /// parquet, is in memory at a time. With `field` the rows are the list under this key of a JSON object.
@@ -41,7 +36,7 @@ pub(super) fn each_row(path: &Path, field: Option<&str>, sink: &mut Sink<'_>) ->
     if path.is_dir() {
         return Err(TrainError::invalid(path, "it is a directory; name its files, for example `DIR/*.jsonl`"));
     }
-    let (head, mut reader) = open(path)?;
+    let TextReader { head, mut reader } = open_text(path)?;
     let start = head.trim_ascii_start();
     let is_object = start.starts_with(b"{");
     if let Some(field) = field.filter(|_| !is_object) {
@@ -58,7 +53,7 @@ pub(super) fn each_row(path: &Path, field: Option<&str>, sink: &mut Sink<'_>) ->
     }
     if is_object {
         let keys = json::lists_of(path, &mut *reader)?;
-        let (_, mut reader) = open(path)?;
+        let mut reader = open_text(path)?.reader;
         if let Some(key) = json::wrapper(&keys, field).map_err(|reason| TrainError::invalid(path, reason))? {
             json::rows_under(path, &mut *reader, &key, sink)?;
             return Ok("row");
@@ -72,64 +67,6 @@ pub(super) fn each_row(path: &Path, field: Option<&str>, sink: &mut Sink<'_>) ->
     }
     json::object_rows(path, &mut *reader, sink)?;
     Ok("line")
-}
-
-/// The text of a file, decompressed and without a byte order mark, or a parquet file as it is; and its first bytes.
-fn open(path: &Path) -> Result<(Vec<u8>, Box<dyn BufRead>), TrainError> {
-    let read = |error| TrainError::read(path, error);
-    let file = File::open(path).map_err(read)?;
-    let (mut head, mut reader) = peek(Box::new(BufReader::new(file))).map_err(read)?;
-    if head.starts_with(&[0x1f, 0x8b]) {
-        (head, reader) = peek(Box::new(BufReader::new(MultiGzDecoder::new(reader)))).map_err(read)?;
-    }
-    if let Some(reason) = unreadable(&head) {
-        return Err(TrainError::invalid(path, reason));
-    }
-    const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-    if head.starts_with(BYTE_ORDER_MARK) {
-        reader.read_exact(&mut [0; 3]).map_err(read)?;
-        head.drain(..3);
-    }
-    Ok((head, reader))
-}
-
-/// The first bytes of `reader`, and the reader as if they had not been read.
-fn peek(mut reader: Box<dyn BufRead>) -> std::io::Result<(Vec<u8>, Box<dyn BufRead>)> {
-    let mut head = Vec::new();
-    reader.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
-    Ok((head.clone(), Box::new(Cursor::new(head).chain(reader))))
-}
-
-/// What a file is that begins like this and is not data that can be read.
-fn unreadable(head: &[u8]) -> Option<String> {
-    if head.starts_with(b"version https://git-lfs") {
-        return Some("it is a Git LFS pointer, not the data; fetch the file with `git lfs pull`".into());
-    }
-    let zeros = |at: usize| head.len() >= 4 && head[at] == 0 && head[at + 2] == 0;
-    if head.len() >= 4 && (head[..2] == [0; 2] || head[2..4] == [0; 2]) {
-        return Some("it is UTF-32, not UTF-8; convert it, for example with `iconv -f UTF-32 -t UTF-8`".into());
-    }
-    if head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") || zeros(0) || zeros(1) {
-        return Some("it is UTF-16, not UTF-8; convert it, for example with `iconv -f UTF-16 -t UTF-8`".into());
-    }
-    const COMPRESSED: [(&[u8], &str); 5] = [
-        (b"PK\x03\x04", "a zip archive"),
-        (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
-        (b"\xfd7zXZ", "compressed with xz"),
-        (b"BZh", "compressed with bzip2"),
-        (b"ARROW1", "an Arrow file, not parquet"),
-    ];
-    let found = COMPRESSED.iter().find(|(magic, _)| head.starts_with(magic));
-    if let Some((_, name)) = found {
-        return Some(format!(
-            "it is {name}; unpack it to JSONL, JSON, CSV or parquet first (gzip can be read as it is)"
-        ));
-    }
-    let start = head.trim_ascii_start();
-    let is_page = [&b"<!doctype html"[..], b"<html"]
-        .iter()
-        .any(|tag| start.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag)));
-    is_page.then(|| "it is a web page, not data; download the file itself".into())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io::{self, BufRead};
 use std::ops::ControlFlow;
 use std::path::Path;
 
+use orpo_files::{non_finite, replace_outside_strings};
 use serde::de::IgnoredAny;
 use serde_json::{Deserializer, Error, Value};
 
@@ -250,28 +251,7 @@ fn clear_marks(value: &mut Value) -> bool {
 
 /// The text with a mark for each `NaN`, `Infinity` and `-Infinity` outside of strings.
 fn finite(text: &str) -> Cow<'_, str> {
-    const NAMES: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
-    let mut nesting = Nesting::default();
-    let mut marked = String::new();
-    let mut copied = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        if !nesting.in_string()
-            && at >= copied
-            && matches!(byte, b'N' | b'I' | b'-')
-            && let Some(name) = NAMES.iter().find(|name| text[at..].starts_with(**name))
-            && !text[at + name.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
-        {
-            marked.push_str(&text[copied..at]);
-            marked.push_str(MARK_AS_JSON);
-            copied = at + name.len();
-        }
-        nesting.feed(&[byte]);
-    }
-    if copied == 0 {
-        return Cow::Borrowed(text);
-    }
-    marked.push_str(&text[copied..]);
-    Cow::Owned(marked)
+    replace_outside_strings(text, |rest| non_finite(rest).map(|length| (length, MARK_AS_JSON)))
 }
 
 /// The error of a text that begins on the line `first`, with the line on which it is.

@@ -30,10 +30,6 @@ impl Nesting {
         self.depth > 0 && !self.in_string
     }
 
-    pub(super) fn in_string(self) -> bool {
-        self.in_string
-    }
-
     fn is_closed(self) -> bool {
         self.depth == 0 && !self.in_string
     }

@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use crate::error::TrainError;
+use serde::Serialize;
+
+use crate::FileError;
 
 /// Suffixes of what is being filled, what stepped aside, and what is being removed.
 const PARTIAL: &str = "partial";
@@ -14,11 +16,11 @@ const REMOVED: &str = "removed";
 ///
 /// # Errors
 /// From `fill` or the file system; then `target` is as it was.
-pub fn replace_dir(target: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<(), TrainError> {
+pub fn replace_dir<E: From<FileError>>(target: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let partial = sibling(target, PARTIAL);
     remove(&partial)?;
-    fs::create_dir_all(&partial).map_err(|e| TrainError::write(&partial, e))?;
-    let filled = fill(&partial).and_then(|()| sync_dir(&partial));
+    fs::create_dir_all(&partial).map_err(|e| FileError::write(&partial, e))?;
+    let filled = fill(&partial).and_then(|()| Ok(sync_dir(&partial)?));
     if let Err(error) = filled {
         // The error of filling is the one to report.
         let _ = fs::remove_dir_all(&partial);
@@ -29,21 +31,21 @@ pub fn replace_dir(target: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainEr
     let old = sibling(target, OLD);
     remove(&old)?;
     if target.exists() {
-        fs::rename(target, &old).map_err(|e| TrainError::write(target, e))?;
+        fs::rename(target, &old).map_err(|e| FileError::write(target, e))?;
     }
-    fs::rename(&partial, target).map_err(|e| TrainError::write(target, e))?;
+    fs::rename(&partial, target).map_err(|e| FileError::write(target, e))?;
     sync_parent(target)?;
-    remove(&old)
+    Ok(remove(&old)?)
 }
 
 /// Removes a directory as a whole: it first loses its name, so that no half of it is ever taken for all of it.
 ///
 /// # Errors
 /// From the file system.
-pub fn remove_dir(target: &Path) -> Result<(), TrainError> {
+pub fn remove_dir(target: &Path) -> Result<(), FileError> {
     let removed = sibling(target, REMOVED);
     remove(&removed)?;
-    fs::rename(target, &removed).map_err(|e| TrainError::write(target, e))?;
+    fs::rename(target, &removed).map_err(|e| FileError::write(target, e))?;
     remove(&removed)
 }
 
@@ -52,11 +54,11 @@ pub fn remove_dir(target: &Path) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// From the file system.
-pub fn recover(parent: &Path) -> Result<(), TrainError> {
+pub fn recover(parent: &Path) -> Result<(), FileError> {
     let entries = match fs::read_dir(parent) {
-        Ok(entries) => entries.collect::<Result<Vec<_>, _>>().map_err(|e| TrainError::read(parent, e))?,
+        Ok(entries) => entries.collect::<Result<Vec<_>, _>>().map_err(|e| FileError::read(parent, e))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(TrainError::read(parent, error)),
+        Err(error) => return Err(FileError::read(parent, error)),
     };
     for entry in &entries {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -66,7 +68,7 @@ pub fn recover(parent: &Path) -> Result<(), TrainError> {
         // The old one only steps aside for a complete new one.
         if !target.exists() {
             let complete = if partial.exists() { &partial } else { &old };
-            fs::rename(complete, &target).map_err(|e| TrainError::write(&target, e))?;
+            fs::rename(complete, &target).map_err(|e| FileError::write(&target, e))?;
             sync_parent(&target)?;
         }
         remove(&old)?;
@@ -84,11 +86,25 @@ pub fn recover(parent: &Path) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// From the file system; then `target` is as it was.
-pub fn write_file(target: &Path, content: &[u8]) -> Result<(), TrainError> {
+pub fn write_file(target: &Path, content: &[u8]) -> Result<(), FileError> {
     let partial = sibling(target, PARTIAL);
-    fs::write(&partial, content).map_err(|e| TrainError::write(&partial, e))?;
-    sync(&partial)?;
-    fs::rename(&partial, target).map_err(|e| TrainError::write(target, e))
+    fs::write(&partial, content)
+        .and_then(|()| File::open(&partial)?.sync_all())
+        .and_then(|()| fs::rename(&partial, target))
+        .map_err(|error| FileError::write(target, error))
+}
+
+/// Writes indented JSON, with a newline at the end, in one piece.
+///
+/// # Errors
+/// As [`write_file`].
+///
+/// # Panics
+/// When `value` is not plain data: a map with keys that are not strings.
+pub fn write_json<T: Serialize>(target: &Path, value: &T) -> Result<(), FileError> {
+    let mut text = serde_json::to_string_pretty(value).expect("plain data");
+    text.push('\n');
+    write_file(target, text.as_bytes())
 }
 
 /// `.NAME.SUFFIX` beside `target`.
@@ -98,31 +114,31 @@ fn sibling(target: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Removes a file or directory where there is one.
-fn remove(path: &Path) -> Result<(), TrainError> {
+fn remove(path: &Path) -> Result<(), FileError> {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::write(path, error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(FileError::write(path, error)),
         _ => Ok(()),
     }
 }
 
 /// Makes a rename last.
-fn sync_parent(target: &Path) -> Result<(), TrainError> {
+fn sync_parent(target: &Path) -> Result<(), FileError> {
     // The parent of a single name is the empty path, which cannot be opened.
     let parent = target.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
     parent.map_or(Ok(()), sync)
 }
 
 /// Syncs the files of a directory and the directory itself.
-fn sync_dir(dir: &Path) -> Result<(), TrainError> {
-    for entry in fs::read_dir(dir).map_err(|e| TrainError::read(dir, e))? {
-        sync(&entry.map_err(|e| TrainError::read(dir, e))?.path())?;
+fn sync_dir(dir: &Path) -> Result<(), FileError> {
+    for entry in fs::read_dir(dir).map_err(|e| FileError::read(dir, e))? {
+        sync(&entry.map_err(|e| FileError::read(dir, e))?.path())?;
     }
     sync(dir)
 }
 
-fn sync(path: &Path) -> Result<(), TrainError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(|e| TrainError::write(path, e))
+fn sync(path: &Path) -> Result<(), FileError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(|e| FileError::write(path, e))
 }
 
 #[cfg(test)]
@@ -137,13 +153,29 @@ mod tests {
     }
 
     #[test]
+    fn a_file_is_written_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("results.json");
+        for content in ["one", "two"] {
+            write_file(&target, content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&target).unwrap(), content);
+        }
+        write_json(&target, &[1]).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "[\n  1\n]\n");
+        assert_eq!(names(dir.path()), ["results.json"]);
+        // The error names the file, not what it is written as first.
+        let error = write_file(&target.join("f"), b"").unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot write `{}/f`: ", target.display())), "{error}");
+    }
+
+    #[test]
     fn a_directory_is_replaced_as_a_whole() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("model");
         for content in ["one", "two"] {
             replace_dir(&target, |partial| {
                 fs::write(partial.join(content), content).unwrap();
-                Ok(())
+                Ok::<_, FileError>(())
             })
             .unwrap();
             assert_eq!(names(&target), [content]);
@@ -159,7 +191,7 @@ mod tests {
         fs::write(target.join("kept"), "").unwrap();
         let result = replace_dir(&target, |partial| {
             fs::write(partial.join("new"), "").unwrap();
-            Err(TrainError::Refused("no".into()))
+            Err(FileError::invalid(partial, "no"))
         });
         assert!(result.is_err());
         assert_eq!(names(&target), ["kept"]);
