@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use crate::adapter::{LoraConfig, LoraSetup, adapter_params, merged, target_names};
+use crate::adapter::{LoraConfig, LoraSetup, add_product, target_names};
 use crate::block::{Block, Context};
 use crate::config::{ModelConfig, Positions};
 use crate::error::ModelError;
@@ -126,7 +126,8 @@ impl Decoder {
     /// The weights of the adapters.
     pub fn adapter_params(&self) -> Vec<Arc<Param>> {
         // In the order of the forward pass, as the weights are.
-        adapter_params(self.params.iter().filter_map(|param| self.loras.get(param.name())))
+        let adapters = self.params.iter().filter_map(|param| self.loras.get(param.name()));
+        adapters.flat_map(|lora| [lora.a.clone(), lora.b.clone()]).collect()
     }
 
     /// What is trained: the weights, or the adapters.
@@ -150,10 +151,11 @@ impl Decoder {
     /// # Errors
     /// From the sum.
     pub fn merged_weight(&self, param: &Param) -> Result<Tensor, ModelError> {
-        match self.loras.get(param.name()) {
-            Some(lora) => merged(param, lora),
-            None => Ok(param.weight()?),
-        }
+        let weight = param.weight()?;
+        let Some(LoraWeights { a, b, scale, .. }) = self.loras.get(param.name()) else { return Ok(weight) };
+        let ((rank, _), mut values) = (a.dims2()?, weight.flatten_all()?.to_vec1()?);
+        a.with_values(|a| b.with_values(|b| add_product(&mut values, a, b, rank, *scale)))??;
+        Ok(Tensor::from_vec(values, weight.shape(), weight.device())?)
     }
 
     /// The output layer.

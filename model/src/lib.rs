@@ -31,6 +31,7 @@ mod names;
 mod param;
 mod source;
 mod tape;
+mod values;
 mod weights;
 
 pub use checkpoint::Checkpoint;
@@ -45,4 +46,5 @@ pub use param::{AdamWStep, Param, Slot};
 pub use safetensors::Dtype;
 pub use source::WeightSource;
 pub use tape::{Tape, gradient_of};
+pub use values::Values;
 pub use weights::{WeightFile, WeightFiles};

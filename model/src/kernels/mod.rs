@@ -17,7 +17,7 @@ mod embedding;
 mod linear;
 mod linear_logp;
 mod math;
-mod matmul;
+pub(crate) mod matmul;
 mod norm;
 mod rope;
 mod seed;

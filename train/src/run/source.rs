@@ -84,7 +84,7 @@ impl ModelSource {
             let name = file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
             hashes.insert(name, sha256_file(file.path())?);
         }
-        for file in self.lora.iter().flat_map(|setup| &setup.initial).flat_map(WeightFiles::files) {
+        for file in self.lora.iter().flat_map(|setup| &setup.initial).flat_map(|adapter| adapter.weights.files()) {
             hashes.insert(ADAPTER_FILE.into(), sha256_file(file.path())?);
         }
         Ok(hashes)
