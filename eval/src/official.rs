@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 pub use orpo_hub::{Hub, Kind};
 use orpo_hub::{HubError, RepoId, discard};
 
-
 /// A file of a repository on the hub, pinned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OfficialFile {

@@ -12,6 +12,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use crate::config::read_json;
 use crate::error::ModelError;
 use crate::names::LM_HEAD;
+use crate::values::Values;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -141,6 +142,15 @@ impl WeightFiles {
         let mut bytes = vec![0u8; to - from];
         file.read_at(from, &mut bytes)?;
         Ok((dtype, bytes))
+    }
+
+    /// The tensor's values in f32.
+    ///
+    /// # Errors
+    /// As [`WeightFiles::read`].
+    pub fn read_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let (dtype, bytes) = self.read(name, shape)?;
+        Ok(Values::from_bytes(dtype, &bytes).into_f32())
     }
 
     /// True if two tensors have the same type, shape and bytes.

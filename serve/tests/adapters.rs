@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use common::{Double, Server, says};
 use half::{bf16, f16};
+use orpo_model::adapter::Adapter;
 use orpo_serve::checkpoint::Checkpoint;
-use orpo_serve::load::adapter::Adapter;
 use orpo_serve::load::merge;
 use orpo_serve::state::Served;
 use serde_json::{Value, json};

@@ -94,7 +94,7 @@ fn what_is_not_what_the_manifest_says_or_has_two_meanings_is_refused() {
     assert!(line.contains("config.json") && line.contains("0abc") && line.contains("--no-verify"), "{line}");
     // Then the next thing that is wrong.
     let line = with(&["--no-verify", "--adapter", "x=/nonexistent"]);
-    assert!(line.contains("/nonexistent/adapter_config.json` is missing"), "{line}");
+    assert!(line.contains("cannot read `/nonexistent/adapter_config.json`"), "{line}");
     let line = with(&["--served-model-name", "x", "--adapter", "x=/nonexistent"]);
     assert!(line.contains("`x` is given twice"), "{line}");
     let line = with(&["--tokenizer", "."]);

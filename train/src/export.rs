@@ -3,13 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use orpo_files::replace_dir;
-
 use crate::checkpoint::{ModelFiles, WeightFormat, write_model, write_trained};
 use crate::error::TrainError;
-use crate::model::lora::BaseStorage;
 use crate::saved::SavedModel;
 use crate::terminal::say;
+use orpo_files::replace_dir;
+use orpo_model::adapter::BaseStorage;
 
 /// What is exported, and how.
 #[derive(Debug, Clone)]

@@ -13,20 +13,19 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use orpo_files::{replace_dir, write_file};
-
 use crate::checkpoint::{CheckpointDir, Manifest, TrainerState};
 use crate::data::collate;
 use crate::error::TrainError;
 use crate::evaluate::{evaluate, sample};
 use crate::loss::PreferenceMetrics;
-use crate::model::Decoder;
 use crate::optim::AdamW;
 use crate::recipe::Recipe;
 use crate::selection::Selection;
 use crate::step::{Objective, weighted_forward_backward};
 use crate::telemetry::{Reports, StepRecord, Telemetry, memory, metric_fields};
 use crate::terminal::{counted, say};
+use orpo_files::{replace_dir, write_file};
+use orpo_model::Decoder;
 
 pub use dir::{MODEL_DIR, RunDir, check_output_dir};
 pub use examples::{DROPPED_FILE, Data, Suspect, read_dataset, suspects};

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use orpo_chat::ChatTokenizer;
+use orpo_model::adapter::{ADAPTER_CONFIG, BaseName, BaseStorage, LoraSetup};
+use orpo_model::{Checkpoint, Decoder, ModelConfig, Trained, WeightFiles};
 use serde_json::{Map, Value};
 
 use crate::checkpoint::{CheckpointDir, Manifest};
 use crate::error::TrainError;
-use crate::hub::model_dir;
-use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_FILE, BaseName, BaseStorage, LoraConfig, LoraSetup};
-use crate::model::{Checkpoint, Decoder, ModelConfig, Trained, WeightFiles};
+use crate::hub::{base_name, model_dir};
 use crate::run::{MODEL_DIR, load_chat};
 
 /// A model directory, not yet loaded.
@@ -54,13 +54,10 @@ impl SavedModel {
         }
         let manifest = Manifest::read(&dir)?;
         let is_adapter = dir.join(ADAPTER_CONFIG).is_file();
-        let (adapter, base_name) = match is_adapter.then(|| LoraConfig::with_base(&dir)).transpose()? {
-            None => (None, BaseName::default()),
-            Some((config, stated)) => {
-                let initial = Some(WeightFiles::open_file(&dir.join(ADAPTER_FILE))?);
-                let setup = LoraSetup { config, base: BaseStorage::Source, seed: 0, initial };
-                (Some(setup), base.map_or(stated, BaseName::of))
-            }
+        let adapter = is_adapter.then(|| LoraSetup::from_dir(&dir)).transpose()?;
+        let base_name = match adapter.as_ref().and_then(|setup| setup.initial.as_ref()) {
+            None => BaseName::default(),
+            Some(adapter) => base.map_or_else(|| adapter.base.clone(), base_name),
         };
         let base = match (&adapter, base) {
             (None, _) => dir.clone(),
@@ -109,6 +106,6 @@ impl SavedModel {
             adapter.base = storage;
         }
         let trained = self.adapter.as_ref().map_or(Trained::Nothing, Trained::Adapter);
-        Decoder::load(&self.config, &self.weights, trained)
+        Ok(Decoder::load(&self.config, &self.weights, trained)?)
     }
 }

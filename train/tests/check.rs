@@ -8,10 +8,9 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use orpo_chat::ChatTokenizer;
+use orpo_model::adapter::{BaseStorage, LoraConfig, LoraSetup};
+use orpo_model::{Decoder, ModelConfig, Param, Trained, WeightFiles};
 use orpo_train::checkpoint::{ModelFiles, WeightFormat, write_model};
-use orpo_train::model::lora::{BaseStorage, LoraConfig, LoraSetup};
-use orpo_train::model::{Decoder, ModelConfig, Trained, WeightFiles};
-use orpo_train::ops::Param;
 use serde_json::{Value, json};
 use support::{each_family, write_tokenizer};
 
@@ -317,13 +316,7 @@ fn an_outline_is_the_model_without_its_values() {
         let model = dir.join("model");
         let (config, _) = ModelConfig::from_dir(&model).unwrap();
         let files = WeightFiles::open(&model).unwrap();
-        let targets = LoraConfig {
-            r: 4,
-            lora_alpha: 8.0,
-            lora_dropout: 0.0,
-            target_modules: vec!["all-linear".into()],
-            use_rslora: false,
-        };
+        let targets = LoraConfig::new(4, 8.0, ["all-linear"]);
         let adapter = |base| LoraSetup { config: targets.clone(), base, seed: 1, initial: None };
         let (plain, quantised) = (adapter(BaseStorage::Source), adapter(BaseStorage::Q8_0));
         for trained in [Trained::Everything, Trained::Nothing, Trained::Adapter(&plain), Trained::Adapter(&quantised)] {

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use orpo_train::model::lora::{ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup};
-use orpo_train::model::{Decoder, ModelConfig, PackedRows, Trained, WeightFiles};
+use orpo_model::adapter::{ADAPTER_FILE, LoraSetup};
+use orpo_model::{Decoder, ModelConfig, PackedRows, Trained, WeightFiles};
 use serde_json::{Value, json};
 use support::{read_json, write_tokenizer};
 
@@ -67,12 +67,7 @@ const LORA: &str = "[lora]\nr = 4\nlora_alpha = 8\nlora_dropout = 0.2\ntarget_mo
 
 fn logits(model: &Path, adapter: Option<&Path>) -> Vec<f32> {
     let (config, _) = ModelConfig::from_dir(model).unwrap();
-    let setup = adapter.map(|dir| LoraSetup {
-        config: LoraConfig::from_dir(dir).unwrap(),
-        base: BaseStorage::Source,
-        seed: 0,
-        initial: Some(WeightFiles::open_file(&dir.join(ADAPTER_FILE)).unwrap()),
-    });
+    let setup = adapter.map(|dir| LoraSetup::from_dir(dir).unwrap());
     let trained = setup.as_ref().map_or(Trained::Nothing, Trained::Adapter);
     let decoder = Decoder::load(&config, &WeightFiles::open(model).unwrap(), trained).unwrap();
     decoder.logits(&PackedRows::single((60..90).collect())).unwrap().flatten_all().unwrap().to_vec1().unwrap()
@@ -161,10 +156,15 @@ fn adapters_of_other_programs() {
 
     // What is not used must not be lost in silence.
     let mut tensors = candle_core::safetensors::load(foreign.join(ADAPTER_FILE), &candle_core::Device::Cpu).unwrap();
-    let one = tensors.values().next().unwrap().clone();
-    tensors.insert("base_model.model.lm_head.lora_A.weight".into(), one);
+    for (side, shape) in [("A", [4, 64]), ("B", [259, 4])] {
+        let matrix = candle_core::Tensor::zeros(&shape, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+        tensors.insert(format!("base_model.model.lm_head.lora_{side}.weight"), matrix);
+    }
     candle_core::safetensors::save(&tensors, foreign.join(ADAPTER_FILE)).unwrap();
-    setting.fails(&["export", "foreign", "--out", "x", "--merge"], "lm_head.lora_A.weight");
+    setting.fails(&["export", "foreign", "--out", "x", "--merge"], "`lm_head`: it is not among `target_modules`");
+    write(json!(["q_proj", "up_proj", "lm_head"]));
+    setting
+        .fails(&["export", "foreign", "--out", "x", "--merge"], "the adapter has a layer `lm_head`; this model takes");
 }
 
 #[test]

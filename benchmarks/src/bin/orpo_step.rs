@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use orpo_benchmarks::{ADAMW, OBJECTIVE, Size, pairs};
+use orpo_model::Decoder;
+use orpo_model::adapter::{BaseStorage, LoraConfig, LoraSetup};
 use orpo_train::data::{Example, Sequence, collate};
 use orpo_train::loss::NllTarget;
-use orpo_train::model::Decoder;
-use orpo_train::model::lora::{BaseStorage, LoraConfig, LoraSetup};
 use orpo_train::optim::AdamW;
 use orpo_train::step::{Objective, forward_backward};
 
@@ -99,13 +99,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let batch = collate(&examples.iter().collect::<Vec<_>>());
     let lora = args.lora.map(|r| LoraSetup {
-        config: LoraConfig {
-            r,
-            lora_alpha: 2.0 * r as f64,
-            lora_dropout: 0.0,
-            target_modules: vec!["all-linear".into()],
-            use_rslora: false,
-        },
+        config: LoraConfig::new(r, 2.0 * r as f64, ["all-linear"]),
         base: BaseStorage::Source,
         seed: 1,
         initial: None,

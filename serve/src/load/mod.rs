@@ -1,13 +1,11 @@
-//! From what the user names to models that an engine can load: [`hub`] fetches, [`manifest`] checks hashes, [`adapter`]
-//! reads LoRA adapters and [`merge`](merge()) puts them into the base's weights; [`gguf`] looks into GGUF files.
+//! From what the user names to models that an engine can load: [`hub`] fetches, [`manifest`] checks hashes, and
+//! [`merge`](merge()) puts LoRA adapters into the base's weights; [`gguf`] looks into GGUF files.
 
-pub mod adapter;
 pub mod gguf;
 pub mod hub;
 pub mod manifest;
 mod merge;
 mod progress;
-mod tensors;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,11 +13,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use orpo_chat::ChatTokenizer;
 use orpo_hub::Hub;
+use orpo_model::adapter::Adapter;
 use serde_json::Value;
 
-use self::adapter::Adapter;
 use self::gguf::Gguf;
-pub use self::merge::merge;
+pub use self::merge::{MergeError, merge};
 use crate::checkpoint::Checkpoint;
 use crate::config::ServeArgs;
 use crate::engine::choice;

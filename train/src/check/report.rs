@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use orpo_files::DataLineage;
-use serde::Serialize;
-
 use super::{Cuts, Lengths, MemoryEstimate, Percentiles, ShownExample};
-use crate::model::Decoder;
 use crate::terminal::counted;
+use orpo_files::DataLineage;
+use orpo_model::Decoder;
+use serde::Serialize;
 
 /// How many numbers a model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use orpo_files::{recover, remove_dir, replace_dir, write_json};
+use orpo_model::adapter::ADAPTER_FILE;
+use orpo_model::{Decoder, Param, WeightFiles, WeightSource};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -13,9 +15,6 @@ use serde_json::{Map, Value};
 use super::export::{ModelFiles, WeightFormat, bytes_of, write_tensors, write_trained};
 use crate::error::TrainError;
 use crate::loss::PreferenceMetrics;
-use crate::model::lora::ADAPTER_FILE;
-use crate::model::{Decoder, WeightFiles, WeightSource};
-use crate::ops::Param;
 use crate::selection::SelectionState;
 
 /// What, with weights and moments, determines everything that follows.

@@ -3,14 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use orpo_model::adapter::{ALL_LINEAR, BaseStorage, LoraConfig, LoraSetup};
 use schemars::JsonSchema;
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::TrainError;
-use crate::model::WeightFiles;
-use crate::model::lora::{ADAPTER_FILE, ALL_LINEAR, BaseStorage, LoraConfig, LoraSetup};
 
 /// `[lora]`. Names are PEFT's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -108,13 +107,10 @@ impl LoraSection {
     /// When the initial adapter cannot be read.
     pub fn setup(&self, seed: u64) -> Result<LoraSetup, TrainError> {
         let Self { r, lora_alpha, lora_dropout, use_rslora, base, .. } = *self;
-        let (config, initial) = match &self.adapter {
-            Some(dir) => (LoraConfig::from_dir(dir)?, Some(WeightFiles::open_file(&dir.join(ADAPTER_FILE))?)),
-            None => {
-                let target_modules = self.target_modules.clone();
-                (LoraConfig { r, lora_alpha, lora_dropout, target_modules, use_rslora }, None)
-            }
-        };
-        Ok(LoraSetup { config, base, seed, initial })
+        if let Some(dir) = &self.adapter {
+            return Ok(LoraSetup { base, seed, ..LoraSetup::from_dir(dir)? });
+        }
+        let new = LoraConfig::new(r, lora_alpha, self.target_modules.clone());
+        Ok(LoraSetup { config: LoraConfig { lora_dropout, use_rslora, ..new }, base, seed, initial: None })
     }
 }

@@ -2,10 +2,10 @@
 
 use orpo_chat::{ChatError, ChatTokenizer, GenerationPromptFault};
 use orpo_files::DataLineage;
+use orpo_model::{Decoder, ModelConfig};
 
 use crate::data::{DataFile, Dataset, Example, Overlap, Sources, Tokeniser, duplicates, overlap, untrained_terminator};
 use crate::error::TrainError;
-use crate::model::{Decoder, ModelConfig};
 use crate::recipe::{ObjectiveKind, Recipe};
 use crate::reference::set_references;
 use crate::run::ModelSource;

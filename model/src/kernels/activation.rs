@@ -1,6 +1,6 @@
 //! The activations of feed-forward layers, alone or gating a second projection (Shazeer 2020).
 
-pub use orpo_model::Activation;
+pub use crate::config::Activation;
 use rayon::prelude::*;
 
 use super::math::{sigmoid, tanh};
@@ -150,8 +150,8 @@ fn gated_backward<F: Function>(gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::random;
     use super::*;
+    use crate::kernels::testing::random;
     use candle_core::{Device, Tensor};
 
     #[test]

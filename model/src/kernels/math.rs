@@ -123,7 +123,7 @@ pub fn exp_in_place(x: &mut [f32], shift: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::random;
+    use crate::kernels::testing::random;
 
     #[test]
     fn exp_is_exact_to_two_units() {
