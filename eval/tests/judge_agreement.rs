@@ -63,7 +63,7 @@ async fn chat(State(server): State<Server>, Json(body): Json<Value>) -> Json<Val
             Ordering::Equal => 0.5,
             Ordering::Greater => 1.0,
         },
-        "random" => f64::from(jsonl::sha256(prompt.as_bytes()).as_bytes()[0] % 2),
+        "random" => f64::from(orpo_files::sha256(prompt.as_bytes()).as_bytes()[0] % 2),
         other => panic!("no judge is called {other}"),
     };
     let for_first = if one < two { for_one } else { 1.0 - for_one };

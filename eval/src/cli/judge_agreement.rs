@@ -16,7 +16,6 @@ use crate::alpaca::verdicts::SEED;
 use crate::clock::Clock;
 use crate::compare::judging::{self, Style};
 use crate::compare::pair::Pair;
-use crate::jsonl;
 use crate::judge::annotator::Annotator;
 use crate::judge_agreement::reference::{Reference, of_files};
 use crate::judge_agreement::summary::Summary;
@@ -242,7 +241,7 @@ fn ask(arguments: &JudgeAgreement, items: &mut [Item]) -> anyhow::Result<Decided
 fn write(out: &Path, json: &str, items: &[Item]) -> anyhow::Result<()> {
     for (name, content) in [("samples.jsonl", item::samples(items).as_slice()), (results::FILE_NAME, json.as_bytes())] {
         let path = out.join(name);
-        jsonl::write_atomically(&path, content).with_context(|| format!("cannot use `{}`", path.display()))?;
+        orpo_files::write_file(&path, content)?;
     }
     Ok(())
 }

@@ -85,7 +85,7 @@ pub fn apply(items: &mut Vec<Item>, paths: &[PathBuf]) -> Result<Matched, InputE
             let answers = [row.output_1, row.output_2];
             decisions.entry((row.instruction, answers)).or_default().push(decision);
         }
-        matched.sources.push(DataSource { source: path.display().to_string(), sha256: jsonl::sha256(&bytes) });
+        matched.sources.push(DataSource { source: path.display().to_string(), sha256: orpo_files::sha256(&bytes) });
     }
     let total = items.len();
     let mut used = std::collections::HashSet::new();

@@ -127,7 +127,7 @@ impl Reference {
                 let pair = Pair { prompt, answers, ..Pair::default() };
                 found.items.push(Item { pair, models, votes: vec![vote], unplaced: None });
             }
-            found.sources.push(DataSource { source: path.display().to_string(), sha256: jsonl::sha256(&bytes) });
+            found.sources.push(DataSource { source: path.display().to_string(), sha256: orpo_files::sha256(&bytes) });
         }
         found.checked(paths)
     }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Item;
-use crate::jsonl;
 
 /// Keeps so many items, of every second model (the one that is measured against a baseline) as many as of the others. Which
 /// prompts are kept depends on nothing but the seed and the prompt: a larger number keeps those of a smaller one, whose verdicts
@@ -11,7 +10,7 @@ use crate::jsonl;
 pub fn take(items: &mut Vec<Item>, limit: usize, seed: u64) {
     let mut strata: BTreeMap<Option<&str>, Vec<(String, usize)>> = BTreeMap::new();
     for (index, item) in items.iter().enumerate() {
-        let order = jsonl::sha256(format!("{seed}\n{}", item.pair.prompt).as_bytes());
+        let order = orpo_files::sha256(format!("{seed}\n{}", item.pair.prompt).as_bytes());
         strata.entry(item.models[1].as_deref()).or_default().push((order, index));
     }
     strata.values_mut().for_each(|rows| rows.sort());
