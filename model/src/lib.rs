@@ -2,7 +2,8 @@
 //!
 //! - [`ModelConfig`] is `config.json` in Hugging Face's spelling, for every family that the decoder computes;
 //! - [`WeightFiles`] are the safetensors files, their headers checked;
-//! - [`Checkpoint`] is both, and settles what they say of each other: names, shapes, and which matrix is the head.
+//! - [`Checkpoint`] is both, and settles what they say of each other: names, shapes, and which matrix is the head;
+//! - [`kv`] keeps keys and values of many sequences in pages, and [`infer`] computes rows of them at once.
 //!
 //! ```
 //! use orpo_model::{Family, ModelConfig};
@@ -18,6 +19,9 @@
 mod checkpoint;
 mod config;
 mod error;
+pub mod infer;
+pub mod kv;
+mod math;
 mod names;
 mod weights;
 
