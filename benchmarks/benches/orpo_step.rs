@@ -6,8 +6,8 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use orpo_benchmarks::{ADAMW, OBJECTIVE, Size, pairs};
+use orpo_model::Decoder;
 use orpo_train::data::collate;
-use orpo_train::model::Decoder;
 use orpo_train::optim::AdamW;
 use orpo_train::step::forward_backward;
 

@@ -6,9 +6,9 @@
 //! - `benchmarks/peers/orpo_step.py` does the same in PyTorch, TRL and peft, and `benchmarks/peers/compare.py` runs both
 //!   side by side.
 
+use orpo_model::{LlamaShape, ModelConfig};
 use orpo_train::data::{Example, Sequence};
 use orpo_train::loss::NllTarget;
-use orpo_train::model::{LlamaShape, ModelConfig};
 use orpo_train::optim::AdamWConfig;
 use orpo_train::step::Objective;
 

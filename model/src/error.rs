@@ -1,8 +1,8 @@
-//! What can be wrong with a checkpoint directory.
+//! What can be wrong with a checkpoint, an adapter, or a computation on them.
 
 use std::path::{Path, PathBuf};
 
-/// Why a checkpoint cannot be used.
+/// Why a model cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file cannot be read.
@@ -21,6 +21,20 @@ pub enum ModelError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// A request that cannot be met, said in full.
+    #[error("{0}")]
+    Refused(String),
+    /// A tensor operation.
+    #[error("{}", without_backtrace(.0))]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// candle's message alone: where backtraces are on, its errors print theirs within it.
+fn without_backtrace(error: &candle_core::Error) -> &candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(inner),
+        error => error,
+    }
 }
 
 impl ModelError {

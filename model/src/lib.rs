@@ -1,8 +1,12 @@
-//! What the trainer and the server must read alike of a checkpoint directory, as `transformers` 5 reads it:
+//! The decoder that the trainer trains and the server serves, and the checkpoints it comes from, read as `transformers` 5
+//! reads them:
 //!
 //! - [`ModelConfig`] is `config.json` in Hugging Face's spelling, for every family that the decoder computes;
 //! - [`WeightFiles`] are the safetensors files, their headers checked;
 //! - [`Checkpoint`] is both, and settles what they say of each other: names, shapes, and which matrix is the head;
+//! - [`adapter`] is LoRA in PEFT's format;
+//! - [`Decoder`] computes on the operations of [`kernels`], and [`Tape`] takes gradients back through it, to the slots of
+//!   its [`Param`]s;
 //! - [`kv`] keeps keys and values of many sequences in pages, and [`infer`] computes rows of them at once.
 //!
 //! ```
@@ -16,20 +20,32 @@
 //! # Ok::<(), String>(())
 //! ```
 
+pub mod adapter;
+mod block;
 mod checkpoint;
 mod config;
+mod decoder;
 mod error;
 pub mod infer;
+pub mod kernels;
 pub mod kv;
-mod math;
+mod load;
 mod names;
+mod param;
+mod source;
+mod tape;
 mod weights;
 
 pub use checkpoint::Checkpoint;
 pub use config::{
     Activation, Family, LlamaShape, ModelConfig, NormKind, NormPlacement, Positions, RopeConfig, RopeScaling,
 };
+pub use decoder::{Decoder, PackedRows};
 pub use error::ModelError;
+pub use load::Trained;
 pub use names::{BlockNames, LM_HEAD, Names};
+pub use param::{AdamWStep, Param, Slot};
 pub use safetensors::Dtype;
+pub use source::WeightSource;
+pub use tape::{Tape, gradient_of};
 pub use weights::{WeightFile, WeightFiles};

@@ -5,8 +5,9 @@ mod support;
 
 use std::path::Path;
 
-use orpo_model::infer::Inference;
+use orpo_model::infer::{Adapter, AdapterId, Inference};
 use orpo_model::{Checkpoint, WeightFiles};
+use serde_json::Value;
 use support::*;
 
 const MODELS: [&str; 9] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gemma2", "phi", "opt", "opt350"];
@@ -51,9 +52,9 @@ fn logits_equal_transformers() {
 }
 
 /// The greedy continuation of a prompt.
-fn greedy(runner: &mut Runner<'_>, prompt: &[u32], count: usize) -> Vec<u32> {
+fn greedy(runner: &mut Runner<'_>, prompt: &[u32], count: usize, adapter: Option<AdapterId>) -> Vec<u32> {
     let vocab_size = runner.model.config().vocab_size;
-    let mut sequence = runner.sequence(prompt);
+    let mut sequence = Sequence { adapter, ..runner.sequence(prompt) };
     runner.step(&mut [(&mut sequence, prompt.len())]);
     while sequence.ids.len() < prompt.len() + count {
         let next = argmax(&sequence.logits[sequence.logits.len() - vocab_size..]);
@@ -64,21 +65,40 @@ fn greedy(runner: &mut Runner<'_>, prompt: &[u32], count: usize) -> Vec<u32> {
     sequence.ids.split_off(prompt.len())
 }
 
+/// Of the base and of the adapters that PEFT wrote.
 #[test]
 fn greedy_tokens_equal_transformers() {
     for family in MODELS {
         let Some(dir) = golden(family) else { continue };
-        let model = load(&dir.join("model"));
+        let mut model = load(&dir.join("model"));
+        let generation = read_json(dir.join("generation.json"));
+        let runs: Vec<(Option<AdapterId>, &Value)> = (generation["runs"].as_object().unwrap().iter())
+            .map(|(name, run)| {
+                let adapter = (name != "base").then(|| model.load_adapter(&dir.join(name)).unwrap());
+                (adapter, run)
+            })
+            .collect();
+        assert_eq!(runs.len(), 3);
         let mut runner = Runner { releases: true, ..Runner::new(&model) };
-        for run in read_json(dir.join("generation.json"))["runs"]["base"].as_array().unwrap() {
-            let expected = ids(&run["output_ids"]);
-            let found = greedy(&mut runner, &ids(&run["prompt_input_ids"]), expected.len());
-            assert_eq!(found, expected, "{family}");
+        for (adapter, run) in runs {
+            for case in run.as_array().unwrap() {
+                let expected = ids(&case["output_ids"]);
+                let found = greedy(&mut runner, &ids(&case["prompt_input_ids"]), expected.len(), adapter);
+                assert_eq!(found, expected, "{family}, {adapter:?}");
+            }
         }
         for group in 0..runner.pages.groups().len() {
             assert_eq!(runner.pages.free(group), runner.pages.total(group), "{family}: pages are lost");
         }
     }
+}
+
+#[test]
+fn an_adapter_for_another_model_is_refused() {
+    let (Some(llama), Some(phi)) = (golden("llama"), golden("phi")) else { return };
+    let config = Checkpoint::open(&phi.join("model")).unwrap().config;
+    let error = Adapter::open(&config, &llama.join("lora/adapter")).unwrap_err().to_string();
+    assert!(error.contains("the adapter has a tensor `base_model.model.model.layers.0."), "{error}");
 }
 
 #[test]

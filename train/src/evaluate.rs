@@ -1,12 +1,12 @@
 //! A model on examples, without training: metrics, and what it says to a prompt.
 
 use orpo_chat::ChatTokenizer;
+use orpo_model::Decoder;
 
 use crate::data::{BatchSize, Example, collate, packed_rows};
 use crate::error::TrainError;
 use crate::generate::greedy;
 use crate::loss::PreferenceMetrics;
-use crate::model::Decoder;
 use crate::step::{Objective, forward};
 
 /// The metrics of `examples` in batches of `size`: the mean over batches, weighted by their examples.

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
+use orpo_model::adapter::BaseStorage;
+
 use crate::checkpoint::{ModelFiles, WeightFormat, replace_dir, write_model, write_trained};
 use crate::error::TrainError;
-use crate::model::lora::BaseStorage;
 use crate::saved::SavedModel;
 use crate::terminal::say;
 

@@ -1,9 +1,9 @@
 //! Greedy continuation of a prompt, to look at a model while it is trained.
 
 use candle_core::{D, IndexOp};
+use orpo_model::{Decoder, PackedRows};
 
 use crate::error::TrainError;
-use crate::model::{Decoder, PackedRows};
 
 /// The most likely tokens after `prompt`, at most `max_new_tokens` of them, ending with the first of `eos_ids` or where
 /// the model has no position left. Each token computes the whole sequence again: simple, and as exact as training.

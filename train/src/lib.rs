@@ -1,8 +1,8 @@
 //! ORPO training: preference pairs and a base model in, a Hugging Face checkpoint directory out.
 //!
 //! - [`recipe::Recipe`] is one TOML file that determines a run; [`run::run`] carries it out, top-down.
-//! - [`data`] brings pairs to packed token rows, [`model::Decoder`] computes them on the differentiable operations of
-//!   [`ops`], [`loss`] turns log-probabilities into a loss and its gradient, [`optim`] updates the weights.
+//! - [`data`] brings pairs to packed token rows, the crate `orpo-model` computes them, [`loss`] turns log-probabilities
+//!   into a loss and its gradient, [`optim`] updates the weights.
 //! - [`check`] says what a recipe would do before anything runs.
 //! - [`checkpoint`] writes what `transformers`, vLLM, llama.cpp and the server of this project load.
 //!
@@ -27,8 +27,6 @@ pub mod export;
 pub mod generate;
 pub mod hub;
 pub mod loss;
-pub mod model;
-pub mod ops;
 pub mod optim;
 pub mod recipe;
 pub mod reference;

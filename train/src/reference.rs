@@ -1,8 +1,9 @@
 //! Log-probabilities under the reference model, which is the model that training starts from.
 
+use orpo_model::Decoder;
+
 use crate::data::{Example, collate};
 use crate::error::TrainError;
-use crate::model::Decoder;
 use crate::step::token_logps;
 
 /// Pairs at a time.

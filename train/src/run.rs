@@ -14,12 +14,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use orpo_model::Decoder;
+
 use crate::checkpoint::{CheckpointDir, Manifest, TrainerState, replace_dir, write_file};
 use crate::data::collate;
 use crate::error::TrainError;
 use crate::evaluate::{evaluate, sample};
 use crate::loss::PreferenceMetrics;
-use crate::model::Decoder;
 use crate::optim::AdamW;
 use crate::recipe::Recipe;
 use crate::selection::Selection;

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use orpo_chat::ChatTokenizer;
+use orpo_model::adapter::{ADAPTER_CONFIG, ADAPTER_FILE, BaseName, BaseStorage, LoraConfig, LoraSetup};
+use orpo_model::{Checkpoint, Decoder, ModelConfig, Trained, WeightFiles};
 
 use crate::checkpoint::{CheckpointDir, Manifest};
 use crate::error::TrainError;
-use crate::hub::model_dir;
-use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_FILE, BaseName, BaseStorage, LoraConfig, LoraSetup};
-use crate::model::{Checkpoint, Decoder, ModelConfig, Trained, WeightFiles};
+use crate::hub::{base_name, model_dir};
 use crate::run::{MODEL_DIR, load_chat};
 
 /// A model directory, not yet loaded.
@@ -58,7 +58,7 @@ impl SavedModel {
             Some((config, stated)) => {
                 let initial = Some(WeightFiles::open_file(&dir.join(ADAPTER_FILE))?);
                 let setup = LoraSetup { config, base: BaseStorage::Source, seed: 0, initial };
-                (Some(setup), base.map_or(stated, BaseName::of))
+                (Some(setup), base.map_or(stated, base_name))
             }
         };
         let base = match (&adapter, base) {
@@ -108,6 +108,6 @@ impl SavedModel {
             adapter.base = storage;
         }
         let trained = self.adapter.as_ref().map_or(Trained::Nothing, Trained::Adapter);
-        Decoder::load(&self.config, &self.weights, trained)
+        Ok(Decoder::load(&self.config, &self.weights, trained)?)
     }
 }

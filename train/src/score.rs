@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
+use orpo_model::Decoder;
+use orpo_model::adapter::BaseStorage;
 use serde_json::{Map, Value};
 
 use crate::checkpoint::Manifest;
 use crate::data::{Dataset, Example, Source, Sources};
 use crate::error::TrainError;
 use crate::evaluate::evaluate;
-use crate::model::Decoder;
-use crate::model::lora::BaseStorage;
 use crate::recipe::{ObjectiveKind, Recipe, TrainingSection};
 use crate::reference::set_references;
 use crate::run::{ModelSource, Suspect, is_finite, non_finite, read_dataset, suspects};

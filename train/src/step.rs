@@ -1,11 +1,11 @@
 //! One batch through the model: log-probabilities, loss, gradients.
 
 use candle_core::{Tensor, Var};
+use orpo_model::{Decoder, gradient_of};
 
 use crate::data::Batch;
 use crate::error::TrainError;
 use crate::loss::{LossOutput, NllTarget, PairLoss, PreferenceMetrics, next_token, pairwise, preference};
-use crate::model::{Decoder, gradient_of};
 
 /// What is minimised.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -8,10 +8,9 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use orpo_chat::ChatTokenizer;
+use orpo_model::adapter::{BaseStorage, LoraConfig, LoraSetup};
+use orpo_model::{Decoder, ModelConfig, Param, Trained, WeightFiles};
 use orpo_train::checkpoint::{ModelFiles, WeightFormat, write_model};
-use orpo_train::model::lora::{BaseStorage, LoraConfig, LoraSetup};
-use orpo_train::model::{Decoder, ModelConfig, Trained, WeightFiles};
-use orpo_train::ops::Param;
 use serde_json::{Value, json};
 use support::{each_family, write_tokenizer};
 

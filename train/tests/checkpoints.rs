@@ -3,7 +3,7 @@
 #[path = "../../model/tests/cases/mod.rs"]
 mod cases;
 
-use orpo_train::model::{Checkpoint, Decoder, ModelConfig, PackedRows, Trained};
+use orpo_model::{Checkpoint, Decoder, ModelConfig, PackedRows, Trained};
 
 fn score(dir: &std::path::Path) -> Result<f64, String> {
     let checkpoint = Checkpoint::open(dir).map_err(|error| error.to_string())?;

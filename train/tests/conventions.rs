@@ -5,12 +5,12 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use orpo_chat::{ChatTokenizer, Message};
+use orpo_model::Trained;
 use orpo_train::data::{
     Boundary, Dropped, Example, Preference, Selection, Sequence, Text, TokeniseOptions, Tokeniser, collate,
     read_preferences,
 };
 use orpo_train::loss::NllTarget;
-use orpo_train::model::Trained;
 use orpo_train::step::{Objective, forward};
 use serde_json::{Value, json};
 use support::{batches, close, each_family, ids, load, read_json, shared};

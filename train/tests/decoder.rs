@@ -6,9 +6,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::{llama, qwen3};
+use orpo_model::{Decoder, LlamaShape, ModelConfig, PackedRows, Trained};
 use orpo_train::data::{Example, Sequence, collate};
 use orpo_train::loss::NllTarget;
-use orpo_train::model::{Decoder, LlamaShape, ModelConfig, PackedRows, Trained};
 use orpo_train::step::{Objective, forward, forward_backward, weighted_forward_backward};
 use serde_json::json;
 
@@ -267,7 +267,7 @@ fn a_frozen_decoder_scores_the_same() {
     let tensors: HashMap<String, Tensor> =
         trainable.params().iter().map(|p| (p.name().to_string(), p.weight().unwrap())).collect();
     candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
-    let files = orpo_train::model::WeightFiles::open(dir.path()).unwrap();
+    let files = orpo_model::WeightFiles::open(dir.path()).unwrap();
     let frozen = Decoder::load(&config(true), &files, Trained::Nothing).unwrap();
     let examples = examples();
     let batch = collate(&examples.iter().collect::<Vec<_>>());

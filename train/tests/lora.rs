@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use orpo_train::model::lora::{ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup};
-use orpo_train::model::{Decoder, ModelConfig, PackedRows, Trained, WeightFiles};
+use orpo_model::adapter::{ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup};
+use orpo_model::{Decoder, ModelConfig, PackedRows, Trained, WeightFiles};
 use serde_json::{Value, json};
 use support::{read_json, write_tokenizer};
 

@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use orpo_model::adapter::{ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup};
+use orpo_model::{Decoder, PackedRows, Param, Trained, WeightFiles};
 use orpo_train::generate::greedy;
 use orpo_train::loss::{NllTarget, PreferenceMetrics};
-use orpo_train::model::lora::{ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup};
-use orpo_train::model::{Decoder, PackedRows, Trained, WeightFiles};
-use orpo_train::ops::Param;
 use orpo_train::optim::{AdamW, AdamWConfig, Schedule, ScheduleKind};
 use orpo_train::step::{Objective, forward, forward_backward};
 use serde_json::Value;

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use orpo_benchmarks::{ADAMW, OBJECTIVE, Size, pairs};
+use orpo_model::Decoder;
+use orpo_model::adapter::{BaseStorage, LoraConfig, LoraSetup};
 use orpo_train::data::{Example, Sequence, collate};
 use orpo_train::loss::NllTarget;
-use orpo_train::model::Decoder;
-use orpo_train::model::lora::{BaseStorage, LoraConfig, LoraSetup};
 use orpo_train::optim::AdamW;
 use orpo_train::step::{Objective, forward_backward};
 

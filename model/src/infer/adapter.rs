@@ -1,9 +1,15 @@
 //! Low-rank adapters (Hu et al. 2021) beside the base's weights.
 
+use std::path::Path;
+
+use super::load::widened;
 use super::product::{Matrix, Storage, product};
 use super::workspace::sized;
+use crate::adapter::{ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup, stored_name};
 use crate::config::ModelConfig;
+use crate::error::ModelError;
 use crate::names::{LM_HEAD, Names};
+use crate::weights::WeightFiles;
 
 /// An adapter that was added to a model; never given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,6 +86,33 @@ impl Adapter {
             adapter.layers[number] = Some(Layer { a, b, scale });
         }
         Ok(adapter)
+    }
+
+    /// Reads the directory of an adapter in PEFT's format. This may take its time on any thread; adding it to the model
+    /// then takes none.
+    ///
+    /// # Errors
+    /// When a file is missing or corrupt, asks for what is not computed here, or belongs to another model.
+    pub fn open(config: &ModelConfig, dir: &Path) -> Result<Self, ModelError> {
+        let lora = LoraConfig::from_dir(dir)?;
+        let (rank, scale) = (lora.r, lora.scale());
+        let file = dir.join(ADAPTER_FILE);
+        let weights = WeightFiles::open_file(&file)?;
+        let setup = LoraSetup { config: lora, base: BaseStorage::Source, seed: 0, initial: Some(weights) };
+        let modules = modules(config);
+        setup.check(&modules.iter().map(|(module, ..)| module.clone()).collect())?;
+        let weights = setup.initial.as_ref().expect("given above");
+        let read = |module: &str, side: char, shape: &[usize]| {
+            let (dtype, bytes) = weights.read(&stored_name(weights, module, side), shape)?;
+            Ok::<_, ModelError>(widened(dtype, &bytes))
+        };
+        let adapted = modules.into_iter().filter(|(module, ..)| setup.targets(module));
+        let layers = adapted.map(|(module, outputs, inputs)| {
+            let (a, b) = (read(&module, 'A', &[rank, inputs])?, read(&module, 'B', &[outputs, rank])?);
+            Ok(LowRank { module, rank, a, b, scale })
+        });
+        let layers = layers.collect::<Result<Vec<LowRank>, ModelError>>()?;
+        Self::new(config, layers).map_err(|reason| ModelError::invalid(&file, reason))
     }
 
     /// Bytes of the matrices.

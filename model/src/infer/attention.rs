@@ -20,8 +20,8 @@ use super::batch::Part;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{Isa, Lanes, Portable};
+use crate::kernels::math::{exp, tanh};
 use crate::kv::{HeadPage, PAGE, Pages};
-use crate::math::{exp, tanh};
 
 /// Queries of a tile in the loops over keys and values.
 const TILE: usize = 4;

@@ -22,6 +22,7 @@ pub use workspace::Workspace;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
@@ -92,6 +93,14 @@ impl Inference {
         self.next_adapter += 1;
         self.adapters.insert(id, adapter);
         id
+    }
+
+    /// Reads an adapter in PEFT's format and adds it.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn load_adapter(&mut self, dir: &Path) -> Result<AdapterId, ModelError> {
+        Ok(self.add_adapter(Adapter::open(&self.config, dir)?))
     }
 
     /// Forgets an adapter; false if there is none of this id.

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::config::Activation;
-use crate::math::{dot, gelu_tanh, silu, sum, tanh};
+use crate::kernels::math::{dot, gelu_tanh, silu, sum, tanh};
 
 /// Elements below which the threads are not asked.
 const SERIAL: usize = 1 << 14;

@@ -4,19 +4,19 @@
 //! backward pass needs besides, the head's tile, and what widening or saving a weight copies. Everything is counted in
 //! numbers of f32 and multiplied at the end. `tests/check.rs` compares with the memory of real runs.
 
+use orpo_model::{Decoder, ModelConfig, NormPlacement, Positions};
 use serde::Serialize;
 
 use crate::data::Batch;
-use crate::model::{Decoder, ModelConfig, NormPlacement, Positions};
 
 /// What the allocator holds beyond what is asked for, of the memory that comes and goes with every step. Measured on
 /// seven families, with and without checkpointing and adapters.
 const ALLOCATOR: f64 = 1.04;
 /// Bytes that a run needs besides: heaps of the threads, packing buffers of matrix products. Measured there.
 const RUNTIME: u64 = 16 << 20;
-/// Logits of one tile of the head, for each row (`ops::linear_logp`).
+/// Logits of one tile of the head, for each row (`kernels::linear_logp`).
 const TILE: usize = 1024;
-/// Queries of one block of attention scores (`ops::attention`).
+/// Queries of one block of attention scores (`kernels::attention`).
 const QUERIES: usize = 64;
 
 /// Bytes of a run at its peak.

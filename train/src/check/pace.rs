@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
+use orpo_model::kernels::Segment;
+use orpo_model::{Decoder, ModelConfig};
+
 use crate::data::{Example, collate, packed_rows};
 use crate::error::TrainError;
 use crate::loss::NllTarget;
-use crate::model::{Decoder, ModelConfig};
-use crate::ops::Segment;
 use crate::optim::{AdamW, AdamWConfig};
 use crate::step::{Objective, weighted_forward_backward};
 
@@ -177,7 +178,7 @@ fn one_block(config: &ModelConfig) -> ModelConfig {
 mod tests {
     use super::*;
     use crate::data::Sequence;
-    use crate::model::{LlamaShape, Trained};
+    use orpo_model::{LlamaShape, Trained};
 
     fn llama(hidden_size: usize, heads: usize, kv_heads: usize) -> ModelConfig {
         ModelConfig::llama(&LlamaShape {

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
+use orpo_model::Decoder;
 use serde::Serialize;
 
 use super::{Cuts, Lengths, MemoryEstimate, Percentiles, ShownExample};
 use crate::checkpoint::DataLineage;
-use crate::model::Decoder;
 use crate::terminal::counted;
 
 /// How many numbers a model has.

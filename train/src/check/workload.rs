@@ -1,8 +1,9 @@
 //! What a run computes: its steps, the sizes of its micro-batches, its arithmetic.
 
+use orpo_model::Decoder;
+
 use super::{Counter, Load, Steps, Work};
 use crate::data::{BatchSize, Example, collate};
-use crate::model::Decoder;
 use crate::recipe::Recipe;
 use crate::reference;
 use crate::run::{Data, Plan};

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use candle_core::DType;
 use clap::ValueEnum;
 use orpo_chat::ChatTokenizer;
+use orpo_model::adapter::{ADAPTER_CONFIG, ADAPTER_FILE, BaseName};
+use orpo_model::{Decoder, Param};
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::TrainError;
-use crate::model::Decoder;
-use crate::model::lora::{ADAPTER_CONFIG, ADAPTER_FILE, BaseName};
-use crate::ops::Param;
 
 /// Everything of a model directory but the weights.
 #[derive(Debug)]

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use orpo_model::adapter::ADAPTER_FILE;
+use orpo_model::{Decoder, Param, WeightFiles, WeightSource};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -13,9 +15,6 @@ use super::export::{ModelFiles, WeightFormat, bytes_of, write_json, write_tensor
 use super::{recover, remove_dir, replace_dir};
 use crate::error::TrainError;
 use crate::loss::PreferenceMetrics;
-use crate::model::lora::ADAPTER_FILE;
-use crate::model::{Decoder, WeightFiles, WeightSource};
-use crate::ops::Param;
 use crate::selection::SelectionState;
 
 /// What, with weights and moments, determines everything that follows.

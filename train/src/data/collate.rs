@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use orpo_model::PackedRows;
+use orpo_model::kernels::Segment;
+
 use super::{Example, Sequence};
 use crate::loss::PairSpans;
-use crate::model::PackedRows;
-use crate::ops::Segment;
 
 /// What the model computes and what the loss looks at.
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use orpo_chat::is_tokenizer_file;
 use orpo_hub::{Hub, HubError, Kind};
+use orpo_model::adapter::BaseName;
 
 use self::choose::choose_data;
 use self::id::HubId;
@@ -21,6 +22,21 @@ pub fn id(source: &str) -> Option<&str> {
 /// Whether a path is none, but an id of the hub.
 pub fn is_id(path: &Path) -> bool {
     path.to_str().and_then(id).is_some()
+}
+
+/// What an adapter's configuration calls its base model at `path`: a directory, wherever a later program runs, or
+/// `hub:owner/name[@revision]`.
+pub fn base_name(path: &Path) -> BaseName {
+    match path.to_str().and_then(id) {
+        None => {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+            BaseName { name: absolute.display().to_string(), revision: None }
+        }
+        Some(id) => match id.split_once('@') {
+            None => BaseName { name: id.into(), revision: None },
+            Some((name, revision)) => BaseName { name: name.into(), revision: Some(revision.into()) },
+        },
+    }
 }
 
 /// The directory of a model: `path` itself, or that of `hub:owner/name[@revision]` in the cache.
@@ -76,4 +92,18 @@ pub fn model(hub: &Hub, id: &str) -> Result<PathBuf, TrainError> {
         Ok(config.parent().expect("a file of a directory").to_path_buf())
     };
     fetch().map_err(|error| id.failed(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_bases() {
+        let name = |path: &str| base_name(Path::new(path));
+        assert_eq!(name("/models/a@b"), BaseName { name: "/models/a@b".into(), revision: None });
+        assert!(Path::new(&name("models/a").name).is_absolute());
+        assert_eq!(name("hub:o/n"), BaseName { name: "o/n".into(), revision: None });
+        assert_eq!(name("hub:o/n@v2"), BaseName { name: "o/n".into(), revision: Some("v2".into()) });
+    }
 }

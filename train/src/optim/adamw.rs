@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use candle_core::Result;
+use orpo_model::{AdamWStep, Param};
 use serde::{Deserialize, Serialize};
-
-use crate::ops::{AdamWStep, Param};
 
 /// Hyper-parameters that stay the same from step to step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

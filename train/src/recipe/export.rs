@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use orpo_model::Decoder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{ModelFiles, WeightDtype, WeightFormat, write_model, write_trained};
 use crate::error::TrainError;
-use crate::model::Decoder;
 
 /// `[export]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

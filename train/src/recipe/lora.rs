@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use orpo_model::WeightFiles;
+use orpo_model::adapter::{ADAPTER_FILE, ALL_LINEAR, BaseStorage, LoraConfig, LoraSetup};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
-use crate::model::WeightFiles;
-use crate::model::lora::{ADAPTER_FILE, ALL_LINEAR, BaseStorage, LoraConfig, LoraSetup};
 
 /// `[lora]`. Names are PEFT's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -1,11 +1,11 @@
 //! The examples that a run trains on and is evaluated on.
 
 use orpo_chat::{ChatError, ChatTokenizer, GenerationPromptFault};
+use orpo_model::{Decoder, ModelConfig};
 
 use crate::checkpoint::DataLineage;
 use crate::data::{DataFile, Dataset, Example, Overlap, Sources, Tokeniser, duplicates, overlap, untrained_terminator};
 use crate::error::TrainError;
-use crate::model::{Decoder, ModelConfig};
 use crate::recipe::{ObjectiveKind, Recipe};
 use crate::reference::set_references;
 use crate::run::ModelSource;

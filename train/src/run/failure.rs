@@ -1,11 +1,11 @@
 //! A loss or gradient that is no number any more: which part of it, and which rows. The rows are found by computing each
 //! by itself, and the gradients are lost by that: a run ends with it.
 
+use orpo_model::{Decoder, Param};
+
 use crate::data::{Example, collate};
 use crate::error::TrainError;
 use crate::loss::PreferenceMetrics;
-use crate::model::Decoder;
-use crate::ops::Param;
 use crate::run::examples::Suspect;
 use crate::step::{Objective, forward, forward_backward};
 
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
     use crate::data::Sequence;
     use crate::loss::NllTarget;
-    use crate::model::ModelConfig;
+    use orpo_model::ModelConfig;
 
     const OBJECTIVE: Objective = Objective::Orpo { beta: 0.1, nll: NllTarget::Full };
 

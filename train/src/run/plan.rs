@@ -1,9 +1,10 @@
 //! Which examples make which step of a run, and at which learning rate.
 
+use orpo_model::Decoder;
+
 use crate::check::Parameters;
 use crate::data::{BatchSize, Batching, Dataset, Mixture, packed_rows};
 use crate::error::TrainError;
-use crate::model::Decoder;
 use crate::optim::Schedule;
 use crate::recipe::Recipe;
 use crate::terminal::counted;

@@ -5,12 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use orpo_chat::ChatTokenizer;
+use orpo_model::adapter::{ADAPTER_FILE, BaseName, LoraSetup};
+use orpo_model::{Checkpoint, Decoder, LlamaShape, ModelConfig, Trained, WeightFiles};
 
 use crate::checkpoint::{ModelFiles, sha256_file};
 use crate::error::TrainError;
-use crate::hub::model_dir;
-use crate::model::lora::{ADAPTER_FILE, BaseName, LoraSetup};
-use crate::model::{Checkpoint, Decoder, LlamaShape, ModelConfig, Trained, WeightFiles};
+use crate::hub::{base_name, model_dir};
 use crate::recipe::Recipe;
 
 /// The model to start from, not yet loaded.
@@ -43,7 +43,7 @@ impl ModelSource {
             checkpoint.check_weights()?;
             let notes = checkpoint.note().into_iter().collect();
             let Checkpoint { config, json, weights, .. } = checkpoint;
-            let base_name = BaseName::of(path);
+            let base_name = base_name(path);
             let files = ModelFiles { config: json, tokenizer_dir: dir.clone(), chat: chat(dir)?, base_name };
             files.chat.check_vocabulary(config.vocab_size)?;
             let lora = recipe.lora.as_ref().map(|lora| lora.setup(recipe.seed)).transpose()?;
@@ -96,7 +96,7 @@ impl ModelSource {
     /// As [`ModelSource::load`].
     pub fn outline(&self) -> Result<Decoder, TrainError> {
         let trained = self.lora.as_ref().map_or(Trained::Everything, Trained::Adapter);
-        Decoder::outline(&self.config, self.weights.as_ref(), trained)
+        Ok(Decoder::outline(&self.config, self.weights.as_ref(), trained)?)
     }
 
     /// The decoder with its first weights.
@@ -104,11 +104,11 @@ impl ModelSource {
     /// # Errors
     /// When a weight is missing or has another shape.
     pub fn load(&self, seed: u64) -> Result<Decoder, TrainError> {
-        match (&self.weights, &self.lora) {
-            (Some(weights), Some(lora)) => Decoder::load(&self.config, weights, Trained::Adapter(lora)),
-            (Some(weights), None) => Decoder::load(&self.config, weights, Trained::Everything),
-            (None, _) => Decoder::random(&self.config, seed),
-        }
+        Ok(match (&self.weights, &self.lora) {
+            (Some(weights), Some(lora)) => Decoder::load(&self.config, weights, Trained::Adapter(lora))?,
+            (Some(weights), None) => Decoder::load(&self.config, weights, Trained::Everything)?,
+            (None, _) => Decoder::random(&self.config, seed)?,
+        })
     }
 }
 

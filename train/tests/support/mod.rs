@@ -5,10 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
+use orpo_model::{Decoder, ModelConfig, Param, Trained, WeightFiles};
 use orpo_train::data::{Batch, Example, Sequence, collate};
 use orpo_train::loss::NllTarget;
-use orpo_train::model::{Decoder, ModelConfig, Trained, WeightFiles};
-use orpo_train::ops::Param;
 use orpo_train::step::Objective;
 use serde_json::{Map, Value, json};
 

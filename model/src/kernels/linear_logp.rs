@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 use super::math::{exp, max, sum_exp, tanh};
 use super::matmul::{Output, Threads, View, ViewMut, matmul};
-use super::{Param, column_sums, slice, tensor_like, with_slice};
+use super::{column_sums, slice, tensor_like, with_slice};
+use crate::param::Param;
 
 /// Rows of the head that are multiplied at a time; the logits of one tile live at once.
 const TILE: usize = 1024;
@@ -176,8 +177,8 @@ impl CustomOp1 for LinearLogp {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
     use super::*;
+    use crate::kernels::testing::*;
 
     fn plain(weight: &Arc<Param>) -> Head {
         Head { weight: weight.clone(), bias: None, softcap: None }

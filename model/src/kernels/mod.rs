@@ -1,6 +1,6 @@
 //! Differentiable operations with hand-written backward passes, on the CPU in f32.
 //!
-//! A weight is a [`Param`]: a plain tensor that candle's graph never sees, with a *gradient slot* beside it. An
+//! A weight is a [`Param`](crate::Param): a plain tensor that candle's graph never sees, with a *gradient slot* beside it. An
 //! operation that uses a weight is a custom operation of its activations only; its backward returns the gradient of
 //! the activations and adds the gradient of the weight to the slot. Nothing is allocated for a weight's gradient
 //! after the start, tied weights share one slot, accumulation over micro-batches needs no code, and a frozen weight
@@ -16,10 +16,9 @@ mod dropout;
 mod embedding;
 mod linear;
 mod linear_logp;
-mod math;
+pub(crate) mod math;
 mod matmul;
 mod norm;
-mod param;
 mod rope;
 mod seed;
 
@@ -29,7 +28,6 @@ pub use embedding::{accumulate_embedding_grad, embedding};
 pub use linear::{Input, Linear, LoraWeights, linear};
 pub use linear_logp::{Head, linear_logp};
 pub use norm::{Norm, norm};
-pub use param::{AdamWStep, Param, Slot};
 pub use rope::RopeTables;
 pub use seed::backward_from;
 
@@ -88,6 +86,7 @@ pub(crate) mod testing {
     //! Finite differences against a backward pass.
 
     use super::*;
+    use crate::param::Param;
     use candle_core::{Device, Var};
     use rand::{Rng, SeedableRng};
 

@@ -1,9 +1,9 @@
 //! The activations of feed-forward layers, alone or gating a second projection (Shazeer 2020).
 
-pub use orpo_model::Activation;
+pub use crate::config::Activation;
 use rayon::prelude::*;
 
-use super::math::{sigmoid, tanh};
+use super::math::{gelu_tanh, sigmoid, silu, tanh};
 
 const CHUNK: usize = 4096;
 
@@ -20,7 +20,7 @@ struct Relu;
 impl Function for Silu {
     #[inline(always)]
     fn value(x: f32) -> f32 {
-        x * sigmoid(x)
+        silu(x)
     }
 
     #[inline(always)]
@@ -37,7 +37,7 @@ const CUBIC: f32 = 0.044_715;
 impl Function for GeluTanh {
     #[inline(always)]
     fn value(x: f32) -> f32 {
-        0.5 * x * (1.0 + tanh(ROOT_2_OVER_PI * (x + CUBIC * x * x * x)))
+        gelu_tanh(x)
     }
 
     #[inline(always)]
@@ -150,8 +150,8 @@ fn gated_backward<F: Function>(gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::random;
     use super::*;
+    use crate::kernels::testing::random;
     use candle_core::{Device, Tensor};
 
     #[test]

@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use super::activation::{Activation, Elementwise};
 use super::dropout::Dropout;
 use super::matmul::{Output, Threads, View, ViewMut, matmul};
-use super::{Param, column_sums, slice, tensor_like, with_slice};
+use super::{column_sums, slice, tensor_like, with_slice};
+use crate::param::Param;
 
 /// The weights of a linear layer.
 #[derive(Debug, Clone)]
@@ -332,8 +333,8 @@ impl CustomOp3 for LinearOp {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
     use super::*;
+    use crate::kernels::testing::*;
     use candle_core::quantized::GgmlDType;
 
     fn layer(params: &[Arc<Param>], dropout: f32) -> Linear {
@@ -431,7 +432,7 @@ mod tests {
         ];
         let run = |weight: &Arc<Param>| {
             let y = linear(Input::Plain(&x), None, &Linear::plain(weight.clone()), None).unwrap();
-            let grads = super::super::backward_from(&y, &y.ones_like().unwrap()).unwrap();
+            let grads = crate::kernels::backward_from(&y, &y.ones_like().unwrap()).unwrap();
             let dx = grads.get(&x).unwrap().to_vec2::<f32>().unwrap().concat();
             (y.to_vec2::<f32>().unwrap().concat(), dx)
         };

@@ -1,12 +1,13 @@
 //! Where a model's weights come from: safetensors files, read tensor by tensor, or a seeded random initialisation.
 
 use candle_core::{DType, Device, Tensor};
-use orpo_model::{Dtype, WeightFiles};
 use rand::SeedableRng;
 use rand_distr::{Distribution, Normal};
+use safetensors::Dtype;
 
-use crate::error::TrainError;
-use crate::ops::fnv1a;
+use crate::error::ModelError;
+use crate::kernels::fnv1a;
+use crate::weights::WeightFiles;
 
 /// A named source of weights.
 pub trait WeightSource {
@@ -14,19 +15,19 @@ pub trait WeightSource {
     ///
     /// # Errors
     /// When it is missing, has another shape or type, or cannot be read.
-    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError>;
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError>;
 
     /// The type that it is stored in, found without reading it.
     ///
     /// # Errors
     /// When it is missing, or has another shape or type.
-    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, TrainError>;
+    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, ModelError>;
 
     /// The tensor in f32.
     ///
     /// # Errors
     /// As [`WeightSource::stored`].
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         Ok(self.stored(name, shape)?.to_dtype(DType::F32)?)
     }
 
@@ -46,11 +47,11 @@ impl WeightSource for WeightFiles {
         self.names().collect()
     }
 
-    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, TrainError> {
+    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, ModelError> {
         Ok(candle_type(self.dtype(name, shape)?))
     }
 
-    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         let (dtype, bytes) = self.read(name, shape)?;
         Ok(Tensor::from_raw_buffer(&bytes, candle_type(dtype), shape, &Device::Cpu)?)
     }
@@ -82,18 +83,18 @@ impl WeightSource for RandomWeights {
         Vec::new()
     }
 
-    fn dtype(&self, _name: &str, _shape: &[usize]) -> Result<DType, TrainError> {
+    fn dtype(&self, _name: &str, _shape: &[usize]) -> Result<DType, ModelError> {
         Ok(DType::F32)
     }
 
-    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         if shape.len() == 1 {
             let value = if name.ends_with(".bias") { 0f32 } else { 1f32 };
             return Ok(Tensor::full(value, shape, &Device::Cpu)?);
         }
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.seed ^ fnv1a(name));
         let normal = Normal::new(0.0, self.standard_deviation)
-            .map_err(|e| TrainError::Refused(format!("initializer_range = {}: {e}", self.standard_deviation)))?;
+            .map_err(|e| ModelError::Refused(format!("initializer_range = {}: {e}", self.standard_deviation)))?;
         let count = shape.iter().product();
         let values: Vec<f32> = (0..count).map(|_| normal.sample(&mut rng) as f32).collect();
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use candle_core::{Result as TensorResult, Tensor};
 
-use super::block::{Block, Context};
-use super::load::{Trained, load};
-use super::lora::{LoraConfig, LoraSetup, adapter_params, merged, target_names};
-use super::weights::RandomWeights;
-use super::{ModelConfig, Positions, WeightFiles, WeightSource};
-use crate::error::TrainError;
-use crate::ops::{self, Head, Input, Linear, LoraWeights, Norm, Param, RopeTables, Segment};
+use crate::adapter::{LoraConfig, LoraSetup, adapter_params, merged, target_names};
+use crate::block::{Block, Context};
+use crate::config::{ModelConfig, Positions};
+use crate::error::ModelError;
+use crate::kernels::{self, Head, Input, Linear, LoraWeights, Norm, RopeTables, Segment};
+use crate::load::{Trained, load};
+use crate::param::Param;
+use crate::source::{RandomWeights, WeightSource};
+use crate::weights::WeightFiles;
 
 /// Sequences laid one after another without padding.
 #[derive(Debug, Clone)]
@@ -39,22 +41,22 @@ impl PackedRows {
 /// A decoder whose weights, or an adapter to them, can be trained.
 #[derive(Debug)]
 pub struct Decoder {
-    pub(super) config: ModelConfig,
-    pub(super) embed_tokens: Arc<Param>,
-    pub(super) embed_positions: Option<Arc<Param>>,
-    pub(super) project_in: Option<Linear>,
-    pub(super) blocks: Vec<Block>,
-    pub(super) final_norm: Option<Norm>,
-    pub(super) project_out: Option<Linear>,
+    pub(crate) config: ModelConfig,
+    pub(crate) embed_tokens: Arc<Param>,
+    pub(crate) embed_positions: Option<Arc<Param>>,
+    pub(crate) project_in: Option<Linear>,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) final_norm: Option<Norm>,
+    pub(crate) project_out: Option<Linear>,
     /// Its weight is the embedding itself where it is tied.
-    pub(super) head: Head,
-    pub(super) params: Vec<Arc<Param>>,
+    pub(crate) head: Head,
+    pub(crate) params: Vec<Arc<Param>>,
     /// Adapters by the names of the weights that they belong to.
-    pub(super) loras: BTreeMap<String, LoraWeights>,
+    pub(crate) loras: BTreeMap<String, LoraWeights>,
     /// Every linear layer but the head.
-    pub(super) linears: BTreeSet<String>,
-    pub(super) lora_config: Option<LoraConfig>,
-    pub(super) activation_checkpointing: bool,
+    pub(crate) linears: BTreeSet<String>,
+    pub(crate) lora_config: Option<LoraConfig>,
+    pub(crate) activation_checkpointing: bool,
 }
 
 impl Decoder {
@@ -62,7 +64,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When a weight is missing, has another shape, or has no place in the model.
-    pub fn load(config: &ModelConfig, source: &impl WeightSource, trained: Trained<'_>) -> Result<Self, TrainError> {
+    pub fn load(config: &ModelConfig, source: &impl WeightSource, trained: Trained<'_>) -> Result<Self, ModelError> {
         load(config, source, trained, false)
     }
 
@@ -75,7 +77,7 @@ impl Decoder {
         config: &ModelConfig,
         source: Option<&WeightFiles>,
         trained: Trained<'_>,
-    ) -> Result<Self, TrainError> {
+    ) -> Result<Self, ModelError> {
         match source {
             Some(source) => load(config, source, trained, true),
             None => load(config, &RandomWeights { seed: 0, standard_deviation: 0.0 }, trained, true),
@@ -86,7 +88,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When the configuration's `initializer_range` is no standard deviation.
-    pub fn random(config: &ModelConfig, seed: u64) -> Result<Self, TrainError> {
+    pub fn random(config: &ModelConfig, seed: u64) -> Result<Self, ModelError> {
         let source = RandomWeights { seed, standard_deviation: config.initializer_range };
         Self::load(config, &source, Trained::Everything)
     }
@@ -95,7 +97,7 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`Decoder::random`] and [`Decoder::load`].
-    pub fn random_with_adapter(config: &ModelConfig, seed: u64, setup: &LoraSetup) -> Result<Self, TrainError> {
+    pub fn random_with_adapter(config: &ModelConfig, seed: u64, setup: &LoraSetup) -> Result<Self, ModelError> {
         let source = RandomWeights { seed, standard_deviation: config.initializer_range };
         Self::load(config, &source, Trained::Adapter(setup))
     }
@@ -147,7 +149,7 @@ impl Decoder {
     ///
     /// # Errors
     /// From the sum.
-    pub fn merged_weight(&self, param: &Param) -> Result<Tensor, TrainError> {
+    pub fn merged_weight(&self, param: &Param) -> Result<Tensor, ModelError> {
         match self.loras.get(param.name()) {
             Some(lora) => merged(param, lora),
             None => Ok(param.weight()?),
@@ -163,26 +165,26 @@ impl Decoder {
     ///
     /// # Errors
     /// When a token is not in the vocabulary or a position is beyond `max_position_embeddings`.
-    pub(super) fn embed(&self, rows: &PackedRows) -> TensorResult<Tensor> {
+    pub(crate) fn embed(&self, rows: &PackedRows) -> TensorResult<Tensor> {
         let limit = self.config.max_position_embeddings;
         if let Some(position) = rows.positions.iter().find(|position| **position as usize >= limit) {
             candle_core::bail!("position {position} is beyond max_position_embeddings = {limit}");
         }
-        let mut x = ops::embedding(&rows.ids, &self.embed_tokens)?;
+        let mut x = kernels::embedding(&rows.ids, &self.embed_tokens)?;
         if self.config.embedding_scale != 1.0 {
             x = (x * self.config.embedding_scale)?;
         }
         if let Some(project_in) = &self.project_in {
-            x = ops::linear(Input::Plain(&x), None, project_in, rows.dropout_seed)?;
+            x = kernels::linear(Input::Plain(&x), None, project_in, rows.dropout_seed)?;
         }
         match &self.embed_positions {
-            Some(table) => x + ops::embedding(&self.position_ids(rows), table)?,
+            Some(table) => x + kernels::embedding(&self.position_ids(rows), table)?,
             None => Ok(x),
         }
     }
 
     /// Rows of the table of learnt positions.
-    pub(super) fn position_ids(&self, rows: &PackedRows) -> Vec<u32> {
+    pub(crate) fn position_ids(&self, rows: &PackedRows) -> Vec<u32> {
         let offset = match self.config.positions {
             Positions::Learned { offset } => offset as u32,
             Positions::Rope(_) => 0,
@@ -191,7 +193,7 @@ impl Decoder {
     }
 
     /// What every block of a pass over `rows` shares.
-    pub(super) fn context<'a>(&'a self, rows: &'a PackedRows) -> Context<'a> {
+    pub(crate) fn context<'a>(&'a self, rows: &'a PackedRows) -> Context<'a> {
         let rope = match &self.config.positions {
             Positions::Rope(rope) => Some(Arc::new(RopeTables::new(&rows.positions, &rope.frequencies()))),
             Positions::Learned { .. } => None,
@@ -205,11 +207,11 @@ impl Decoder {
     /// When the shape does not fit.
     fn head_input(&self, x: &Tensor, dropout_seed: Option<u64>) -> TensorResult<Tensor> {
         let x = match &self.final_norm {
-            Some(norm) => ops::norm(x, norm)?,
+            Some(norm) => kernels::norm(x, norm)?,
             None => x.clone(),
         };
         match &self.project_out {
-            Some(project_out) => ops::linear(Input::Plain(&x), None, project_out, dropout_seed),
+            Some(project_out) => kernels::linear(Input::Plain(&x), None, project_out, dropout_seed),
             None => Ok(x),
         }
     }
@@ -241,7 +243,7 @@ impl Decoder {
     ) -> TensorResult<Tensor> {
         let rows = Tensor::new(predicting_rows, hidden.device())?;
         let selected = self.head_input(&hidden.index_select(&rows, 0)?, dropout_seed)?;
-        ops::linear_logp(&selected, &self.head, labels)
+        kernels::linear_logp(&selected, &self.head, labels)
     }
 
     /// Logits `(rows, vocab)`.
@@ -251,7 +253,7 @@ impl Decoder {
     pub fn logits(&self, rows: &PackedRows) -> TensorResult<Tensor> {
         let hidden = self.head_input(&self.hidden_states(rows)?, rows.dropout_seed)?;
         let output = Linear { bias: self.head.bias.clone(), ..Linear::plain(self.head.weight.clone()) };
-        let logits = ops::linear(Input::Plain(&hidden), None, &output, None)?;
+        let logits = kernels::linear(Input::Plain(&hidden), None, &output, None)?;
         match self.head.softcap {
             Some(cap) => (logits / f64::from(cap))?.tanh()? * f64::from(cap),
             None => Ok(logits),

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::{ModelConfig, NormPlacement, PackedRows};
-use crate::ops::{self, Activation, AttentionSpec, Input, Linear, Norm, RopeTables};
+use crate::config::{ModelConfig, NormPlacement};
+use crate::decoder::PackedRows;
+use crate::kernels::{self, Activation, AttentionSpec, Input, Linear, Norm, RopeTables};
 
 /// A block's weights and what it does with them.
 #[derive(Debug)]
@@ -54,23 +55,24 @@ impl Block {
     pub fn forward(&self, x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
         match (self.placement, &self.mlp_norm) {
             (NormPlacement::Pre, Some(mlp_norm)) => {
-                let x = self.attention.forward(&ops::norm(x, &self.attention_norm)?, Some(x), context)?;
-                self.mlp.forward(&ops::norm(&x, mlp_norm)?, Some(&x), context)
+                let x = self.attention.forward(&kernels::norm(x, &self.attention_norm)?, Some(x), context)?;
+                self.mlp.forward(&kernels::norm(&x, mlp_norm)?, Some(&x), context)
             }
             (NormPlacement::Sandwich, Some(mlp_norm)) => {
-                let post =
-                    |norm: &Option<Norm>, x: Tensor| norm.as_ref().map_or(Ok(x.clone()), |norm| ops::norm(&x, norm));
-                let attended = self.attention.forward(&ops::norm(x, &self.attention_norm)?, None, context)?;
+                let post = |norm: &Option<Norm>, x: Tensor| {
+                    norm.as_ref().map_or(Ok(x.clone()), |norm| kernels::norm(&x, norm))
+                };
+                let attended = self.attention.forward(&kernels::norm(x, &self.attention_norm)?, None, context)?;
                 let x = (x + post(&self.attention_post_norm, attended)?)?;
-                let fed = self.mlp.forward(&ops::norm(&x, mlp_norm)?, None, context)?;
+                let fed = self.mlp.forward(&kernels::norm(&x, mlp_norm)?, None, context)?;
                 &x + post(&self.mlp_post_norm, fed)?
             }
             (NormPlacement::Post, Some(mlp_norm)) => {
-                let x = ops::norm(&self.attention.forward(x, Some(x), context)?, &self.attention_norm)?;
-                ops::norm(&self.mlp.forward(&x, Some(&x), context)?, mlp_norm)
+                let x = kernels::norm(&self.attention.forward(x, Some(x), context)?, &self.attention_norm)?;
+                kernels::norm(&self.mlp.forward(&x, Some(&x), context)?, mlp_norm)
             }
             (NormPlacement::Parallel, _) => {
-                let h = ops::norm(x, &self.attention_norm)?;
+                let h = kernels::norm(x, &self.attention_norm)?;
                 let attended = self.attention.forward(&h, Some(x), context)?;
                 self.mlp.forward(&h, Some(&attended), context)
             }
@@ -85,9 +87,9 @@ impl Attention {
         let Context { config, rows, rope } = context;
         let count = h.dim(0)?;
         let heads = |layer: &Linear, heads: usize, norm: &Option<Norm>| -> Result<Tensor> {
-            let x = ops::linear(Input::Plain(h), None, layer, rows.dropout_seed)?;
+            let x = kernels::linear(Input::Plain(h), None, layer, rows.dropout_seed)?;
             let x = x.reshape((count, heads, config.head_dim))?;
-            norm.as_ref().map_or(Ok(x.clone()), |norm| ops::norm(&x, norm))
+            norm.as_ref().map_or(Ok(x.clone()), |norm| kernels::norm(&x, norm))
         };
         let q = heads(&self.q, config.num_attention_heads, &self.q_norm)?;
         let k = heads(&self.k, config.num_key_value_heads, &self.k_norm)?;
@@ -102,8 +104,8 @@ impl Attention {
             rope: rope.clone(),
             groups: rows.groups.clone(),
         };
-        let attended = ops::attention(&q, &k, &v, &spec)?.flatten_from(1)?;
-        ops::linear(Input::Plain(&attended), residual, &self.output, rows.dropout_seed)
+        let attended = kernels::attention(&q, &k, &v, &spec)?.flatten_from(1)?;
+        kernels::linear(Input::Plain(&attended), residual, &self.output, rows.dropout_seed)
     }
 }
 
@@ -111,13 +113,13 @@ impl Mlp {
     /// The feed-forward layer of `h`, on top of `residual`.
     fn forward(&self, h: &Tensor, residual: Option<&Tensor>, context: &Context<'_>) -> Result<Tensor> {
         let seed = context.rows.dropout_seed;
-        let up = ops::linear(Input::Plain(h), None, &self.up, seed)?;
+        let up = kernels::linear(Input::Plain(h), None, &self.up, seed)?;
         match &self.gate {
             Some(gate) => {
-                let gate = ops::linear(Input::Plain(h), None, gate, seed)?;
-                ops::linear(Input::Gated(&gate, &up, self.activation), residual, &self.down, seed)
+                let gate = kernels::linear(Input::Plain(h), None, gate, seed)?;
+                kernels::linear(Input::Gated(&gate, &up, self.activation), residual, &self.down, seed)
             }
-            None => ops::linear(Input::Activated(&up, self.activation), residual, &self.down, seed),
+            None => kernels::linear(Input::Activated(&up, self.activation), residual, &self.down, seed),
         }
     }
 }

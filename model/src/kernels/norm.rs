@@ -6,7 +6,8 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::math::{dot, sum};
-use super::{Param, slice, tensor_like, with_slice};
+use super::{slice, tensor_like, with_slice};
+use crate::param::Param;
 
 /// Rows handled by one task. Fixed, so that the sum over rows has the same order whatever the number of threads.
 const TASK_ROWS: usize = 64;
@@ -156,8 +157,8 @@ impl CustomOp1 for NormOp {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
     use super::*;
+    use crate::kernels::testing::*;
 
     fn rms(p: &[Arc<Param>], offset: f32) -> Norm {
         Norm::Rms { weight: p[0].clone(), offset, eps: 1e-5 }

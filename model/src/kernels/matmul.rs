@@ -119,7 +119,7 @@ pub fn matmul(out: ViewMut<'_>, output: Output, scale: f32, a: View<'_>, b: View
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::random;
+    use crate::kernels::testing::random;
     use proptest::prelude::*;
 
     fn naive(a: View<'_>, b: View<'_>) -> Vec<f32> {

@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Tensor, Var};
 
-use super::block::Context;
-use super::{Decoder, PackedRows};
-use crate::ops::{self, Input, backward_from};
+use crate::block::Context;
+use crate::decoder::{Decoder, PackedRows};
+use crate::kernels::{self, Input, backward_from};
 
 /// What a forward pass keeps for its backward pass.
 #[derive(Debug)]
@@ -80,15 +80,15 @@ impl Decoder {
             return Ok(());
         }
         if let Some(table) = self.embed_positions.as_ref().filter(|_| is_trained) {
-            ops::accumulate_embedding_grad(&self.position_ids(rows), &grad, 1.0, None, table)?;
+            kernels::accumulate_embedding_grad(&self.position_ids(rows), &grad, 1.0, None, table)?;
         }
         let scale = self.config.embedding_scale;
         let grad = match &self.project_in {
             None => grad,
             Some(project_in) => {
-                let tokens = (ops::embedding(&rows.ids, &self.embed_tokens)? * scale)?;
+                let tokens = (kernels::embedding(&rows.ids, &self.embed_tokens)? * scale)?;
                 let tokens = Var::from_tensor(&tokens)?;
-                let projected = ops::linear(Input::Plain(&tokens), None, project_in, rows.dropout_seed)?;
+                let projected = kernels::linear(Input::Plain(&tokens), None, project_in, rows.dropout_seed)?;
                 gradient_of(&tokens, &projected, &grad)?
             }
         };
@@ -96,12 +96,12 @@ impl Decoder {
             return Ok(());
         }
         let untrained = self.config.pad_token_id;
-        ops::accumulate_embedding_grad(&rows.ids, &grad, scale as f32, untrained, &self.embed_tokens)
+        kernels::accumulate_embedding_grad(&rows.ids, &grad, scale as f32, untrained, &self.embed_tokens)
     }
 }
 
 /// The gradient of `input`, given that of `output`, which was computed from it.
-pub(crate) fn gradient_of(input: &Var, output: &Tensor, grad: &Tensor) -> Result<Tensor> {
+pub fn gradient_of(input: &Var, output: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let mut grads = backward_from(output, grad)?;
     match grads.remove(input) {
         Some(grad) => Ok(grad),

@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::{Param, with_slice};
+use super::with_slice;
+use crate::param::Param;
 
 /// The rows of the table `(vocab, hidden)` for `ids`, f32, outside any graph; [`accumulate_embedding_grad`] takes their
 /// gradient after the backward pass.
@@ -47,8 +48,8 @@ pub fn accumulate_embedding_grad(
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
     use super::*;
+    use crate::kernels::testing::*;
 
     #[test]
     fn rows_come_out_and_gradients_add_up_per_token() {

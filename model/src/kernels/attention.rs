@@ -423,8 +423,8 @@ impl CustomOp3 for Attention {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::*;
     use super::*;
+    use crate::kernels::testing::*;
 
     fn spec(heads: usize, kv_heads: usize, groups: Vec<Vec<Segment>>) -> AttentionSpec {
         AttentionSpec {

@@ -61,8 +61,8 @@ impl RopeTables {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::random;
     use super::*;
+    use crate::kernels::testing::random;
 
     #[test]
     fn the_first_columns_are_rotated_by_the_position_s_angle() {

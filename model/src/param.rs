@@ -7,7 +7,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor};
 use rayon::prelude::*;
 
-use super::with_slice;
+use crate::kernels::with_slice;
 
 /// What training keeps beside a weight; all three are empty for a frozen weight.
 #[derive(Debug, Default)]

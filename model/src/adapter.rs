@@ -10,11 +10,11 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::WeightFiles;
-use super::weights::WeightSource;
-use crate::error::TrainError;
-use crate::hub;
-use crate::ops::{LoraWeights, Param, fnv1a};
+use crate::error::ModelError;
+use crate::kernels::{LoraWeights, fnv1a};
+use crate::param::Param;
+use crate::source::WeightSource;
+use crate::weights::WeightFiles;
 
 /// An adapter's hyper-parameters, under PEFT's names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,7 +49,7 @@ pub enum BaseStorage {
 
 impl BaseStorage {
     /// The quantised type, if it is one.
-    pub(super) fn quantised(self) -> Option<GgmlDType> {
+    pub(crate) fn quantised(self) -> Option<GgmlDType> {
         match self {
             Self::Source => None,
             Self::Q8_0 => Some(GgmlDType::Q8_0),
@@ -65,22 +65,6 @@ pub struct BaseName {
     pub name: String,
     /// The repository's revision, where it is not the usual one.
     pub revision: Option<String>,
-}
-
-impl BaseName {
-    /// The name of the model at `path`: a directory, wherever a later program runs, or `hub:owner/name[@revision]`.
-    pub fn of(path: &Path) -> Self {
-        match path.to_str().and_then(hub::id) {
-            None => {
-                let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-                Self { name: absolute.display().to_string(), revision: None }
-            }
-            Some(id) => match id.split_once('@') {
-                None => Self { name: id.into(), revision: None },
-                Some((name, revision)) => Self { name: name.into(), revision: Some(revision.into()) },
-            },
-        }
-    }
 }
 
 /// What an adapter's training starts from.
@@ -117,7 +101,7 @@ impl LoraConfig {
     ///
     /// # Errors
     /// When it is missing, or asks for what is not computed here, by name.
-    pub fn from_dir(dir: &Path) -> Result<Self, TrainError> {
+    pub fn from_dir(dir: &Path) -> Result<Self, ModelError> {
         Ok(Self::with_base(dir)?.0)
     }
 
@@ -125,11 +109,11 @@ impl LoraConfig {
     ///
     /// # Errors
     /// As [`LoraConfig::from_dir`].
-    pub fn with_base(dir: &Path) -> Result<(Self, BaseName), TrainError> {
+    pub fn with_base(dir: &Path) -> Result<(Self, BaseName), ModelError> {
         let path = dir.join(ADAPTER_CONFIG);
-        let text = std::fs::read_to_string(&path).map_err(|e| TrainError::read(&path, e))?;
-        let json: Value = serde_json::from_str(&text).map_err(|e| TrainError::invalid(&path, e))?;
-        let config = Self::from_json(&json).map_err(|reason| TrainError::invalid(&path, reason))?;
+        let text = std::fs::read_to_string(&path).map_err(|e| ModelError::read(&path, e))?;
+        let json: Value = serde_json::from_str(&text).map_err(|e| ModelError::invalid(&path, e))?;
+        let config = Self::from_json(&json).map_err(|reason| ModelError::invalid(&path, reason))?;
         let text = |field: &str| json[field].as_str().map(str::to_string);
         let name = text("base_model_name_or_path").unwrap_or_default();
         Ok((config, BaseName { name, revision: text("revision") }))
@@ -223,7 +207,7 @@ fn is_target(target: &str, module: &str) -> bool {
 
 impl LoraSetup {
     /// Whether the linear layer `module` gets an adapter: where there is one to go on from, whether it has one there.
-    pub(super) fn targets(&self, module: &str) -> bool {
+    pub(crate) fn targets(&self, module: &str) -> bool {
         match &self.initial {
             Some(files) => files.contains(&stored_name(files, module, 'A')),
             None => self.config.targets(module),
@@ -232,13 +216,13 @@ impl LoraSetup {
 
     /// Refuses what has no place in a model whose linear layers are `modules`: a target that is none of them, or a
     /// tensor of the initial adapter that belongs to none.
-    pub(super) fn check(&self, modules: &BTreeSet<String>) -> Result<(), TrainError> {
+    pub(crate) fn check(&self, modules: &BTreeSet<String>) -> Result<(), ModelError> {
         if let Some(files) = &self.initial {
             let used: BTreeSet<String> =
                 (modules.iter()).flat_map(|module| ['A', 'B'].map(|side| stored_name(files, module, side))).collect();
             return match files.names().into_iter().find(|name| !used.contains(*name)) {
                 None => Ok(()),
-                Some(name) => Err(TrainError::Refused(format!(
+                Some(name) => Err(ModelError::Refused(format!(
                     "the adapter has a tensor `{name}`; this model takes adapters on its linear layers, the head not \
                      among them: merge it with PEFT and take the result as model"
                 ))),
@@ -247,7 +231,7 @@ impl LoraSetup {
         let has_layer = |target: &&String| modules.iter().any(|module| is_target(target, module));
         match self.config.target_modules.iter().find(|target| !has_layer(target)) {
             None => Ok(()),
-            Some(target) => Err(TrainError::Refused(format!(
+            Some(target) => Err(ModelError::Refused(format!(
                 "`target_modules`: no linear layer of this model is called {target}; there are {}",
                 last_parts(modules.iter().map(String::as_str)).join(", ")
             ))),
@@ -256,16 +240,16 @@ impl LoraSetup {
 
     /// The trainable adapter of the layer `module` with a weight of `shape` (out, in): A uniform as PEFT draws it, B
     /// zero, or both from the initial adapter. Of an `outline` only the shapes are there.
-    pub(super) fn adapter(
+    pub(crate) fn adapter(
         &self,
         module: &str,
         shape: (usize, usize),
         outline: bool,
-    ) -> Result<LoraWeights, TrainError> {
+    ) -> Result<LoraWeights, ModelError> {
         let (outputs, inputs) = shape;
         let LoraConfig { r, lora_dropout, .. } = self.config;
         let name = |side: char| format!("base_model.model.{module}.lora_{side}.weight");
-        let tensor = |side: char, shape: &[usize]| -> Result<Tensor, TrainError> {
+        let tensor = |side: char, shape: &[usize]| -> Result<Tensor, ModelError> {
             match &self.initial {
                 Some(files) => files.tensor(&stored_name(files, module, side), shape),
                 None if side == 'A' => {
@@ -278,7 +262,7 @@ impl LoraSetup {
                 None => Ok(Tensor::zeros(shape, DType::F32, &Device::Cpu)?),
             }
         };
-        let param = |side: char, shape: &[usize]| -> Result<Arc<Param>, TrainError> {
+        let param = |side: char, shape: &[usize]| -> Result<Arc<Param>, ModelError> {
             match &self.initial {
                 _ if !outline => Ok(Param::trainable(name(side), tensor(side, shape)?)?),
                 Some(files) => {
@@ -298,7 +282,7 @@ impl LoraSetup {
 }
 
 /// PEFT's name, or a spelling that other programs write: the adapter's name before `.weight`, or a doubled prefix.
-fn stored_name(files: &WeightFiles, module: &str, side: char) -> String {
+pub(crate) fn stored_name(files: &WeightFiles, module: &str, side: char) -> String {
     let usual = format!("base_model.model.{module}.lora_{side}.weight");
     let others = [
         format!("base_model.model.{module}.lora_{side}.default.weight"),
@@ -312,7 +296,7 @@ fn stored_name(files: &WeightFiles, module: &str, side: char) -> String {
 ///
 /// # Errors
 /// From the product.
-pub fn merged(weight: &Param, lora: &LoraWeights) -> Result<Tensor, TrainError> {
+pub fn merged(weight: &Param, lora: &LoraWeights) -> Result<Tensor, ModelError> {
     let product = lora.b.weight()?.matmul(&lora.a.weight()?)?;
     Ok((weight.weight()? + (product * f64::from(lora.scale))?)?)
 }
@@ -379,15 +363,6 @@ mod tests {
         let misspelt = LoraConfig { target_modules: vec!["q_proj".into(), "k_porj".into()], ..config() };
         let error = setup(misspelt).check(&modules).unwrap_err().to_string();
         assert!(error.contains("k_porj") && error.contains("there are q_proj, up_proj"), "{error}");
-    }
-
-    #[test]
-    fn names_of_bases() {
-        let name = |path: &str| BaseName::of(Path::new(path));
-        assert_eq!(name("/models/a@b"), BaseName { name: "/models/a@b".into(), revision: None });
-        assert!(Path::new(&name("models/a").name).is_absolute());
-        assert_eq!(name("hub:o/n"), BaseName { name: "o/n".into(), revision: None });
-        assert_eq!(name("hub:o/n@v2"), BaseName { name: "o/n".into(), revision: Some("v2".into()) });
     }
 
     #[test]

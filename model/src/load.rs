@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use orpo_model::{BlockNames, LM_HEAD, Names};
 
-use super::block::{Attention, Block, Mlp};
-use super::lora::LoraSetup;
-use super::{Decoder, ModelConfig, NormKind, Positions, WeightSource};
-use crate::error::TrainError;
-use crate::ops::{Head, Linear, LoraWeights, Norm, Param};
+use crate::adapter::LoraSetup;
+use crate::block::{Attention, Block, Mlp};
+use crate::config::{ModelConfig, NormKind, Positions};
+use crate::decoder::Decoder;
+use crate::error::ModelError;
+use crate::kernels::{Head, Linear, LoraWeights, Norm};
+use crate::names::{BlockNames, LM_HEAD, Names};
+use crate::param::Param;
+use crate::source::WeightSource;
 
 /// What is trained.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +45,7 @@ pub fn load(
     source: &impl WeightSource,
     trained: Trained<'_>,
     outline: bool,
-) -> Result<Decoder, TrainError> {
+) -> Result<Decoder, ModelError> {
     let mut loader = Loader {
         config,
         names: Names::of(config.family),
@@ -54,7 +57,7 @@ pub fn load(
         linears: BTreeSet::new(),
     };
     let decoder = loader.decoder()?;
-    config.refuse_unused(source.names().into_iter()).map_err(TrainError::Refused)?;
+    config.refuse_unused(source.names().into_iter()).map_err(ModelError::Refused)?;
     if let Trained::Adapter(setup) = trained {
         setup.check(&decoder.linears)?;
     }
@@ -62,7 +65,7 @@ pub fn load(
 }
 
 impl<S: WeightSource> Loader<'_, S> {
-    fn decoder(&mut self) -> Result<Decoder, TrainError> {
+    fn decoder(&mut self) -> Result<Decoder, ModelError> {
         let config = self.config;
         let prefix = self.names.prefix;
         let (hidden, narrow) = (config.hidden_size, config.embedding_size);
@@ -113,7 +116,7 @@ impl<S: WeightSource> Loader<'_, S> {
         })
     }
 
-    fn block(&mut self, i: usize) -> Result<Block, TrainError> {
+    fn block(&mut self, i: usize) -> Result<Block, ModelError> {
         let config = self.config;
         let prefix = format!("{}layers.{i}.", self.names.prefix);
         let hidden = config.hidden_size;
@@ -164,15 +167,15 @@ impl<S: WeightSource> Loader<'_, S> {
         self.config.stored_name(name, |name| self.source.contains(name))
     }
 
-    fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor, TrainError> {
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         self.source.stored(&self.stored_name(name), shape)
     }
 
-    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, TrainError> {
+    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, ModelError> {
         self.source.dtype(&self.stored_name(name), shape)
     }
 
-    fn param(&mut self, name: String, shape: &[usize]) -> Result<Arc<Param>, TrainError> {
+    fn param(&mut self, name: String, shape: &[usize]) -> Result<Arc<Param>, ModelError> {
         let trained = matches!(self.trained, Trained::Everything);
         let param = if self.outline {
             let dtype = self.dtype(&name, shape)?;
@@ -185,7 +188,7 @@ impl<S: WeightSource> Loader<'_, S> {
         Ok(param)
     }
 
-    fn norm(&mut self, name: String, width: usize) -> Result<Norm, TrainError> {
+    fn norm(&mut self, name: String, width: usize) -> Result<Norm, ModelError> {
         let weight = self.param(format!("{name}.weight"), &[width])?;
         let eps = self.config.norm_eps as f32;
         Ok(match self.config.norm {
@@ -196,7 +199,7 @@ impl<S: WeightSource> Loader<'_, S> {
     }
 
     /// A linear layer with its adapter.
-    fn linear(&mut self, name: String, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, TrainError> {
+    fn linear(&mut self, name: String, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, ModelError> {
         let weight_name = format!("{name}.weight");
         let quantised = match self.trained {
             Trained::Adapter(setup) => setup.base.quantised(),
