@@ -2,7 +2,8 @@
 //!
 //! - [`ModelConfig`] is `config.json` in Hugging Face's spelling, for every family that the decoder computes;
 //! - [`WeightFiles`] are the safetensors files, their headers checked;
-//! - [`Checkpoint`] is both, and settles what they say of each other: names, shapes, and which matrix is the head.
+//! - [`Checkpoint`] is both, and settles what they say of each other: names, shapes, and which matrix is the head;
+//! - [`product`] multiplies with its matrices, bit-identically on every processor.
 //!
 //! ```
 //! use orpo_model::{Family, ModelConfig};
@@ -19,6 +20,7 @@ mod checkpoint;
 mod config;
 mod error;
 mod names;
+pub mod product;
 mod weights;
 
 pub use checkpoint::Checkpoint;
