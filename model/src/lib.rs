@@ -7,7 +7,8 @@
 //! - [`adapter`] is LoRA in PEFT's format;
 //! - [`Decoder`] computes on the operations of [`kernels`], and [`Tape`] takes gradients back through it, to the slots of
 //!   its [`Param`]s;
-//! - [`kv`] keeps keys and values of many sequences in pages, and [`infer`] computes rows of them at once.
+//! - [`kv`] keeps keys and values of many sequences in pages, and [`infer`] computes rows of them at once;
+//! - [`product`] multiplies with its matrices, bit-identically on every processor.
 //!
 //! ```
 //! use orpo_model::{Family, ModelConfig};
@@ -32,6 +33,7 @@ pub mod kv;
 mod load;
 mod names;
 mod param;
+pub mod product;
 mod source;
 mod tape;
 mod weights;

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use super::load::widened;
-use super::product::{Matrix, Storage, product};
 use super::workspace::sized;
 use crate::adapter::{ADAPTER_FILE, BaseStorage, LoraConfig, LoraSetup, stored_name};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::names::{LM_HEAD, Names};
+use crate::product::{Matrix, Storage, product};
 use crate::weights::WeightFiles;
 
 /// An adapter that was added to a model; never given twice.
@@ -81,8 +81,11 @@ impl Adapter {
                     b.len()
                 ));
             }
-            let (a, b) =
-                (Matrix::from_f32(rank, inputs, Storage::F32, &a), Matrix::from_f32(outputs, rank, Storage::F32, &b));
+            let matrix = |outputs: usize, inputs: usize, rows: &[f32]| {
+                let row = |output: usize, row: &mut [f32]| row.copy_from_slice(&rows[output * inputs..][..inputs]);
+                Matrix::quantized(outputs, inputs, Storage::F32, row)
+            };
+            let (a, b) = (matrix(rank, inputs, &a), matrix(outputs, rank, &b));
             adapter.layers[number] = Some(Layer { a, b, scale });
         }
         Ok(adapter)

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::adapter::Adapter;
-use super::product::{Matrix, product};
+use crate::product::{Matrix, product};
 
 /// A linear layer.
 #[derive(Debug)]

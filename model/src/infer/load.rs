@@ -8,27 +8,27 @@ use super::Inference;
 use super::adapter::modules;
 use super::block::Block;
 use super::linear::Linear;
-use super::product::{Matrix, Storage};
 use super::rows::Norm;
 use crate::checkpoint::Checkpoint;
 use crate::config::{ModelConfig, NormKind, Positions};
 use crate::error::ModelError;
 use crate::kv::Group;
 use crate::names::{BlockNames, LM_HEAD, Names};
+use crate::product::{Matrix, Storage};
 
 struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a ModelConfig,
     names: Names,
-    storage: Option<Storage>,
+    quantize: Option<Storage>,
     /// The linear layers in the order of their numbers.
     modules: Vec<(String, usize, usize)>,
 }
 
-pub(super) fn load(checkpoint: &Checkpoint, storage: Option<Storage>) -> Result<Inference, ModelError> {
+pub(super) fn load(checkpoint: &Checkpoint, quantize: Option<Storage>) -> Result<Inference, ModelError> {
     checkpoint.check_weights()?;
     let config = &checkpoint.config;
-    let loader = Loader { checkpoint, config, names: Names::of(config.family), storage, modules: modules(config) };
+    let loader = Loader { checkpoint, config, names: Names::of(config.family), quantize, modules: modules(config) };
     loader.inference()
 }
 
@@ -54,7 +54,12 @@ impl Loader<'_> {
         };
         Ok(Inference {
             config: config.clone(),
-            embedding: self.matrix(&self.names.embed_tokens(), vocab, narrow)?,
+            embedding: self.matrix(
+                &self.names.embed_tokens(),
+                vocab,
+                narrow,
+                self.quantize.filter(|_| config.tie_word_embeddings),
+            )?,
             positions,
             project_in: projected
                 .then(|| self.linear(format!("{prefix}project_in"), hidden, narrow, false))
@@ -69,7 +74,7 @@ impl Loader<'_> {
                 .transpose()?,
             head: match config.tie_word_embeddings {
                 true => None,
-                false => Some(self.matrix(&format!("{LM_HEAD}.weight"), vocab, narrow)?),
+                false => Some(self.matrix(&format!("{LM_HEAD}.weight"), vocab, narrow, self.quantize)?),
             },
             head_bias: config.head_bias.then(|| self.vector(&format!("{LM_HEAD}.bias"), &[vocab])).transpose()?,
             frequencies,
@@ -121,12 +126,24 @@ impl Loader<'_> {
         Ok(widened(dtype, &bytes))
     }
 
-    fn matrix(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix, ModelError> {
+    fn matrix(
+        &self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+        quantize: Option<Storage>,
+    ) -> Result<Matrix, ModelError> {
         let (dtype, bytes) = self.read(name, &[outputs, inputs])?;
-        Ok(match self.storage {
-            None => Matrix::from_bytes(outputs, inputs, dtype, &bytes),
-            Some(storage) => Matrix::from_f32(outputs, inputs, storage, &widened(dtype, &bytes)),
-        })
+        let stored = match dtype {
+            Dtype::BF16 => Storage::Bf16,
+            Dtype::F16 => Storage::F16,
+            _ => Storage::F32,
+        };
+        let Some(storage) = quantize else { return Ok(Matrix::from_rows(outputs, inputs, stored, &bytes)) };
+        let row_bytes = inputs * stored.block_bytes();
+        Ok(Matrix::quantized(outputs, inputs, storage, |output, row| {
+            row.copy_from_slice(&widened(dtype, &bytes[output * row_bytes..(output + 1) * row_bytes]));
+        }))
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<Norm, ModelError> {
@@ -143,7 +160,7 @@ impl Loader<'_> {
     }
 
     fn linear(&self, name: String, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, ModelError> {
-        let weight = self.matrix(&format!("{name}.weight"), outputs, inputs)?;
+        let weight = self.matrix(&format!("{name}.weight"), outputs, inputs, self.quantize)?;
         let bias = bias.then(|| self.vector(&format!("{name}.bias"), &[outputs])).transpose()?;
         let number = self.modules.iter().position(|(module, ..)| *module == name).expect("the lists are of one model");
         Ok(Linear { number, weight, bias })

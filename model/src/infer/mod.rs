@@ -11,13 +11,11 @@ mod block;
 mod lanes;
 mod linear;
 mod load;
-mod product;
 mod rows;
 mod workspace;
 
 pub use adapter::{Adapter, AdapterId, LowRank};
 pub use batch::{Batch, BatchError, Part};
-pub use product::Storage;
 pub use workspace::Workspace;
 
 use std::collections::BTreeMap;
@@ -28,10 +26,10 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::kv::Pages;
+use crate::product::{Matrix, Storage, product};
 use block::{Block, Context};
 use lanes::Isa;
 use linear::{Adapted, Linear};
-use product::{Matrix, product};
 use rows::Norm;
 use workspace::sized;
 
@@ -56,13 +54,15 @@ pub struct Inference {
 }
 
 impl Inference {
-    /// Loads the weights. Matrices are kept in the types of the checkpoint, or all in `storage`, the embedding and the head
-    /// included: a tied one is kept once. Vectors are kept in f32.
+    /// Loads the weights. Matrices are kept in the types of the checkpoint, or quantised: every linear layer and the head, and
+    /// with it the embedding where that is the head too (it is kept once, as llama.cpp does); an embedding of its own is only
+    /// looked up and stays as it is. Where a type's blocks do not divide a row, another is taken ([`Storage::fitting`]).
+    /// Vectors and learnt positions are kept in f32.
     ///
     /// # Errors
     /// When a tensor is missing, has another shape or type, has no use in the model, or cannot be read.
-    pub fn load(checkpoint: &Checkpoint, storage: Option<Storage>) -> Result<Self, ModelError> {
-        load::load(checkpoint, storage)
+    pub fn load(checkpoint: &Checkpoint, quantize: Option<Storage>) -> Result<Self, ModelError> {
+        load::load(checkpoint, quantize)
     }
 
     /// Its architecture.
