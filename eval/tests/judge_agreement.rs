@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use orpo_eval::jsonl;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use support::{read_json, read_lines, reference, stderr, text, unpack};

@@ -6,7 +6,9 @@
 //! - [`Checkpoint`] is both, and settles what they say of each other: names, shapes, and which matrix is the head;
 //! - [`adapter`] is LoRA in PEFT's format;
 //! - [`Decoder`] computes on the operations of [`kernels`], and [`Tape`] takes gradients back through it, to the slots of
-//!   its [`Param`]s.
+//!   its [`Param`]s;
+//! - [`kv`] keeps keys and values of many sequences in pages, and [`infer`] computes rows of them at once;
+//! - [`product`] multiplies with its matrices, bit-identically on every processor.
 //!
 //! ```
 //! use orpo_model::{Family, ModelConfig};
@@ -25,10 +27,14 @@ mod checkpoint;
 mod config;
 mod decoder;
 mod error;
+pub mod infer;
 pub mod kernels;
+pub mod kv;
+mod lanes;
 mod load;
 mod names;
 mod param;
+pub mod product;
 mod source;
 mod tape;
 mod values;

@@ -3,7 +3,7 @@
 pub use crate::config::Activation;
 use rayon::prelude::*;
 
-use super::math::{sigmoid, tanh};
+use super::math::{gelu_tanh, sigmoid, silu, tanh};
 
 const CHUNK: usize = 4096;
 
@@ -20,7 +20,7 @@ struct Relu;
 impl Function for Silu {
     #[inline(always)]
     fn value(x: f32) -> f32 {
-        x * sigmoid(x)
+        silu(x)
     }
 
     #[inline(always)]
@@ -37,7 +37,7 @@ const CUBIC: f32 = 0.044_715;
 impl Function for GeluTanh {
     #[inline(always)]
     fn value(x: f32) -> f32 {
-        0.5 * x * (1.0 + tanh(ROOT_2_OVER_PI * (x + CUBIC * x * x * x)))
+        gelu_tanh(x)
     }
 
     #[inline(always)]

@@ -45,6 +45,20 @@ pub fn tanh(x: f32) -> f32 {
     if x.abs() < 0.625 { small } else { large }
 }
 
+/// `x sigmoid(x)`.
+#[inline(always)]
+pub fn silu(x: f32) -> f32 {
+    x * sigmoid(x)
+}
+
+/// GELU by its tanh approximation.
+#[inline(always)]
+pub fn gelu_tanh(x: f32) -> f32 {
+    const ROOT_2_OVER_PI: f32 = 0.797_884_6;
+    const CUBIC: f32 = 0.044_715;
+    0.5 * x * (1.0 + tanh(ROOT_2_OVER_PI * (x + CUBIC * x * x * x)))
+}
+
 /// Sum.
 #[inline(always)]
 pub fn sum(x: &[f32]) -> f32 {

@@ -16,7 +16,7 @@ mod dropout;
 mod embedding;
 mod linear;
 mod linear_logp;
-mod math;
+pub(crate) mod math;
 pub(crate) mod matmul;
 mod norm;
 mod rope;

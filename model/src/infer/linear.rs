@@ -1,0 +1,41 @@
+//! A linear layer with the adapters of a batch's rows.
+
+use std::ops::Range;
+
+use super::adapter::Adapter;
+use crate::product::{Matrix, product};
+
+/// A linear layer.
+#[derive(Debug)]
+pub(super) struct Linear {
+    /// Its number among the model's linear layers, by which adapters find it.
+    pub number: usize,
+    pub weight: Matrix,
+    pub bias: Option<Vec<f32>>,
+}
+
+/// Rows with an adapter.
+pub(super) type Adapted<'a> = (Range<usize>, &'a Adapter);
+
+impl Linear {
+    pub(super) fn bytes(&self) -> usize {
+        self.weight.bytes() + self.bias.as_ref().map_or(0, |bias| size_of_val(&bias[..]))
+    }
+
+    /// The layer of every row of `x`, written to `y` or added to it; then what the rows' adapters add.
+    pub(super) fn forward(
+        &self,
+        x: &[f32],
+        y: &mut [f32],
+        accumulate: bool,
+        adapted: &[Adapted<'_>],
+        space: &mut [Vec<f32>; 2],
+    ) {
+        product(x, &self.weight, self.bias.as_deref(), y, accumulate);
+        let (inputs, outputs) = (self.weight.inputs(), self.weight.outputs());
+        for (rows, adapter) in adapted {
+            let x = &x[rows.start * inputs..rows.end * inputs];
+            adapter.add(self.number, x, &mut y[rows.start * outputs..rows.end * outputs], space);
+        }
+    }
+}
