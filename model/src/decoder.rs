@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use candle_core::{Result as TensorResult, Tensor};
-
 use crate::adapter::{LoraConfig, LoraSetup, add_product, target_names};
+use crate::array::Array;
 use crate::block::{Block, Context};
 use crate::config::{ModelConfig, Positions};
 use crate::error::ModelError;
-use crate::kernels::{self, Head, Input, Linear, LoraWeights, Norm, RopeTables, Segment};
+use crate::kernels::{
+    Head, Input, LabelLogps, Linear, LoraWeights, Norm, RopeTables, Segment, add, embedding, linear, linear_backward,
+    linear_logp, linear_logp_backward, logits, norm, norm_backward, scale, select_rows, spread_rows,
+};
 use crate::load::{Trained, load};
 use crate::param::Param;
 use crate::source::{RandomWeights, WeightSource};
@@ -146,16 +148,17 @@ impl Decoder {
         target_names(&self.loras.keys().filter_map(|name| name.strip_suffix(".weight")).collect(), &self.linears)
     }
 
-    /// A weight in f32, its adapter added.
+    /// The values of a weight in f32, its adapter added.
     ///
     /// # Errors
-    /// From the sum.
-    pub fn merged_weight(&self, param: &Param) -> Result<Tensor, ModelError> {
-        let weight = param.weight()?;
-        let Some(LoraWeights { a, b, scale, .. }) = self.loras.get(param.name()) else { return Ok(weight) };
-        let ((rank, _), mut values) = (a.dims2()?, weight.flatten_all()?.to_vec1()?);
-        a.with_values(|a| b.with_values(|b| add_product(&mut values, a, b, rank, *scale)))??;
-        Ok(Tensor::from_vec(values, weight.shape(), weight.device())?)
+    /// As [`Param::with_values`].
+    pub fn merged_weight(&self, param: &Param) -> Result<Vec<f32>, ModelError> {
+        let mut weight = param.values()?;
+        if let Some(LoraWeights { a, b, scale, .. }) = self.loras.get(param.name()) {
+            let (rank, _) = a.dims2()?;
+            a.with_values(|a| b.with_values(|b| add_product(&mut weight, a, b, rank, *scale)))??;
+        }
+        Ok(weight)
     }
 
     /// The output layer.
@@ -163,26 +166,28 @@ impl Decoder {
         &self.head
     }
 
-    /// The input of the first block, `(rows, hidden)`, outside any graph.
+    /// The input of the first block, `(rows, hidden)`.
     ///
     /// # Errors
     /// When a token is not in the vocabulary or a position is beyond `max_position_embeddings`.
-    pub(crate) fn embed(&self, rows: &PackedRows) -> TensorResult<Tensor> {
+    pub(crate) fn embed(&self, rows: &PackedRows) -> Result<Array, ModelError> {
         let limit = self.config.max_position_embeddings;
         if let Some(position) = rows.positions.iter().find(|position| **position as usize >= limit) {
-            candle_core::bail!("position {position} is beyond max_position_embeddings = {limit}");
+            return Err(ModelError::Refused(format!(
+                "position {position} is beyond max_position_embeddings = {limit}"
+            )));
         }
-        let mut x = kernels::embedding(&rows.ids, &self.embed_tokens)?;
+        let mut x = embedding(&rows.ids, &self.embed_tokens)?;
         if self.config.embedding_scale != 1.0 {
-            x = (x * self.config.embedding_scale)?;
+            scale(&mut x, self.config.embedding_scale as f32);
         }
         if let Some(project_in) = &self.project_in {
-            x = kernels::linear(Input::Plain(&x), None, project_in, rows.dropout_seed)?;
+            x = linear(Input::Plain(&x), None, project_in, rows.dropout_seed)?;
         }
-        match &self.embed_positions {
-            Some(table) => x + kernels::embedding(&self.position_ids(rows), table)?,
-            None => Ok(x),
+        if let Some(table) = &self.embed_positions {
+            add(&mut x, &embedding(&self.position_ids(rows), table)?)?;
         }
+        Ok(x)
     }
 
     /// Rows of the table of learnt positions.
@@ -203,62 +208,114 @@ impl Decoder {
         Context { config: &self.config, rows, rope }
     }
 
-    /// From the last block's output to the head's input `(rows, embedding_size)`.
-    ///
-    /// # Errors
-    /// When the shape does not fit.
-    fn head_input(&self, x: &Tensor, dropout_seed: Option<u64>) -> TensorResult<Tensor> {
-        let x = match &self.final_norm {
-            Some(norm) => kernels::norm(x, norm)?,
-            None => x.clone(),
-        };
-        match &self.project_out {
-            Some(project_out) => kernels::linear(Input::Plain(&x), None, project_out, dropout_seed),
-            None => Ok(x),
-        }
-    }
-
     /// The last block's output `(rows, hidden)`; nothing is kept.
     ///
     /// # Errors
     /// As of a forward pass: a token or position that the model does not have.
-    pub fn hidden_states(&self, rows: &PackedRows) -> TensorResult<Tensor> {
+    pub fn hidden_states(&self, rows: &PackedRows) -> Result<Array, ModelError> {
         let context = self.context(rows);
         let mut x = self.embed(rows)?;
         for block in &self.blocks {
-            x = block.forward(&x, &context)?;
+            x = block.forward(&x, &context, false)?.0;
         }
         Ok(x)
     }
 
-    /// Log-probabilities `(labels)` of `labels`, each predicted by a row of the last block's output `hidden`. The seed is
-    /// that of the rows.
+    /// Log-probabilities of `labels`, each predicted by a row of the last block's output `hidden`. The seed is that of the
+    /// rows.
     ///
     /// # Errors
     /// When a row or label does not exist.
-    pub fn logps(
-        &self,
-        hidden: &Tensor,
-        predicting_rows: &[u32],
-        labels: &[u32],
+    pub fn score<'a>(
+        &'a self,
+        hidden: Array,
+        predicting_rows: &'a [u32],
+        labels: &'a [u32],
         dropout_seed: Option<u64>,
-    ) -> TensorResult<Tensor> {
-        let rows = Tensor::new(predicting_rows, hidden.device())?;
-        let selected = self.head_input(&hidden.index_select(&rows, 0)?, dropout_seed)?;
-        kernels::linear_logp(&selected, &self.head, labels)
+    ) -> Result<Scored<'a>, ModelError> {
+        let rows = hidden.rows();
+        let selected = select_rows(&hidden, predicting_rows)?;
+        drop(hidden);
+        let input = HeadInput::new(self, selected, dropout_seed)?;
+        let logps = linear_logp(input.last(), &self.head, labels)?;
+        Ok(Scored { decoder: self, rows, predicting_rows, labels, dropout_seed, input, logps })
     }
 
     /// Logits `(rows, vocab)`.
     ///
     /// # Errors
     /// As [`Decoder::hidden_states`].
-    pub fn logits(&self, rows: &PackedRows) -> TensorResult<Tensor> {
-        let hidden = self.head_input(&self.hidden_states(rows)?, rows.dropout_seed)?;
-        let output = Linear { bias: self.head.bias.clone(), ..Linear::plain(self.head.weight.clone()) };
-        let logits = kernels::linear(Input::Plain(&hidden), None, &output, None)?;
-        match self.head.softcap {
-            Some(cap) => (logits / f64::from(cap))?.tanh()? * f64::from(cap),
-            None => Ok(logits),
+    pub fn logits(&self, rows: &PackedRows) -> Result<Array, ModelError> {
+        let input = HeadInput::new(self, self.hidden_states(rows)?, rows.dropout_seed)?;
+        logits(input.last(), &self.head)
+    }
+}
+
+/// From the last block's output to what the head multiplies: each step that the architecture has.
+#[derive(Debug)]
+struct HeadInput {
+    hidden: Array,
+    normed: Option<Array>,
+    projected: Option<Array>,
+}
+
+impl HeadInput {
+    fn new(decoder: &Decoder, hidden: Array, dropout_seed: Option<u64>) -> Result<Self, ModelError> {
+        let mut input = Self { hidden, normed: None, projected: None };
+        if let Some(final_norm) = &decoder.final_norm {
+            input.normed = Some(norm(&input.hidden, final_norm)?);
         }
+        if let Some(project_out) = &decoder.project_out {
+            input.projected = Some(linear(Input::Plain(input.last()), None, project_out, dropout_seed)?);
+        }
+        Ok(input)
+    }
+
+    /// `(rows, embedding_size)`.
+    fn last(&self) -> &Array {
+        self.projected.as_ref().or(self.normed.as_ref()).unwrap_or(&self.hidden)
+    }
+
+    /// The gradient of the last block's output, given that of the head's input.
+    fn backward(self, decoder: &Decoder, mut grad: Array, dropout_seed: Option<u64>) -> Result<Array, ModelError> {
+        let Self { hidden, normed, .. } = self;
+        if let Some(project_out) = &decoder.project_out {
+            let input = Input::Plain(normed.as_ref().unwrap_or(&hidden));
+            grad = linear_backward(input, project_out, dropout_seed, &grad)?;
+        }
+        if let Some(final_norm) = &decoder.final_norm {
+            grad = norm_backward(&hidden, final_norm, &grad)?;
+        }
+        Ok(grad)
+    }
+}
+
+/// Log-probabilities of labels, and what takes their gradient back to the last block's output.
+#[derive(Debug)]
+pub struct Scored<'a> {
+    decoder: &'a Decoder,
+    rows: usize,
+    predicting_rows: &'a [u32],
+    labels: &'a [u32],
+    dropout_seed: Option<u64>,
+    input: HeadInput,
+    logps: LabelLogps,
+}
+
+impl Scored<'_> {
+    /// Natural logarithms, one a label.
+    pub fn logps(&self) -> &[f32] {
+        &self.logps.values
+    }
+
+    /// Adds the gradients of the head's weights and returns that of the last block's output `(rows, hidden)`, given that of
+    /// the log-probabilities.
+    ///
+    /// # Errors
+    /// When there are not as many as labels.
+    pub fn backward(self, dlogps: &[f32]) -> Result<Array, ModelError> {
+        let Self { decoder, rows, predicting_rows, labels, dropout_seed, input, logps } = self;
+        let grad = linear_logp_backward(input.last(), &decoder.head, labels, &logps, dlogps)?;
+        spread_rows(&input.backward(decoder, grad, dropout_seed)?, predicting_rows, rows)
     }
 }

@@ -22,6 +22,7 @@
 //! ```
 
 pub mod adapter;
+mod array;
 mod block;
 mod checkpoint;
 mod config;
@@ -40,17 +41,18 @@ mod tape;
 mod values;
 mod weights;
 
+pub use array::Array;
 pub use checkpoint::Checkpoint;
 pub use config::{
     Activation, Family, LlamaShape, ModelConfig, NormKind, NormPlacement, Positions, RopeConfig, RopeScaling,
 };
-pub use decoder::{Decoder, PackedRows};
+pub use decoder::{Decoder, PackedRows, Scored};
 pub use error::ModelError;
 pub use load::Trained;
 pub use names::{BlockNames, LM_HEAD, Names};
 pub use param::{AdamWStep, Param, Slot};
 pub use safetensors::Dtype;
 pub use source::WeightSource;
-pub use tape::{Tape, gradient_of};
+pub use tape::Tape;
 pub use values::Values;
 pub use weights::{WeightFile, WeightFiles};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use safetensors::Dtype;
 
 use crate::adapter::LoraSetup;
 use crate::block::{Attention, Block, Mlp};
@@ -14,6 +14,7 @@ use crate::kernels::{Head, Linear, LoraWeights, Norm};
 use crate::names::{BlockNames, LM_HEAD, Names};
 use crate::param::Param;
 use crate::source::WeightSource;
+use crate::values::Values;
 
 /// What is trained.
 #[derive(Debug, Clone, Copy)]
@@ -167,11 +168,11 @@ impl<S: WeightSource> Loader<'_, S> {
         self.config.stored_name(name, |name| self.source.contains(name))
     }
 
-    fn read(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+    fn read(&self, name: &str, shape: &[usize]) -> Result<Values, ModelError> {
         self.source.stored(&self.stored_name(name), shape)
     }
 
-    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, ModelError> {
+    fn dtype(&self, name: &str, shape: &[usize]) -> Result<Dtype, ModelError> {
         self.source.dtype(&self.stored_name(name), shape)
     }
 
@@ -182,7 +183,7 @@ impl<S: WeightSource> Loader<'_, S> {
             if trained { Param::trainable_outline(name, shape) } else { Param::frozen_outline(name, shape, dtype) }
         } else {
             let stored = self.read(&name, shape)?;
-            if trained { Param::trainable(name, stored.to_dtype(DType::F32)?)? } else { Param::frozen(name, stored)? }
+            if trained { Param::trainable(name, shape, stored.into_f32()) } else { Param::frozen(name, shape, stored) }
         };
         self.params.push(param.clone());
         Ok(param)
@@ -213,7 +214,7 @@ impl<S: WeightSource> Loader<'_, S> {
                     self.dtype(&weight_name, shape)?;
                     Param::quantised_outline(weight_name.clone(), shape, dtype)?
                 } else {
-                    Param::quantised(weight_name.clone(), &self.read(&weight_name, shape)?, dtype)?
+                    Param::quantised(weight_name.clone(), shape, self.read(&weight_name, shape)?.into_f32(), dtype)?
                 };
                 self.params.push(param.clone());
                 param

@@ -1,12 +1,12 @@
 //! Where a model's weights come from: safetensors files, read tensor by tensor, or a seeded random initialisation.
 
-use candle_core::{DType, Device, Tensor};
 use rand::SeedableRng;
 use rand_distr::{Distribution, Normal};
 use safetensors::Dtype;
 
 use crate::error::ModelError;
 use crate::kernels::fnv1a;
+use crate::values::Values;
 use crate::weights::WeightFiles;
 
 /// A named source of weights.
@@ -15,21 +15,13 @@ pub trait WeightSource {
     ///
     /// # Errors
     /// When it is missing, has another shape or type, or cannot be read.
-    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError>;
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<Values, ModelError>;
 
     /// The type that it is stored in, found without reading it.
     ///
     /// # Errors
     /// When it is missing, or has another shape or type.
-    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, ModelError>;
-
-    /// The tensor in f32.
-    ///
-    /// # Errors
-    /// As [`WeightSource::stored`].
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        Ok(self.stored(name, shape)?.to_dtype(DType::F32)?)
-    }
+    fn dtype(&self, name: &str, shape: &[usize]) -> Result<Dtype, ModelError>;
 
     /// The names of all tensors, where the source has a list.
     fn names(&self) -> Vec<&str>;
@@ -47,22 +39,13 @@ impl WeightSource for WeightFiles {
         self.names().collect()
     }
 
-    fn dtype(&self, name: &str, shape: &[usize]) -> Result<DType, ModelError> {
-        Ok(candle_type(self.dtype(name, shape)?))
+    fn dtype(&self, name: &str, shape: &[usize]) -> Result<Dtype, ModelError> {
+        self.dtype(name, shape)
     }
 
-    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<Values, ModelError> {
         let (dtype, bytes) = self.read(name, shape)?;
-        Ok(Tensor::from_raw_buffer(&bytes, candle_type(dtype), shape, &Device::Cpu)?)
-    }
-}
-
-/// One of the types that [`WeightFiles`] lets pass.
-fn candle_type(dtype: Dtype) -> DType {
-    match dtype {
-        Dtype::BF16 => DType::BF16,
-        Dtype::F16 => DType::F16,
-        _ => DType::F32,
+        Ok(Values::from_bytes(dtype, &bytes))
     }
 }
 
@@ -83,51 +66,31 @@ impl WeightSource for RandomWeights {
         Vec::new()
     }
 
-    fn dtype(&self, _name: &str, _shape: &[usize]) -> Result<DType, ModelError> {
-        Ok(DType::F32)
+    fn dtype(&self, _name: &str, _shape: &[usize]) -> Result<Dtype, ModelError> {
+        Ok(Dtype::F32)
     }
 
-    fn stored(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+    fn stored(&self, name: &str, shape: &[usize]) -> Result<Values, ModelError> {
+        let count = shape.iter().product();
         if shape.len() == 1 {
             let value = if name.ends_with(".bias") { 0f32 } else { 1f32 };
-            return Ok(Tensor::full(value, shape, &Device::Cpu)?);
+            return Ok(Values::F32(vec![value; count]));
         }
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(self.seed ^ fnv1a(name));
         let normal = Normal::new(0.0, self.standard_deviation)
             .map_err(|e| ModelError::Refused(format!("initializer_range = {}: {e}", self.standard_deviation)))?;
-        let count = shape.iter().product();
-        let values: Vec<f32> = (0..count).map(|_| normal.sample(&mut rng) as f32).collect();
-        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+        Ok(Values::F32((0..count).map(|_| normal.sample(&mut rng) as f32).collect()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
-    use std::path::Path;
-
-    fn write(path: &Path, names: &[&str], dtype: DType) {
-        let values = Tensor::new(&[[1f32, -2.5], [0.0, 3.0]], &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
-        let tensors: HashMap<String, Tensor> = names.iter().map(|name| (name.to_string(), values.clone())).collect();
-        candle_core::safetensors::save(&tensors, path).unwrap();
-    }
-
-    #[test]
-    fn every_float_type_is_widened() {
-        for dtype in [DType::F32, DType::BF16, DType::F16] {
-            let dir = tempfile::tempdir().unwrap();
-            write(&dir.path().join("model.safetensors"), &["a"], dtype);
-            let tensor = WeightFiles::open(dir.path()).unwrap().tensor("a", &[2, 2]).unwrap();
-            assert_eq!(tensor.to_vec2::<f32>().unwrap(), [[1.0, -2.5], [0.0, 3.0]]);
-        }
-    }
-
     #[test]
     fn random_weights_depend_on_seed_and_name_only() {
         let tensor = |seed, name: &str| {
             let source = RandomWeights { seed, standard_deviation: 0.02 };
-            source.tensor(name, &[50, 40]).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            source.stored(name, &[50, 40]).unwrap().into_f32()
         };
         assert_eq!(tensor(1, "a"), tensor(1, "a"));
         assert_ne!(tensor(1, "a"), tensor(1, "b"));

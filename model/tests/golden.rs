@@ -98,7 +98,7 @@ fn an_adapter_for_another_model_is_refused() {
     let (Some(llama), Some(phi)) = (golden("llama"), golden("phi")) else { return };
     let config = Checkpoint::open(&phi.join("model")).unwrap().config;
     let error = Adapter::open(&config, &llama.join("lora/adapter")).unwrap_err().to_string();
-    assert!(error.contains("the adapter has a tensor `base_model.model.model.layers.0."), "{error}");
+    assert!(error.contains("the adapter has a layer `model.layers.0."), "{error}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub enum TrainError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// A checkpoint's config or weights.
+    /// A checkpoint, an adapter, or a computation with them.
     #[error(transparent)]
     Model(#[from] orpo_model::ModelError),
     /// Tokenizer or template.
@@ -47,9 +47,6 @@ pub enum TrainError {
         /// The tokenizer directory.
         dir: PathBuf,
     },
-    /// A tensor operation.
-    #[error("{}", without_backtrace(.0))]
-    Tensor(#[from] candle_core::Error),
     /// The loss or the gradient is no number any more; the weights are those of the step before.
     #[error("step {step}: {reason}; the last checkpoint is kept as it was")]
     NotFinite {
@@ -61,14 +58,6 @@ pub enum TrainError {
     /// A request that cannot be met, said in full.
     #[error("{0}")]
     Refused(String),
-}
-
-/// candle's message alone: where backtraces are on, its errors print theirs within it.
-fn without_backtrace(error: &candle_core::Error) -> &candle_core::Error {
-    match error {
-        candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(inner),
-        error => error,
-    }
 }
 
 impl TrainError {

@@ -1,6 +1,5 @@
 //! Greedy continuation of a prompt, to look at a model while it is trained.
 
-use candle_core::{D, IndexOp};
 use orpo_model::{Decoder, PackedRows};
 
 use crate::error::TrainError;
@@ -20,7 +19,13 @@ pub fn greedy(
     let longest = (prompt.len() + max_new_tokens).min(decoder.config().max_position_embeddings);
     while ids.len() < longest && !ids[prompt.len()..].last().is_some_and(|id| eos_ids.contains(id)) {
         let logits = decoder.logits(&PackedRows::single(ids.clone()))?;
-        ids.push(logits.i(ids.len() - 1)?.argmax(D::Minus1)?.to_scalar()?);
+        ids.push(most_likely(logits.row(ids.len() - 1)));
     }
     Ok(ids.split_off(prompt.len()))
+}
+
+/// The token with the largest logit; of equal ones the first.
+fn most_likely(logits: &[f32]) -> u32 {
+    let first_largest = |best: usize, token: usize| if logits[token] > logits[best] { token } else { best };
+    (0..logits.len()).reduce(first_largest).unwrap_or(0) as u32
 }

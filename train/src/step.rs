@@ -1,7 +1,6 @@
 //! One batch through the model: log-probabilities, loss, gradients.
 
-use candle_core::{Tensor, Var};
-use orpo_model::{Decoder, gradient_of};
+use orpo_model::Decoder;
 
 use crate::data::Batch;
 use crate::error::TrainError;
@@ -103,15 +102,13 @@ pub fn weighted_forward_backward(
     weight: f64,
 ) -> Result<PreferenceMetrics, TrainError> {
     let (hidden, tape) = decoder.forward(&batch.rows)?;
-    let hidden = Var::from_tensor(&hidden)?;
-    let logps = decoder.logps(hidden.as_tensor(), &batch.predicting_rows, &batch.labels, batch.rows.dropout_seed)?;
-    let output = objective.loss(&logps.to_vec1::<f32>()?, batch);
+    let scored = decoder.score(hidden, &batch.predicting_rows, &batch.labels, batch.rows.dropout_seed)?;
+    let output = objective.loss(scored.logps(), batch);
     if !output.metrics.loss.is_finite() {
         return Ok(output.metrics);
     }
     let grad: Vec<f32> = output.grad.iter().map(|g| g * weight as f32).collect();
-    let grad = Tensor::from_vec(grad, logps.dims(), logps.device())?;
-    tape.backward(gradient_of(&hidden, &logps, &grad)?)?;
+    tape.backward(scored.backward(&grad)?)?;
     Ok(output.metrics)
 }
 
@@ -126,5 +123,5 @@ pub fn forward(decoder: &Decoder, batch: &Batch, objective: &Objective) -> Resul
 /// Log-probabilities of the batch's labels.
 pub(crate) fn token_logps(decoder: &Decoder, batch: &Batch) -> Result<Vec<f32>, TrainError> {
     let hidden = decoder.hidden_states(&batch.rows)?;
-    Ok(decoder.logps(&hidden, &batch.predicting_rows, &batch.labels, None)?.to_vec1()?)
+    Ok(decoder.score(hidden, &batch.predicting_rows, &batch.labels, None)?.logps().to_vec())
 }

@@ -18,8 +18,8 @@ fn score(dir: &std::path::Path) -> Result<f64, String> {
     let ids = cases::ids();
     let hidden = decoder.hidden_states(&PackedRows::single(ids.clone())).unwrap();
     let predicting: Vec<u32> = (0..ids.len() as u32 - 1).collect();
-    let logps = decoder.logps(&hidden, &predicting, &ids[1..], None).unwrap().to_vec1::<f32>().unwrap();
-    Ok(logps.into_iter().map(f64::from).sum())
+    let scored = decoder.score(hidden, &predicting, &ids[1..], None).unwrap();
+    Ok(scored.logps().iter().copied().map(f64::from).sum())
 }
 
 #[test]

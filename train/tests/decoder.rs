@@ -1,5 +1,7 @@
 //! The decoder against candle-transformers' forward pass, and its gradients against nothing but themselves.
 
+mod support;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use orpo_train::data::{Example, Sequence, collate};
 use orpo_train::loss::NllTarget;
 use orpo_train::step::{Objective, forward, forward_backward, weighted_forward_backward};
 use serde_json::json;
+use support::tensor;
 
 fn config(tie_word_embeddings: bool) -> ModelConfig {
     ModelConfig::llama(&LlamaShape {
@@ -30,8 +33,7 @@ fn config(tie_word_embeddings: bool) -> ModelConfig {
 }
 
 fn vars(decoder: &Decoder) -> VarBuilder<'static> {
-    let tensors: HashMap<String, Tensor> =
-        decoder.params().iter().map(|p| (p.name().to_string(), p.weight().unwrap())).collect();
+    let tensors: HashMap<String, Tensor> = decoder.params().iter().map(|p| (p.name().to_string(), tensor(p))).collect();
     VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)
 }
 
@@ -66,9 +68,9 @@ fn llama(decoder: &Decoder, rope_scaling: Option<llama::Llama3RopeConfig>, ids: 
 /// Compares the logits of some positions of a sequence with those that `oracle` gives for the sequence up to there.
 fn assert_logits(decoder: &Decoder, oracle: impl Fn(&[u32]) -> Vec<f32>) {
     let ids: Vec<u32> = (0..30).map(|i| (i * 7 + 3) % 40).collect();
-    let ours = decoder.logits(&PackedRows::single(ids.clone())).unwrap().to_vec2::<f32>().unwrap();
+    let ours = decoder.logits(&PackedRows::single(ids.clone())).unwrap();
     for length in [1, 2, 30] {
-        for (a, b) in ours[length - 1].iter().zip(oracle(&ids[..length])) {
+        for (a, b) in ours.row(length - 1).iter().zip(oracle(&ids[..length])) {
             assert!((a - b).abs() < 1e-5, "{a} against {b}");
         }
     }
@@ -117,7 +119,7 @@ fn qwen3_equals_candle_transformers() {
     for param in decoder.params().iter().filter(|param| param.name().contains("_norm.weight")) {
         // Norms of a new model are 1, which would hide a mistake.
         let values: Vec<f32> = (0..param.elem_count()).map(|i| 0.5 + 0.1 * i as f32).collect();
-        param.assign(&Tensor::from_vec(values, param.shape(), &Device::Cpu).unwrap()).unwrap();
+        param.assign(&values).unwrap();
     }
     let theirs = qwen3::Config {
         vocab_size: 40,
@@ -187,18 +189,17 @@ fn the_gradient_of_the_loss_equals_difference_quotients() {
     forward_backward(&decoder, &batch, &objective()).unwrap();
     for param in decoder.params() {
         let grad = param.slot().grad.clone();
-        let weight = param.weight().unwrap().copy().unwrap();
-        let values = weight.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let values = param.values().unwrap();
         // Along the gradient itself, where the quotient is largest.
         let norm = grad.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
         let loss_at = |step: f64| {
             let moved: Vec<f32> =
                 values.iter().zip(&grad).map(|(w, g)| w + (step * f64::from(*g) / norm) as f32).collect();
-            param.assign(&Tensor::from_vec(moved, weight.shape(), &Device::Cpu).unwrap()).unwrap();
+            param.assign(&moved).unwrap();
             forward(&decoder, &batch, &objective()).unwrap().loss
         };
         let quotient = (loss_at(1e-2) - loss_at(-1e-2)) / 2e-2;
-        param.assign(&weight).unwrap();
+        param.assign(&values).unwrap();
         assert!((quotient - norm).abs() < 5e-3 * norm.max(0.05), "{}: {quotient} against {norm}", param.name());
     }
 }
@@ -213,6 +214,7 @@ fn packing_changes_nothing() {
     for example in &examples {
         for (sequence, sum) in [(&example.chosen, &mut logps.0), (example.rejected.as_ref().unwrap(), &mut logps.1)] {
             let logits = decoder.logits(&PackedRows::single(sequence.ids.clone())).unwrap();
+            let logits = Tensor::from_slice(logits.values(), logits.shape(), &Device::Cpu).unwrap();
             let logps = candle_nn::ops::log_softmax(&logits, 1).unwrap().to_vec2::<f32>().unwrap();
             let response = sequence.prompt_len..sequence.ids.len();
             let total: f32 = response.clone().map(|at| logps[at - 1][sequence.ids[at] as usize]).sum();
@@ -265,7 +267,7 @@ fn a_frozen_decoder_scores_the_same() {
     let trainable = Decoder::random(&config(true), 1).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let tensors: HashMap<String, Tensor> =
-        trainable.params().iter().map(|p| (p.name().to_string(), p.weight().unwrap())).collect();
+        trainable.params().iter().map(|p| (p.name().to_string(), tensor(p))).collect();
     candle_core::safetensors::save(&tensors, dir.path().join("model.safetensors")).unwrap();
     let files = orpo_model::WeightFiles::open(dir.path()).unwrap();
     let frozen = Decoder::load(&config(true), &files, Trained::Nothing).unwrap();

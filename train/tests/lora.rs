@@ -70,7 +70,7 @@ fn logits(model: &Path, adapter: Option<&Path>) -> Vec<f32> {
     let setup = adapter.map(|dir| LoraSetup::from_dir(dir).unwrap());
     let trained = setup.as_ref().map_or(Trained::Nothing, Trained::Adapter);
     let decoder = Decoder::load(&config, &WeightFiles::open(model).unwrap(), trained).unwrap();
-    decoder.logits(&PackedRows::single((60..90).collect())).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    decoder.logits(&PackedRows::single((60..90).collect())).unwrap().into_values()
 }
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {

@@ -14,11 +14,18 @@ use orpo_train::loss::{NllTarget, PreferenceMetrics};
 use orpo_train::optim::{AdamW, AdamWConfig, Schedule, ScheduleKind};
 use orpo_train::step::{Objective, forward, forward_backward};
 use serde_json::Value;
-use support::{batches, close, collect, each_family, load, numbers, orpo, read_json, relative_error, shared, values};
+use support::{
+    batches, close, collect, each_family, load, numbers, orpo, read_json, relative_error, shared, tensor, values,
+};
 
 const LOGIT_TOLERANCE: f64 = 1e-4;
 const LOSS_TOLERANCE: f64 = 2e-5;
 const GRADIENT_TOLERANCE: f64 = 1e-4;
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
 
 #[test]
 fn logits_and_token_logps() {
@@ -33,16 +40,15 @@ fn logits_and_token_logps() {
         for (i, sequence) in sequences.enumerate() {
             let rows = PackedRows::single(sequence.ids.clone());
             let ours = decoder.logits(&rows).unwrap();
-            let theirs = logits.narrow(0, row, sequence.ids.len()).unwrap();
-            let difference = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let theirs = logits.narrow(0, row, sequence.ids.len()).unwrap().flatten_all().unwrap();
+            let difference = largest_difference(ours.values(), &theirs.to_vec1().unwrap());
             assert!(f64::from(difference) < LOGIT_TOLERANCE, "{family}: logits differ by {difference}");
             row += sequence.ids.len();
 
             let predicting: Vec<u32> = (0..sequence.ids.len() as u32 - 1).collect();
             let hidden = decoder.hidden_states(&rows).unwrap();
-            let logps =
-                decoder.logps(&hidden, &predicting, &sequence.ids[1..], None).unwrap().to_vec1::<f32>().unwrap();
-            for (at, logp) in logps.iter().enumerate() {
+            let scored = decoder.score(hidden, &predicting, &sequence.ids[1..], None).unwrap();
+            for (at, logp) in scored.logps().iter().enumerate() {
                 close(
                     &format!("{family}: token {at} of row {i}"),
                     f64::from(*logp),
@@ -471,7 +477,7 @@ fn adamw_on_given_gradients() {
         };
         let initial = |name: &str, shape: &[usize]| {
             let values: Vec<f32> = numbers(&reference["initial"][name]).iter().map(|x| *x as f32).collect();
-            Param::trainable(name, Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+            Param::trainable(name, shape, values)
         };
         let tensors = [initial("w", &[2, 3]), initial("b", &[3])];
         let mut optimizer = AdamW::new(&tensors, config, 0);
@@ -513,7 +519,7 @@ fn adapters_of_the_projections_into_and_out_of_the_blocks() {
         let gradient = Tensor::from_slice(&weight.slot().grad, weight.shape(), &Device::Cpu).unwrap();
         let trained = adapted.trainable();
         let side = |side: &str| trained.iter().find(|p| p.name().ends_with(&format!("{name}.{side}.weight"))).unwrap();
-        let a = side("lora_A").weight().unwrap();
+        let a = tensor(side("lora_A"));
         let want = (gradient.matmul(&a.t().unwrap()).unwrap() * 1.5).unwrap();
         let error = relative_error(&side("lora_B").slot().grad, &want);
         assert!(error < GRADIENT_TOLERANCE, "{name}: relative error {error:e}");
@@ -560,7 +566,7 @@ fn adapters_forward_gradients_and_merged() {
             target.assign(&decoder.merged_weight(param).unwrap()).unwrap();
         }
         let merged = merged.logits(&PackedRows::single(ids)).unwrap();
-        let difference = (logits - merged).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let difference = largest_difference(logits.values(), merged.values());
         assert!(difference < 1e-5, "{family}: merged logits differ by {difference}");
 
         let mut stabilised = lora(dir, "adapter");

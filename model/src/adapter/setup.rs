@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
-use candle_core::{Device, Tensor};
 use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
@@ -122,15 +120,13 @@ impl LoraSetup {
                 (a, vec![0f32; outputs * rank])
             }
         };
-        let param = |side: char, shape: &[usize], values: Vec<f32>| -> Result<Arc<Param>, ModelError> {
-            match outline {
-                true => Ok(Param::trainable_outline(name(side), shape)),
-                false => Ok(Param::trainable(name(side), Tensor::from_vec(values, shape, &Device::Cpu)?)?),
-            }
+        let param = |side: char, shape: &[usize], values: Vec<f32>| match outline {
+            true => Param::trainable_outline(name(side), shape),
+            false => Param::trainable(name(side), shape, values),
         };
         Ok(LoraWeights {
-            a: param('A', &[rank, inputs], a)?,
-            b: param('B', &[outputs, rank], b)?,
+            a: param('A', &[rank, inputs], a),
+            b: param('B', &[outputs, rank], b),
             scale: self.config.scale(module),
             dropout: self.config.lora_dropout as f32,
         })

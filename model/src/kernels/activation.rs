@@ -4,6 +4,9 @@ pub use crate::config::Activation;
 use rayon::prelude::*;
 
 use super::math::{gelu_tanh, sigmoid, silu, tanh};
+use super::refuse;
+use crate::array::Array;
+use crate::error::ModelError;
 
 const CHUNK: usize = 4096;
 
@@ -60,20 +63,9 @@ impl Function for Relu {
     }
 }
 
-/// What the activation computes.
-pub(super) trait Elementwise {
+impl Activation {
     /// The activation, element by element.
-    fn apply(self, x: &[f32]) -> Vec<f32>;
-    /// The gradient of `x`, given that of the activation.
-    fn backward(self, x: &[f32], dy: &[f32]) -> Vec<f32>;
-    /// `activation(gate) * up`, element by element.
-    fn gate(self, gate: &[f32], up: &[f32]) -> Vec<f32>;
-    /// The gradients of `gate` and `up`, given that of the product.
-    fn gate_backward(self, gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>);
-}
-
-impl Elementwise for Activation {
-    fn apply(self, x: &[f32]) -> Vec<f32> {
+    pub(super) fn apply(self, x: &[f32]) -> Vec<f32> {
         match self {
             Self::Silu => apply::<Silu>(x),
             Self::GeluTanh => apply::<GeluTanh>(x),
@@ -81,29 +73,53 @@ impl Elementwise for Activation {
         }
     }
 
-    fn backward(self, x: &[f32], dy: &[f32]) -> Vec<f32> {
-        match self {
-            Self::Silu => backward::<Silu>(x, dy),
-            Self::GeluTanh => backward::<GeluTanh>(x, dy),
-            Self::Relu => backward::<Relu>(x, dy),
-        }
-    }
-
-    fn gate(self, gate: &[f32], up: &[f32]) -> Vec<f32> {
+    /// `activation(gate) * up`, element by element.
+    pub(super) fn gate(self, gate: &[f32], up: &[f32]) -> Vec<f32> {
         match self {
             Self::Silu => gated::<Silu>(gate, up),
             Self::GeluTanh => gated::<GeluTanh>(gate, up),
             Self::Relu => gated::<Relu>(gate, up),
         }
     }
+}
 
-    fn gate_backward(self, gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        match self {
-            Self::Silu => gated_backward::<Silu>(gate, up, dy),
-            Self::GeluTanh => gated_backward::<GeluTanh>(gate, up, dy),
-            Self::Relu => gated_backward::<Relu>(gate, up, dy),
-        }
+/// The gradient of `x`, given that of its activation.
+///
+/// # Errors
+/// When the shapes differ.
+pub fn activation_backward(x: &Array, activation: Activation, dy: &Array) -> Result<Array, ModelError> {
+    if x.shape() != dy.shape() {
+        return refuse(format!("a gradient {:?} of an activation of {:?}", dy.shape(), x.shape()));
     }
+    let dx = match activation {
+        Activation::Silu => backward::<Silu>(x.values(), dy.values()),
+        Activation::GeluTanh => backward::<GeluTanh>(x.values(), dy.values()),
+        Activation::Relu => backward::<Relu>(x.values(), dy.values()),
+    };
+    Ok(Array::new(x.rows(), x.width(), dx))
+}
+
+/// The gradients of `gate` and `up`, given that of `activation(gate) * up`.
+///
+/// # Errors
+/// When the shapes differ.
+pub fn gate_backward(
+    gate: &Array,
+    up: &Array,
+    activation: Activation,
+    dy: &Array,
+) -> Result<(Array, Array), ModelError> {
+    if gate.shape() != up.shape() || gate.shape() != dy.shape() {
+        return refuse(format!("a gradient {:?} of {:?} gating {:?}", dy.shape(), gate.shape(), up.shape()));
+    }
+    let (g, u, d) = (gate.values(), up.values(), dy.values());
+    let (dgate, dup) = match activation {
+        Activation::Silu => gated_backward::<Silu>(g, u, d),
+        Activation::GeluTanh => gated_backward::<GeluTanh>(g, u, d),
+        Activation::Relu => gated_backward::<Relu>(g, u, d),
+    };
+    let array = |values| Array::new(gate.rows(), gate.width(), values);
+    Ok((array(dgate), array(dup)))
 }
 
 fn apply<F: Function>(x: &[f32]) -> Vec<f32> {

@@ -3,15 +3,16 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::math::{dot, exp, exp_in_place, max, tanh};
 use super::matmul::{Output, Threads, View, ViewMut, matmul};
+use super::refuse;
 use super::rope::{Direction, RopeTables};
-use super::{slice, tensor_like, with_slice};
+use crate::array::Array;
+use crate::error::ModelError;
 
 /// Queries handled at a time.
 const BLOCK: usize = 64;
@@ -60,53 +61,64 @@ impl AttentionSpec {
     }
 }
 
-/// Queries `(rows, heads, head_dim)`, keys and values `(rows, kv_heads, head_dim)`; returns `(rows, heads, head_dim)`.
-///
-/// # Errors
-/// When shapes and specification do not match, or the segments do not cover every row exactly once.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, spec: &AttentionSpec) -> Result<Tensor> {
-    let (rows, heads, head_dim) = q.dims3()?;
-    let kv_shape = (rows, spec.kv_heads, spec.head_dim);
-    if (heads, head_dim) != (spec.heads, spec.head_dim) || k.dims3()? != kv_shape || v.dims3()? != kv_shape {
-        candle_core::bail!("attention: q {:?}, k {:?}, v {:?} do not fit {spec:?}", q.shape(), k.shape(), v.shape());
-    }
-    if let Some(rope) = &spec.rope
-        && (rope.rows() != rows || rope.rotary_dim() > head_dim)
-    {
-        candle_core::bail!(
-            "attention: {rows} rows of width {head_dim}, rotary tables of {} rows of width {}",
-            rope.rows(),
-            rope.rotary_dim()
-        );
-    }
-    if spec.window == Some(0) {
-        candle_core::bail!("attention: a window of no positions");
-    }
-    if spec.kv_heads == 0 || heads % spec.kv_heads != 0 {
-        candle_core::bail!("attention: {heads} heads cannot share {} key-value heads", spec.kv_heads);
-    }
-    check_cover(&spec.groups, rows)?;
-    let op = Attention { spec: spec.clone(), log_sum_exp: Mutex::default() };
-    q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+/// An attention layer's output `(rows, heads * head_dim)`, and what [`attention_backward`] needs.
+#[derive(Debug)]
+pub struct Attended {
+    /// The output.
+    pub output: Array,
+    /// Of each row's scores, `(rows, heads)`.
+    log_sum_exp: Vec<f32>,
 }
 
-fn check_cover(groups: &[Vec<Segment>], rows: usize) -> Result<()> {
+impl AttentionSpec {
+    fn check(&self, q: &Array, k: &Array, v: &Array) -> Result<(), ModelError> {
+        let (rows, heads, head_dim) = (q.rows(), self.heads, self.head_dim);
+        let kv_shape = (rows, self.kv_heads * head_dim);
+        if q.width() != heads * head_dim || k.shape() != kv_shape || v.shape() != kv_shape {
+            return refuse(format!(
+                "attention: q {:?}, k {:?}, v {:?} do not fit {heads} heads, {} of keys, of width {head_dim}",
+                q.shape(),
+                k.shape(),
+                v.shape(),
+                self.kv_heads
+            ));
+        }
+        if let Some(rope) = &self.rope
+            && (rope.rows() != rows || rope.rotary_dim() > head_dim)
+        {
+            return refuse(format!(
+                "attention: {rows} rows of width {head_dim}, rotary tables of {} rows of width {}",
+                rope.rows(),
+                rope.rotary_dim()
+            ));
+        }
+        if self.window == Some(0) {
+            return refuse("attention: a window of no positions".into());
+        }
+        if self.kv_heads == 0 || heads % self.kv_heads != 0 {
+            return refuse(format!("attention: {heads} heads cannot share {} key-value heads", self.kv_heads));
+        }
+        check_cover(&self.groups, rows)
+    }
+}
+
+fn check_cover(groups: &[Vec<Segment>], rows: usize) -> Result<(), ModelError> {
     let mut ranges: Vec<&Range<usize>> = groups.iter().flatten().map(|segment| &segment.rows).collect();
     ranges.sort_by_key(|range| range.start);
     let mut next = 0;
     for range in ranges {
         if range.start != next || range.end <= range.start {
-            candle_core::bail!("attention: segments leave or repeat rows at {next}");
+            return refuse(format!("attention: segments leave or repeat rows at {next}"));
         }
         next = range.end;
     }
     if next != rows {
-        candle_core::bail!("attention: segments cover {next} of {rows} rows");
+        return refuse(format!("attention: segments cover {next} of {rows} rows"));
     }
     for group in groups {
         let span = span(group);
         if group.iter().any(|s| !s.prefix.is_empty() && (s.prefix.start < span.start || s.prefix.end > s.rows.start)) {
-            candle_core::bail!("attention: a prefix lies outside its group or after its segment");
+            return refuse("attention: a prefix lies outside its group or after its segment".into());
         }
     }
     Ok(())
@@ -117,12 +129,6 @@ fn span(group: &[Segment]) -> Range<usize> {
     let start = group.iter().map(|s| s.rows.start).min().unwrap_or(0);
     let end = group.iter().map(|s| s.rows.end).max().unwrap_or(0);
     start..end
-}
-
-struct Attention {
-    spec: AttentionSpec,
-    /// `(rows, heads)`, kept for the backward pass.
-    log_sum_exp: Mutex<Vec<f32>>,
 }
 
 /// The inputs as slices, with the views that one head of one block needs.
@@ -334,97 +340,90 @@ fn backward_group(
     GroupGrads { span, kv_head, dq, dk, dv }
 }
 
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
+/// Queries `(rows, heads * head_dim)`, keys and values `(rows, kv_heads * head_dim)`.
+///
+/// # Errors
+/// When shapes and specification do not match, or the segments do not cover every row exactly once.
+pub fn attention(q: &Array, k: &Array, v: &Array, spec: &AttentionSpec) -> Result<Attended, ModelError> {
+    spec.check(q, k, v)?;
+    let rows = q.rows();
+    let (q, k) = spec.rotated(q.values(), k.values());
+    let inputs = Inputs { q: &q, k: &k, v: v.values(), spec };
+    let segments = spec.groups.iter().flatten();
+    let mut jobs: Vec<Block<'_>> =
+        segments.flat_map(|segment| (0..spec.heads).flat_map(|head| blocks(segment, head, spec))).collect();
+    // The longest first, so that no thread is left with one at the end.
+    jobs.sort_by_key(|block| std::cmp::Reverse(block.keys()));
+    let done: Vec<(Vec<f32>, Vec<f32>)> =
+        jobs.par_iter().map_init(Vec::new, |scores, block| forward_block(inputs, block, scores)).collect();
 
-    fn cpu_fwd(
-        &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let spec = &self.spec;
-        let (q, k) = spec.rotated(slice(q, q_layout)?, slice(k, k_layout)?);
-        let inputs = Inputs { q: &q, k: &k, v: slice(v, v_layout)?, spec };
-        let segments = spec.groups.iter().flatten();
-        let mut jobs: Vec<Block<'_>> =
-            segments.flat_map(|segment| (0..spec.heads).flat_map(|head| blocks(segment, head, spec))).collect();
-        // The longest first, so that no thread is left with one at the end.
-        jobs.sort_by_key(|block| std::cmp::Reverse(block.keys()));
-        let done: Vec<(Vec<f32>, Vec<f32>)> =
-            jobs.par_iter().map_init(Vec::new, |scores, block| forward_block(inputs, block, scores)).collect();
-
-        let rows = q_layout.dims()[0];
-        let mut out = vec![0f32; rows * spec.heads * spec.head_dim];
-        let mut log_sum_exp = vec![0f32; rows * spec.heads];
-        for (block, (block_out, block_lse)) in jobs.iter().zip(&done) {
-            for (i, row) in block.rows.clone().enumerate() {
-                let at = row * spec.heads + block.head;
-                let from = &block_out[i * spec.head_dim..(i + 1) * spec.head_dim];
-                out[at * spec.head_dim..(at + 1) * spec.head_dim].copy_from_slice(from);
-                log_sum_exp[at] = block_lse[i];
-            }
+    let mut output = Array::zeros(rows, spec.heads * spec.head_dim);
+    let out = output.values_mut();
+    let mut log_sum_exp = vec![0f32; rows * spec.heads];
+    for (block, (block_out, block_lse)) in jobs.iter().zip(&done) {
+        for (i, row) in block.rows.clone().enumerate() {
+            let at = row * spec.heads + block.head;
+            let from = &block_out[i * spec.head_dim..(i + 1) * spec.head_dim];
+            out[at * spec.head_dim..(at + 1) * spec.head_dim].copy_from_slice(from);
+            log_sum_exp[at] = block_lse[i];
         }
-        *self.log_sum_exp.lock().expect("nothing panics while it is held") = log_sum_exp;
-        Ok((CpuStorage::F32(out), q_layout.shape().clone()))
     }
+    Ok(Attended { output, log_sum_exp })
+}
 
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        out: &Tensor,
-        dout: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let spec = &self.spec;
-        let log_sum_exp = self.log_sum_exp.lock().expect("nothing panics while it is held");
-        let mut jobs: Vec<(&Vec<Segment>, usize)> =
-            spec.groups.iter().flat_map(|group| (0..spec.kv_heads).map(move |kv_head| (group, kv_head))).collect();
-        jobs.sort_by_key(|(group, _)| std::cmp::Reverse(span(group).len()));
-        let backward = |q: &[f32], k: &[f32], v: &[f32], out: &[f32], dout: &[f32]| -> Vec<GroupGrads> {
-            // Rotated again: queries and keys are kept as they were before.
-            let (q, k) = spec.rotated(q, k);
-            let inputs = Inputs { q: &q, k: &k, v, spec };
-            jobs.par_iter()
-                .map(|(group, kv_head)| backward_group(inputs, group, *kv_head, out, dout, &log_sum_exp))
-                .collect()
-        };
-        let grads = with_slice(q, |q| {
-            with_slice(k, |k| {
-                with_slice(v, |v| with_slice(out, |out| with_slice(dout, |dout| backward(q, k, v, out, dout))))
-            })
-        })?????;
-
-        let width = spec.head_dim;
-        let query_width = spec.heads / spec.kv_heads * width;
-        let (mut dq, mut dk, mut dv) =
-            (vec![0f32; q.elem_count()], vec![0f32; k.elem_count()], vec![0f32; v.elem_count()]);
-        for GroupGrads { span, kv_head, dq: group_dq, dk: group_dk, dv: group_dv } in grads {
-            for (i, row) in span.enumerate() {
-                let at = row * spec.kv_heads + kv_head;
-                dq[at * query_width..][..query_width].copy_from_slice(&group_dq[i * query_width..][..query_width]);
-                dk[at * width..][..width].copy_from_slice(&group_dk[i * width..][..width]);
-                dv[at * width..][..width].copy_from_slice(&group_dv[i * width..][..width]);
-            }
-        }
-        if let Some(rope) = &spec.rope {
-            rope.rotate(&mut dq, spec.heads, spec.head_dim, Direction::Back);
-            rope.rotate(&mut dk, spec.kv_heads, spec.head_dim, Direction::Back);
-        }
-        Ok((Some(tensor_like(dq, q)?), Some(tensor_like(dk, k)?), Some(tensor_like(dv, v)?)))
+/// The gradients of queries, keys and values, given that of the output.
+///
+/// # Errors
+/// When the shapes do not match.
+pub fn attention_backward(
+    q: &Array,
+    k: &Array,
+    v: &Array,
+    spec: &AttentionSpec,
+    attended: &Attended,
+    dout: &Array,
+) -> Result<[Array; 3], ModelError> {
+    spec.check(q, k, v)?;
+    if attended.output.shape() != q.shape() || dout.shape() != q.shape() {
+        return refuse(format!("attention: a gradient {:?} of {:?}", dout.shape(), q.shape()));
     }
+    let mut jobs: Vec<(&Vec<Segment>, usize)> =
+        spec.groups.iter().flat_map(|group| (0..spec.kv_heads).map(move |kv_head| (group, kv_head))).collect();
+    jobs.sort_by_key(|(group, _)| std::cmp::Reverse(span(group).len()));
+    let grads: Vec<GroupGrads> = {
+        // Rotated again: queries and keys are kept as they were before.
+        let (q, k) = spec.rotated(q.values(), k.values());
+        let inputs = Inputs { q: &q, k: &k, v: v.values(), spec };
+        let (out, dout) = (attended.output.values(), dout.values());
+        jobs.par_iter()
+            .map(|(group, kv_head)| backward_group(inputs, group, *kv_head, out, dout, &attended.log_sum_exp))
+            .collect()
+    };
+
+    let width = spec.head_dim;
+    let query_width = spec.heads / spec.kv_heads * width;
+    let zeros = |like: &Array| Array::zeros(like.rows(), like.width());
+    let (mut dq, mut dk, mut dv) = (zeros(q), zeros(k), zeros(v));
+    for GroupGrads { span, kv_head, dq: group_dq, dk: group_dk, dv: group_dv } in grads {
+        let (dq, dk, dv) = (dq.values_mut(), dk.values_mut(), dv.values_mut());
+        for (i, row) in span.enumerate() {
+            let at = row * spec.kv_heads + kv_head;
+            dq[at * query_width..][..query_width].copy_from_slice(&group_dq[i * query_width..][..query_width]);
+            dk[at * width..][..width].copy_from_slice(&group_dk[i * width..][..width]);
+            dv[at * width..][..width].copy_from_slice(&group_dv[i * width..][..width]);
+        }
+    }
+    if let Some(rope) = &spec.rope {
+        rope.rotate(dq.values_mut(), spec.heads, spec.head_dim, Direction::Back);
+        rope.rotate(dk.values_mut(), spec.kv_heads, spec.head_dim, Direction::Back);
+    }
+    Ok([dq, dk, dv])
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::*;
     use super::*;
-    use crate::kernels::testing::*;
 
     fn spec(heads: usize, kv_heads: usize, groups: Vec<Vec<Segment>>) -> AttentionSpec {
         AttentionSpec {
@@ -450,13 +449,25 @@ mod tests {
         vec![pair, vec![plain(9..12)]]
     }
 
-    fn inputs(rows: usize, heads: usize, kv_heads: usize) -> [candle_core::Var; 3] {
-        [random_var(&[rows, heads, 4], 1), random_var(&[rows, kv_heads, 4], 2), random_var(&[rows, kv_heads, 4], 3)]
+    fn inputs(rows: usize, heads: usize, kv_heads: usize) -> [Array; 3] {
+        [random_array(rows, heads * 4, 1), random_array(rows, kv_heads * 4, 2), random_array(rows, kv_heads * 4, 3)]
+    }
+
+    fn check(rows: usize, spec: &AttentionSpec) {
+        check_gradients(
+            &inputs(rows, spec.heads, spec.kv_heads),
+            &[],
+            |x, _| attention(&x[0], &x[1], &x[2], spec).unwrap().output,
+            |x, _, dy| {
+                let attended = attention(&x[0], &x[1], &x[2], spec).unwrap();
+                attention_backward(&x[0], &x[1], &x[2], spec, &attended, dy).unwrap().into()
+            },
+        );
     }
 
     /// Attention of every row by the definition, in f64, with a mask made from the segments.
-    fn slow(inputs: &[candle_core::Var; 3], spec: &AttentionSpec) -> Vec<f64> {
-        let [q, k, v] = inputs.each_ref().map(|x| x.as_tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    fn slow(inputs: &[Array; 3], spec: &AttentionSpec) -> Vec<f64> {
+        let [q, k, v] = inputs.each_ref().map(Array::values);
         let (rows, d) = (q.len() / spec.heads / spec.head_dim, spec.head_dim);
         let sees = |i: usize, j: usize| {
             let segment = spec.groups.iter().flatten().find(|s| s.rows.contains(&i)).unwrap();
@@ -493,9 +504,8 @@ mod tests {
 
     fn assert_equals_slow(rows: usize, spec: &AttentionSpec) {
         let x = inputs(rows, spec.heads, spec.kv_heads);
-        let ours = attention(x[0].as_tensor(), x[1].as_tensor(), x[2].as_tensor(), spec).unwrap();
-        let ours = ours.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        for (ours, slow) in ours.iter().zip(slow(&x, spec)) {
+        let ours = attention(&x[0], &x[1], &x[2], spec).unwrap().output;
+        for (ours, slow) in ours.values().iter().zip(slow(&x, spec)) {
             assert!((*ours as f64 - slow).abs() < 2e-6, "{ours} against {slow}");
         }
     }
@@ -521,14 +531,13 @@ mod tests {
     #[test]
     fn gradients() {
         for (heads, kv_heads) in [(4, 2), (2, 2), (3, 1)] {
-            let spec = spec(heads, kv_heads, packed());
-            check_gradients(&inputs(12, heads, kv_heads), &[], |x, _| attention(&x[0], &x[1], &x[2], &spec).unwrap());
+            check(12, &spec(heads, kv_heads, packed()));
         }
         for (window, softcap) in [(None, None), (Some(20), None), (None, Some(0.5)), (Some(3), Some(0.5))] {
             let long = AttentionSpec { window, softcap, ..spec(2, 1, vec![vec![plain(0..BLOCK + 9)]]) };
-            check_gradients(&inputs(BLOCK + 9, 2, 1), &[], |x, _| attention(&x[0], &x[1], &x[2], &long).unwrap());
+            check(BLOCK + 9, &long);
             let packed = AttentionSpec { window, softcap, ..spec(4, 2, packed()) };
-            check_gradients(&inputs(12, 4, 2), &[], |x, _| attention(&x[0], &x[1], &x[2], &packed).unwrap());
+            check(12, &packed);
         }
     }
 
@@ -538,8 +547,7 @@ mod tests {
             let frequencies: Vec<f32> = (0..rotary_dim / 2).map(|i| 0.3f32.powi(i)).collect();
             let positions: Vec<u32> = [0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1, 2].into();
             let rope = Some(Arc::new(RopeTables::new(&positions, &frequencies)));
-            let spec = AttentionSpec { rope, ..spec(4, 2, packed()) };
-            check_gradients(&inputs(12, 4, 2), &[], |x, _| attention(&x[0], &x[1], &x[2], &spec).unwrap());
+            check(12, &AttentionSpec { rope, ..spec(4, 2, packed()) });
         }
     }
 
@@ -548,13 +556,13 @@ mod tests {
         let x = inputs(4, 2, 2);
         let rope = Some(Arc::new(RopeTables::new(&[0, 1], &[1.0])));
         let spec = AttentionSpec { rope, ..spec(2, 2, vec![vec![plain(0..4)]]) };
-        assert!(attention(x[0].as_tensor(), x[1].as_tensor(), x[2].as_tensor(), &spec).is_err());
+        assert!(attention(&x[0], &x[1], &x[2], &spec).is_err());
     }
 
     #[test]
     fn segments_must_cover_every_row_once() {
         let x = inputs(4, 2, 2);
-        let run = |groups| attention(x[0].as_tensor(), x[1].as_tensor(), x[2].as_tensor(), &spec(2, 2, groups));
+        let run = |groups| attention(&x[0], &x[1], &x[2], &spec(2, 2, groups));
         assert!(run(vec![vec![plain(0..4)]]).is_ok());
         for groups in [
             vec![vec![plain(0..3)]],

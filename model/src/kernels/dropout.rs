@@ -24,6 +24,13 @@ impl Dropout {
         }
     }
 
+    /// A copy with [`Dropout::apply`].
+    pub fn applied(&self, values: &[f32]) -> Vec<f32> {
+        let mut values = values.to_vec();
+        self.apply(&mut values);
+        values
+    }
+
     /// Sets dropped elements to 0 and scales the others.
     pub fn apply(&self, values: &mut [f32]) {
         values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {

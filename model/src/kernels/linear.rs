@@ -4,13 +4,14 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::activation::{Activation, Elementwise};
+use super::activation::Activation;
 use super::dropout::Dropout;
 use super::matmul::{Output, Threads, View, ViewMut, matmul};
-use super::{column_sums, slice, tensor_like, with_slice};
+use super::{column_sums, refuse};
+use crate::array::Array;
+use crate::error::ModelError;
 use crate::param::Param;
 
 /// The weights of a linear layer.
@@ -48,11 +49,32 @@ impl Linear {
 #[derive(Debug, Clone, Copy)]
 pub enum Input<'a> {
     /// `(rows, in)`.
-    Plain(&'a Tensor),
+    Plain(&'a Array),
     /// The activation of `(rows, in)`; it is computed again in the backward pass and never kept.
-    Activated(&'a Tensor, Activation),
+    Activated(&'a Array, Activation),
     /// `activation(gate) * up`, both `(rows, in)`; likewise.
-    Gated(&'a Tensor, &'a Tensor, Activation),
+    Gated(&'a Array, &'a Array, Activation),
+}
+
+impl Input<'_> {
+    /// The matrix itself, as the forward and the backward pass each make it.
+    fn matrix(&self) -> Result<(usize, Cow<'_, [f32]>), ModelError> {
+        Ok(match *self {
+            Input::Plain(x) => (x.rows(), Cow::Borrowed(x.values())),
+            Input::Activated(x, activation) => (x.rows(), Cow::Owned(activation.apply(x.values()))),
+            Input::Gated(gate, up, activation) => {
+                if gate.shape() != up.shape() {
+                    return refuse(format!("{:?} cannot gate {:?}", gate.shape(), up.shape()));
+                }
+                (gate.rows(), Cow::Owned(activation.gate(gate.values(), up.values())))
+            }
+        })
+    }
+
+    fn width(&self) -> usize {
+        let (Input::Plain(x) | Input::Activated(x, _) | Input::Gated(x, _, _)) = self;
+        x.width()
+    }
 }
 
 /// The layer's output `(rows, out)`, on top of `residual` of that shape where there is one. A `dropout_seed` drops input
@@ -62,111 +84,145 @@ pub enum Input<'a> {
 /// When the shapes do not match.
 pub fn linear(
     input: Input<'_>,
-    residual: Option<&Tensor>,
+    residual: Option<&Array>,
     layer: &Linear,
     dropout_seed: Option<u64>,
-) -> Result<Tensor> {
-    let dropout = match (&layer.lora, dropout_seed) {
-        (Some(lora), Some(seed)) if lora.dropout > 0.0 => Some(Dropout::new(lora.dropout, seed, lora.a.name())),
-        _ => None,
-    };
-    let (tensors, kind) = match input {
-        Input::Plain(x) => ([Some(x), None], Kind::Plain),
-        Input::Activated(x, activation) => ([Some(x), None], Kind::Activated(activation)),
-        Input::Gated(gate, up, activation) => ([Some(gate), Some(up)], Kind::Gated(activation)),
-    };
-    let op = LinearOp { layer: layer.clone(), dropout, kind, has_residual: residual.is_some() };
-    let tensors: Vec<Tensor> =
-        tensors.into_iter().flatten().chain(residual).map(Tensor::contiguous).collect::<Result<_>>()?;
-    match tensors.as_slice() {
-        [x] => x.apply_op1(op),
-        [x, y] => x.apply_op2(y, op),
-        [x, y, z] => x.apply_op3(y, z, op),
-        _ => unreachable!("one or two inputs and at most one residual"),
+) -> Result<Array, ModelError> {
+    let Linear { weight, bias, lora } = layer;
+    let (outputs, inputs) = weight.dims2()?;
+    if input.width() != inputs {
+        return refuse(format!("`{}` takes {inputs} columns, got {}", weight.name(), input.width()));
     }
-}
-
-/// The gradients of an operation's arguments.
-type Gradients = Result<Vec<Vec<f32>>>;
-
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Plain,
-    Activated(Activation),
-    Gated(Activation),
-}
-
-struct LinearOp {
-    layer: Linear,
-    dropout: Option<Dropout>,
-    kind: Kind,
-    /// Whether the last argument is what the output is added to.
-    has_residual: bool,
-}
-
-/// `x A^T`: `(rows, rank)`.
-fn down(x: View<'_>, a: &Param, rows: usize) -> Result<Vec<f32>> {
-    let (rank, inputs) = a.dims2()?;
-    let mut u = vec![0f32; rows * rank];
-    a.with_values(|a| {
-        let a = View::new(a, rank, inputs);
-        matmul(ViewMut::new(&mut u, rows, rank), Output::Overwrite, 1.0, x, a.t(), Threads::All);
+    let (rows, x) = input.matrix()?;
+    if let Some(residual) = residual.filter(|residual| residual.shape() != (rows, outputs)) {
+        return refuse(format!("`{}` gives {rows} x {outputs}, not {:?}", weight.name(), residual.shape()));
+    }
+    let (mut y, output) = match residual {
+        Some(residual) => (residual.clone(), Output::Add),
+        None => (Array::zeros(rows, outputs), Output::Overwrite),
+    };
+    weight.with_values(|w| {
+        let (x, w) = (View::new(&x, rows, inputs), View::new(w, outputs, inputs));
+        matmul(ViewMut::new(y.values_mut(), rows, outputs), output, 1.0, x, w.t(), Threads::All);
     })?;
-    Ok(u)
+    if let Some(lora) = lora {
+        lora.add(&x, y.values_mut(), rows, dropout_seed)?;
+    }
+    if let Some(bias) = bias {
+        bias.with_values(|bias| {
+            y.values_mut().par_chunks_exact_mut(outputs).with_min_len(64).for_each(|row| {
+                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+            });
+        })?;
+    }
+    Ok(y)
 }
 
-impl LinearOp {
-    /// The adapter's input.
-    fn dropped(&self, x: &[f32]) -> Option<Vec<f32>> {
-        self.dropout.as_ref().map(|dropout| {
-            let mut x = x.to_vec();
-            dropout.apply(&mut x);
-            x
-        })
+/// The gradient `(rows, in)` of the matrix that the layer multiplied, given that of its output; those of the weights go to
+/// their slots. An activation takes it further ([`activation_backward`](super::activation_backward),
+/// [`gate_backward`](super::gate_backward)); the gradient of the residual is `dy`.
+///
+/// # Errors
+/// When the shapes do not match.
+pub fn linear_backward(
+    input: Input<'_>,
+    layer: &Linear,
+    dropout_seed: Option<u64>,
+    dy: &Array,
+) -> Result<Array, ModelError> {
+    let Linear { weight, bias, lora } = layer;
+    let (outputs, inputs) = weight.dims2()?;
+    let (rows, x) = input.matrix()?;
+    if input.width() != inputs || dy.shape() != (rows, outputs) {
+        return refuse(format!("a gradient {:?} of `{}` for {rows} x {}", dy.shape(), weight.name(), input.width()));
+    }
+    let dy_rows = View::new(dy.values(), rows, outputs);
+    let mut dx = Array::zeros(rows, inputs);
+    weight.with_values(|w| {
+        let w = View::new(w, outputs, inputs);
+        matmul(ViewMut::new(dx.values_mut(), rows, inputs), Output::Overwrite, 1.0, dy_rows, w, Threads::All);
+    })?;
+    if weight.is_trainable() {
+        let mut slot = weight.slot();
+        let dw = ViewMut::new(&mut slot.grad, outputs, inputs);
+        matmul(dw, Output::Add, 1.0, dy_rows.t(), View::new(&x, rows, inputs), Threads::All);
+    }
+    if let Some(bias) = bias.as_ref().filter(|bias| bias.is_trainable()) {
+        column_sums(dy.values(), &mut bias.slot().grad);
+    }
+    if let Some(lora) = lora {
+        lora.backward(&x, dy.values(), dx.values_mut(), rows, dropout_seed)?;
+    }
+    Ok(dx)
+}
+
+impl LoraWeights {
+    /// The mask on the adapter's input, the same in both passes.
+    fn mask(&self, seed: Option<u64>) -> Option<Dropout> {
+        seed.filter(|_| self.dropout > 0.0).map(|seed| Dropout::new(self.dropout, seed, self.a.name()))
+    }
+
+    /// `x A^T`.
+    fn down(&self, x: View<'_>, rows: usize) -> Result<Vec<f32>, ModelError> {
+        let (rank, inputs) = self.a.dims2()?;
+        let mut u = vec![0f32; rows * rank];
+        self.a.with_values(|a| {
+            let a = View::new(a, rank, inputs);
+            matmul(ViewMut::new(&mut u, rows, rank), Output::Overwrite, 1.0, x, a.t(), Threads::All);
+        })?;
+        Ok(u)
     }
 
     /// Adds the adapter's output to `y`.
-    fn add_lora(&self, lora: &LoraWeights, x: &[f32], y: &mut [f32], rows: usize) -> Result<()> {
-        let ((rank, inputs), (outputs, _)) = (lora.a.dims2()?, lora.b.dims2()?);
-        let dropped = self.dropped(x);
-        let u = down(View::new(dropped.as_deref().unwrap_or(x), rows, inputs), &lora.a, rows)?;
-        lora.b.with_values(|b| {
+    fn add(&self, x: &[f32], y: &mut [f32], rows: usize, seed: Option<u64>) -> Result<(), ModelError> {
+        let ((rank, inputs), (outputs, _)) = (self.a.dims2()?, self.b.dims2()?);
+        let dropped = self.mask(seed).map(|mask| mask.applied(x));
+        let u = self.down(View::new(dropped.as_deref().unwrap_or(x), rows, inputs), rows)?;
+        self.b.with_values(|b| {
             let (u, b) = (View::new(&u, rows, rank), View::new(b, outputs, rank));
-            matmul(ViewMut::new(y, rows, outputs), Output::Add, lora.scale, u, b.t(), Threads::All);
+            matmul(ViewMut::new(y, rows, outputs), Output::Add, self.scale, u, b.t(), Threads::All);
         })
     }
 
     /// Adds the adapter's part to `dx`, and to the gradients of its weights.
-    fn lora_backward(&self, lora: &LoraWeights, x: &[f32], dy: &[f32], dx: &mut [f32], rows: usize) -> Result<()> {
-        let ((rank, inputs), (outputs, _)) = (lora.a.dims2()?, lora.b.dims2()?);
-        let dropped = self.dropped(x);
+    fn backward(
+        &self,
+        x: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        rows: usize,
+        seed: Option<u64>,
+    ) -> Result<(), ModelError> {
+        let ((rank, inputs), (outputs, _)) = (self.a.dims2()?, self.b.dims2()?);
+        let mask = self.mask(seed);
+        let dropped = mask.as_ref().map(|mask| mask.applied(x));
         let x = View::new(dropped.as_deref().unwrap_or(x), rows, inputs);
         let dy = View::new(dy, rows, outputs);
         let mut du = vec![0f32; rows * rank];
-        lora.b.with_values(|b| {
+        self.b.with_values(|b| {
             let b = View::new(b, outputs, rank);
-            matmul(ViewMut::new(&mut du, rows, rank), Output::Overwrite, lora.scale, dy, b, Threads::All);
+            matmul(ViewMut::new(&mut du, rows, rank), Output::Overwrite, self.scale, dy, b, Threads::All);
         })?;
-        lora.a.with_values(|a| {
+        self.a.with_values(|a| {
             let (a, du) = (View::new(a, rank, inputs), View::new(&du, rows, rank));
-            match &self.dropout {
+            match &mask {
                 None => matmul(ViewMut::new(dx, rows, inputs), Output::Add, 1.0, du, a, Threads::All),
-                Some(dropout) => {
+                Some(mask) => {
                     let mut part = vec![0f32; rows * inputs];
                     matmul(ViewMut::new(&mut part, rows, inputs), Output::Overwrite, 1.0, du, a, Threads::All);
-                    dropout.apply(&mut part);
+                    mask.apply(&mut part);
                     dx.par_iter_mut().zip(&part).with_min_len(1 << 14).for_each(|(sum, d)| *sum += d);
                 }
             }
         })?;
-        if lora.b.is_trainable() {
-            let u = down(x, &lora.a, rows)?;
-            let mut slot = lora.b.slot();
+        if self.b.is_trainable() {
+            let u = self.down(x, rows)?;
+            let mut slot = self.b.slot();
             let db = ViewMut::new(&mut slot.grad, outputs, rank);
-            matmul(db, Output::Add, lora.scale, dy.t(), View::new(&u, rows, rank), Threads::All);
+            matmul(db, Output::Add, self.scale, dy.t(), View::new(&u, rows, rank), Threads::All);
         }
-        if lora.a.is_trainable() {
-            let mut slot = lora.a.slot();
+        if self.a.is_trainable() {
+            let mut slot = self.a.slot();
             let da = ViewMut::new(&mut slot.grad, rank, inputs);
             matmul(da, Output::Add, 1.0, View::new(&du, rows, rank).t(), x, Threads::All);
         }
@@ -174,168 +230,18 @@ impl LinearOp {
     }
 }
 
-impl LinearOp {
-    /// The matrix that the layer multiplies; `arguments` are those of the operation.
-    fn input<'a>(&self, arguments: &[&'a [f32]]) -> Cow<'a, [f32]> {
-        match self.kind {
-            Kind::Plain => Cow::Borrowed(arguments[0]),
-            Kind::Activated(activation) => Cow::Owned(activation.apply(arguments[0])),
-            Kind::Gated(activation) => Cow::Owned(activation.gate(arguments[0], arguments[1])),
-        }
-    }
-
-    fn forward(&self, arguments: &[(&CpuStorage, &Layout)]) -> Result<(CpuStorage, Shape)> {
-        let Linear { weight, bias, lora } = &self.layer;
-        let (outputs, inputs) = weight.dims2()?;
-        let rows = arguments[0].1.shape().elem_count() / inputs;
-        let (residual, factors) = match (self.has_residual, arguments) {
-            (true, [factors @ .., residual]) => (Some(residual), factors),
-            (_, factors) => (None, factors),
-        };
-        if let Some((_, layout)) = factors.iter().find(|(_, layout)| layout.dims() != [rows, inputs]) {
-            candle_core::bail!("`{}` takes {inputs} columns, got {:?}", weight.name(), layout.shape());
-        }
-        if let Some((_, layout)) = residual.filter(|(_, layout)| layout.dims() != [rows, outputs]) {
-            candle_core::bail!("`{}` gives {rows} x {outputs}, not {:?}", weight.name(), layout.shape());
-        }
-        let slices: Vec<&[f32]> = factors.iter().map(|(s, l)| slice(s, l)).collect::<Result<_>>()?;
-        let x = self.input(&slices);
-        let mut y = match residual {
-            Some((storage, layout)) => slice(storage, layout)?.to_vec(),
-            None => vec![0f32; rows * outputs],
-        };
-        let output = if self.has_residual { Output::Add } else { Output::Overwrite };
-        weight.with_values(|w| {
-            let (x, w) = (View::new(&x, rows, inputs), View::new(w, outputs, inputs));
-            matmul(ViewMut::new(&mut y, rows, outputs), output, 1.0, x, w.t(), Threads::All);
-        })?;
-        if let Some(lora) = lora {
-            self.add_lora(lora, &x, &mut y, rows)?;
-        }
-        if let Some(bias) = bias {
-            bias.with_values(|bias| {
-                y.par_chunks_exact_mut(outputs).with_min_len(64).for_each(|row| {
-                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-                });
-            })?;
-        }
-        Ok((CpuStorage::F32(y), (rows, outputs).into()))
-    }
-
-    /// Adds the gradients of the weights, and returns that of the matrix that the layer multiplied.
-    fn input_gradient(&self, x: &[f32], dy: &[f32]) -> Result<Vec<f32>> {
-        let Linear { weight, bias, lora } = &self.layer;
-        let (outputs, inputs) = weight.dims2()?;
-        let rows = dy.len() / outputs;
-        let dy_rows = View::new(dy, rows, outputs);
-        let mut dx = vec![0f32; rows * inputs];
-        weight.with_values(|w| {
-            let w = View::new(w, outputs, inputs);
-            matmul(ViewMut::new(&mut dx, rows, inputs), Output::Overwrite, 1.0, dy_rows, w, Threads::All);
-        })?;
-        if weight.is_trainable() {
-            let mut slot = weight.slot();
-            let dw = ViewMut::new(&mut slot.grad, outputs, inputs);
-            matmul(dw, Output::Add, 1.0, dy_rows.t(), View::new(x, rows, inputs), Threads::All);
-        }
-        if let Some(bias) = bias.as_ref().filter(|bias| bias.is_trainable()) {
-            column_sums(dy, &mut bias.slot().grad);
-        }
-        if let Some(lora) = lora {
-            self.lora_backward(lora, x, dy, &mut dx, rows)?;
-        }
-        Ok(dx)
-    }
-
-    /// The gradients of the inputs, in their order, without that of the residual, which is `dy`.
-    fn backward(&self, tensors: &[&Tensor], dy: &Tensor) -> Result<Vec<Tensor>> {
-        let tensors: Vec<Tensor> = tensors.iter().map(|tensor| tensor.contiguous()).collect::<Result<_>>()?;
-        let of = |tensor: usize, f: &dyn Fn(&[f32]) -> Gradients| with_slice(&tensors[tensor], f)?;
-        let grads = with_slice(dy, |dy| match self.kind {
-            Kind::Plain => of(0, &|x| Ok(vec![self.input_gradient(x, dy)?])),
-            Kind::Activated(activation) => of(0, &|x| {
-                let dx = self.input_gradient(&activation.apply(x), dy)?;
-                Ok(vec![activation.backward(x, &dx)])
-            }),
-            Kind::Gated(activation) => of(0, &|gate| {
-                of(1, &|up| {
-                    let dx = self.input_gradient(&activation.gate(gate, up), dy)?;
-                    let (dgate, dup) = activation.gate_backward(gate, up, &dx);
-                    Ok(vec![dgate, dup])
-                })
-            }),
-        })??;
-        grads.into_iter().zip(&tensors).map(|(grad, tensor)| tensor_like(grad, tensor)).collect()
-    }
-}
-
-impl CustomOp1 for LinearOp {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward(&[(s, l)])
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        Ok(self.backward(&[x], dy)?.pop())
-    }
-}
-
-impl CustomOp2 for LinearOp {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.forward(&[(s1, l1), (s2, l2)])
-    }
-
-    fn bwd(&self, a: &Tensor, b: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        if self.has_residual {
-            return Ok((self.backward(&[a], dy)?.pop(), Some(dy.clone())));
-        }
-        let mut grads = self.backward(&[a, b], dy)?.into_iter();
-        Ok((grads.next(), grads.next()))
-    }
-}
-
-impl CustomOp3 for LinearOp {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
-
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        self.forward(&[(s1, l1), (s2, l2), (s3, l3)])
-    }
-
-    fn bwd(
-        &self,
-        a: &Tensor,
-        b: &Tensor,
-        _residual: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let mut grads = self.backward(&[a, b], dy)?.into_iter();
-        Ok((grads.next(), grads.next(), Some(dy.clone())))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::testing::*;
+    use super::super::{activation_backward, gate_backward};
     use super::*;
-    use crate::kernels::testing::*;
+    use crate::values::Values;
     use candle_core::quantized::GgmlDType;
+    use safetensors::Dtype;
+
+    fn params() -> [Arc<Param>; 4] {
+        [random_param(&[3, 7], 2), random_param(&[3], 3), random_param(&[2, 7], 4), random_param(&[3, 2], 5)]
+    }
 
     fn layer(params: &[Arc<Param>], dropout: f32) -> Linear {
         let lora = LoraWeights { a: params[2].clone(), b: params[3].clone(), scale: 0.7, dropout };
@@ -344,78 +250,94 @@ mod tests {
 
     #[test]
     fn gradients() {
-        let x = random_var(&[5, 7], 1);
-        check_gradients(&[x], &[random_param(&[3, 7], 2)], |x, p| {
-            linear(Input::Plain(&x[0]), None, &Linear::plain(p[0].clone()), None).unwrap()
-        });
+        let plain = |p: &[Arc<Param>]| Linear::plain(p[0].clone());
+        check_gradients(
+            &[random_array(5, 7, 1)],
+            &[random_param(&[3, 7], 2)],
+            |x, p| linear(Input::Plain(&x[0]), None, &plain(p), None).unwrap(),
+            |x, p, dy| vec![linear_backward(Input::Plain(&x[0]), &plain(p), None, dy).unwrap()],
+        );
     }
 
     #[test]
     fn gradients_with_bias_and_adapter() {
         for dropout in [0.0, 0.4] {
-            let params =
-                [random_param(&[3, 7], 2), random_param(&[3], 3), random_param(&[2, 7], 4), random_param(&[3, 2], 5)];
-            check_gradients(&[random_var(&[5, 7], 1)], &params, |x, p| {
-                linear(Input::Plain(&x[0]), None, &layer(p, dropout), Some(9)).unwrap()
-            });
+            check_gradients(
+                &[random_array(5, 7, 1)],
+                &params(),
+                |x, p| linear(Input::Plain(&x[0]), None, &layer(p, dropout), Some(9)).unwrap(),
+                |x, p, dy| vec![linear_backward(Input::Plain(&x[0]), &layer(p, dropout), Some(9), dy).unwrap()],
+            );
         }
     }
 
     #[test]
     fn gradients_through_activations_and_onto_a_residual() {
-        let residual = random_var(&[5, 3], 9);
-        let params =
-            || [random_param(&[3, 7], 2), random_param(&[3], 3), random_param(&[2, 7], 4), random_param(&[3, 2], 5)];
+        let residual = random_array(5, 3, 9);
         for activation in [Activation::Silu, Activation::GeluTanh, Activation::Relu] {
             // Away from the kink of ReLU, where a difference quotient is none.
-            let x = (random_var(&[5, 7], 1).as_tensor() * 3.0).unwrap();
-            let x = candle_core::Var::from_tensor(&(&x + (x.sign().unwrap() * 0.1).unwrap()).unwrap()).unwrap();
-            let up = random_var(&[5, 7], 6);
-            check_gradients(std::slice::from_ref(&x), &params(), |x, p| {
-                linear(Input::Activated(&x[0], activation), None, &layer(p, 0.0), None).unwrap()
-            });
-            check_gradients(&[x.clone(), residual.clone()], &params(), |x, p| {
-                linear(Input::Activated(&x[0], activation), Some(&x[1]), &layer(p, 0.0), None).unwrap()
-            });
-            check_gradients(&[x.clone(), up.clone()], &params(), |x, p| {
-                linear(Input::Gated(&x[0], &x[1], activation), None, &layer(p, 0.0), None).unwrap()
-            });
-            check_gradients(&[x, up, residual.clone()], &params(), |x, p| {
-                linear(Input::Gated(&x[0], &x[1], activation), Some(&x[2]), &layer(p, 0.0), None).unwrap()
-            });
+            let away = |x: &f32| 3.0 * x + if *x < 0.0 { -0.1 } else { 0.1 };
+            let x = Array::new(5, 7, random(35, 1).iter().map(away).collect());
+            let up = random_array(5, 7, 6);
+            for with_residual in [false, true] {
+                let inputs = |arrays: &[&Array]| -> Vec<Array> {
+                    arrays.iter().copied().chain(with_residual.then_some(&residual)).cloned().collect()
+                };
+                let and_residual = |mut grads: Vec<Array>, dy: &Array| {
+                    grads.extend(with_residual.then(|| dy.clone()));
+                    grads
+                };
+                check_gradients(
+                    &inputs(&[&x]),
+                    &params(),
+                    |x, p| linear(Input::Activated(&x[0], activation), x.get(1), &layer(p, 0.0), None).unwrap(),
+                    |x, p, dy| {
+                        let input = Input::Activated(&x[0], activation);
+                        let d = linear_backward(input, &layer(p, 0.0), None, dy).unwrap();
+                        and_residual(vec![activation_backward(&x[0], activation, &d).unwrap()], dy)
+                    },
+                );
+                check_gradients(
+                    &inputs(&[&x, &up]),
+                    &params(),
+                    |x, p| linear(Input::Gated(&x[0], &x[1], activation), x.get(2), &layer(p, 0.0), None).unwrap(),
+                    |x, p, dy| {
+                        let input = Input::Gated(&x[0], &x[1], activation);
+                        let d = linear_backward(input, &layer(p, 0.0), None, dy).unwrap();
+                        let (dgate, dup) = gate_backward(&x[0], &x[1], activation, &d).unwrap();
+                        and_residual(vec![dgate, dup], dy)
+                    },
+                );
+            }
         }
     }
 
     #[test]
     fn shapes_that_do_not_fit_are_refused() {
         let layer = Linear::plain(random_param(&[3, 7], 2));
-        let (x, wrong) = (random_var(&[5, 7], 1), random_var(&[5, 6], 1));
+        let (x, wrong) = (random_array(5, 7, 1), random_array(5, 6, 1));
         assert!(linear(Input::Plain(&wrong), None, &layer, None).is_err());
         assert!(linear(Input::Gated(&x, &wrong, Activation::Silu), None, &layer, None).is_err());
         assert!(linear(Input::Plain(&x), Some(&wrong), &layer, None).is_err());
+        assert!(linear_backward(Input::Plain(&x), &layer, None, &wrong).is_err());
     }
 
     #[test]
     fn an_adapter_equals_the_merged_weight() {
-        let x = random_var(&[5, 7], 1);
-        let params =
-            [random_param(&[3, 7], 2), random_param(&[3], 3), random_param(&[2, 7], 4), random_param(&[3, 2], 5)];
+        let (x, params) = (random_array(5, 7, 1), params());
         let ours = linear(Input::Plain(&x), None, &layer(&params, 0.0), None).unwrap();
-        let [w, bias, a, b] = params.each_ref().map(|p| p.weight().unwrap());
-        let merged = (w + (b.matmul(&a).unwrap() * 0.7).unwrap()).unwrap();
-        let theirs = x.matmul(&merged.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
-        let difference = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        assert!(difference < 1e-5, "{difference}");
+        let mut merged = params[0].values().unwrap();
+        crate::adapter::add_product(&mut merged, &params[2].values().unwrap(), &params[3].values().unwrap(), 2, 0.7);
+        let merged = Param::frozen("merged", &[3, 7], Values::F32(merged));
+        let merged = Linear { bias: Some(params[1].clone()), ..Linear::plain(merged) };
+        let theirs = linear(Input::Plain(&x), None, &merged, None).unwrap();
+        assert!(ours.values().iter().zip(theirs.values()).all(|(a, b)| (a - b).abs() < 1e-5));
     }
 
     #[test]
     fn dropout_only_with_a_seed_and_the_same_for_the_same_seed() {
-        let x = random_var(&[5, 7], 1);
-        let params =
-            [random_param(&[3, 7], 2), random_param(&[3], 3), random_param(&[2, 7], 4), random_param(&[3, 2], 5)];
-        let run = |seed, dropout| {
-            linear(Input::Plain(&x), None, &layer(&params, dropout), seed).unwrap().to_vec2::<f32>().unwrap()
-        };
+        let (x, params) = (random_array(5, 7, 1), params());
+        let run = |seed, dropout| linear(Input::Plain(&x), None, &layer(&params, dropout), seed).unwrap();
         assert_eq!(run(None, 0.5), run(Some(1), 0.0));
         assert_eq!(run(Some(1), 0.5), run(Some(1), 0.5));
         assert_ne!(run(Some(1), 0.5), run(Some(2), 0.5));
@@ -423,18 +345,19 @@ mod tests {
 
     #[test]
     fn a_frozen_weight_keeps_no_gradient() {
-        let x = random_var(&[2, 64], 1);
-        let weight = random_param(&[4, 64], 2).weight().unwrap();
+        let x = random_array(2, 64, 1);
+        let weight = random(4 * 64, 2);
+        let narrow = Values::from_bytes(Dtype::BF16, &Values::to_bytes(Dtype::BF16, &weight));
         let frozen = [
-            Param::frozen("w", weight.clone()).unwrap(),
-            Param::frozen("w", weight.to_dtype(candle_core::DType::BF16).unwrap()).unwrap(),
-            Param::quantised("w", &weight, GgmlDType::Q8_0).unwrap(),
+            Param::frozen("w", &[4, 64], Values::F32(weight.clone())),
+            Param::frozen("w", &[4, 64], narrow),
+            Param::quantised("w", &[4, 64], weight, GgmlDType::Q8_0).unwrap(),
         ];
         let run = |weight: &Arc<Param>| {
-            let y = linear(Input::Plain(&x), None, &Linear::plain(weight.clone()), None).unwrap();
-            let grads = crate::kernels::backward_from(&y, &y.ones_like().unwrap()).unwrap();
-            let dx = grads.get(&x).unwrap().to_vec2::<f32>().unwrap().concat();
-            (y.to_vec2::<f32>().unwrap().concat(), dx)
+            let layer = Linear::plain(weight.clone());
+            let y = linear(Input::Plain(&x), None, &layer, None).unwrap();
+            let ones = Array::new(2, 4, vec![1.0; 8]);
+            (y.into_values(), linear_backward(Input::Plain(&x), &layer, None, &ones).unwrap().into_values())
         };
         let (y, dx) = run(&frozen[0]);
         for weight in &frozen {

@@ -1,11 +1,13 @@
 //! Differentiable operations with hand-written backward passes, on the CPU in f32.
 //!
-//! A weight is a [`Param`](crate::Param): a plain tensor that candle's graph never sees, with a *gradient slot* beside it. An
-//! operation that uses a weight is a custom operation of its activations only; its backward returns the gradient of
-//! the activations and adds the gradient of the weight to the slot. Nothing is allocated for a weight's gradient
-//! after the start, tied weights share one slot, accumulation over micro-batches needs no code, and a frozen weight
-//! costs nothing. (candle's own fused operations are no alternative: `rms_norm`, `rope`, `softmax_last_dim` and
-//! others return from `backward` without a gradient and without an error.)
+//! An operation is a pair of functions. The forward one takes [`Array`](crate::Array)s and returns one, with whatever
+//! else its backward pass needs; the backward one takes the same arguments and the gradient of the result, and returns the
+//! gradients of the arrays. Nothing records what was called: a block calls the backward functions itself, in reverse
+//! order.
+//!
+//! A weight is a [`Param`](crate::Param) with a *gradient slot*: the backward function of an operation that uses a weight
+//! adds the weight's gradient to its slot. Nothing is allocated for a weight's gradient after the start, tied weights share
+//! one slot, accumulation over micro-batches needs no code, and a frozen weight costs nothing.
 //!
 //! Activations are *packed rows*, `(rows, hidden)`: sequences follow one another without padding, and
 //! [`attention`] is told by [`Segment`]s which rows belong together.
@@ -20,41 +22,24 @@ pub(crate) mod math;
 pub(crate) mod matmul;
 mod norm;
 mod rope;
-mod seed;
+mod rows;
 
-pub use activation::Activation;
-pub use attention::{AttentionSpec, Segment, attention};
+pub use activation::{Activation, activation_backward, gate_backward};
+pub use attention::{Attended, AttentionSpec, Segment, attention, attention_backward};
 pub use embedding::{accumulate_embedding_grad, embedding};
-pub use linear::{Input, Linear, LoraWeights, linear};
-pub use linear_logp::{Head, linear_logp};
-pub use norm::{Norm, norm};
+pub use linear::{Input, Linear, LoraWeights, linear, linear_backward};
+pub use linear_logp::{Head, LabelLogps, linear_logp, linear_logp_backward, logits};
+pub use norm::{Norm, norm, norm_backward};
 pub use rope::RopeTables;
-pub use seed::backward_from;
+pub use rows::{add, scale, select_rows, spread_rows};
 
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-/// The elements of a contiguous f32 tensor on the CPU.
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((from, to)) => Ok(&storage.as_slice::<f32>()?[from..to]),
-        None => candle_core::bail!("a contiguous tensor is required, got strides {:?}", layout.stride()),
-    }
-}
+use crate::error::ModelError;
 
-/// Calls `f` with the elements of `tensor` (made contiguous first).
-pub(crate) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    let tensor = tensor.contiguous()?;
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => Ok(f(slice(storage, layout)?)),
-        _ => candle_core::bail!("this operation runs on the CPU only"),
-    }
-}
-
-/// A tensor with the shape and device of `like`.
-fn tensor_like(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
-    Tensor::from_vec(values, like.shape().clone(), like.device())
+/// The error of an operation whose arguments do not match.
+fn refuse<T>(reason: String) -> Result<T, ModelError> {
+    Err(ModelError::Refused(reason))
 }
 
 /// Adds the sum of the rows of `(rows, sums.len())` to `sums`, in an order that does not depend on the threads.
@@ -85,9 +70,11 @@ pub(crate) fn fnv1a(name: &str) -> u64 {
 pub(crate) mod testing {
     //! Finite differences against a backward pass.
 
-    use super::*;
+    use std::sync::Arc;
+
+    use crate::array::Array;
     use crate::param::Param;
-    use candle_core::{Device, Var};
+    use crate::values::Values;
     use rand::{Rng, SeedableRng};
 
     /// `n` values in -1..1.
@@ -96,37 +83,38 @@ pub(crate) mod testing {
         (0..n).map(|_| rng.random_range(-1.0..1.0)).collect()
     }
 
-    /// A tracked random tensor.
-    pub fn random_var(shape: &[usize], seed: u64) -> Var {
-        let n = shape.iter().product();
-        Var::from_tensor(&Tensor::from_vec(random(n, seed), shape, &Device::Cpu).unwrap()).unwrap()
+    pub fn random_array(rows: usize, width: usize, seed: u64) -> Array {
+        Array::new(rows, width, random(rows * width, seed))
     }
 
-    pub fn random_param(shape: &[usize], seed: u64) -> std::sync::Arc<Param> {
-        let n = shape.iter().product();
-        let weight = Tensor::from_vec(random(n, seed), shape, &Device::Cpu).unwrap();
-        Param::trainable("weight", weight).unwrap()
+    pub fn random_param(shape: &[usize], seed: u64) -> Arc<Param> {
+        Param::trainable("weight", shape, random(shape.iter().product(), seed))
+    }
+
+    /// The weight as a tensor, for candle's operations.
+    pub fn tensor(param: &Param) -> candle_core::Tensor {
+        candle_core::Tensor::from_vec(param.values().unwrap(), param.shape(), &candle_core::Device::Cpu).unwrap()
     }
 
     /// `sum(y * c)` in f64 for fixed random c.
-    fn probe(y: &Tensor) -> f64 {
-        let weights = random(y.elem_count(), 99);
-        with_slice(y, |y| y.iter().zip(&weights).map(|(y, c)| *y as f64 * *c as f64).sum()).unwrap()
+    fn probe(y: &Array) -> f64 {
+        let weights = random(y.values().len(), 99);
+        y.values().iter().zip(&weights).map(|(y, c)| *y as f64 * *c as f64).sum()
     }
 
-    /// Checks the gradients of every input and parameter of `f` against central differences, at up to 40 elements
-    /// of each. `f` gets the inputs as tensors, so that it can be called with perturbed ones.
+    /// Checks the gradients of every input and parameter of `forward` that `backward` gives for that of its result against
+    /// central differences, at up to 40 elements of each.
     pub fn check_gradients(
-        inputs: &[Var],
-        params: &[std::sync::Arc<Param>],
-        f: impl Fn(&[Tensor], &[std::sync::Arc<Param>]) -> Tensor,
+        inputs: &[Array],
+        params: &[Arc<Param>],
+        forward: impl Fn(&[Array], &[Arc<Param>]) -> Array,
+        backward: impl Fn(&[Array], &[Arc<Param>], &Array) -> Vec<Array>,
     ) {
         const STEP: f32 = 1e-2;
         const TOLERANCE: f64 = 2e-3;
-        let tracked: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
-        let y = f(&tracked, params);
-        let dy = tensor_like(random(y.elem_count(), 99), &y).unwrap();
-        let grads = backward_from(&y, &dy).unwrap();
+        let y = forward(inputs, params);
+        let grads = backward(inputs, params, &random_array(y.rows(), y.width(), 99));
+        assert_eq!(grads.len(), inputs.len(), "every input has a gradient");
 
         let compare = |what: &str, analytic: &[f32], perturbed: &dyn Fn(usize, f32) -> f64| {
             let stride = analytic.len().div_ceil(40);
@@ -142,27 +130,22 @@ pub(crate) mod testing {
                 );
             }
         };
-        let nudge = |t: &Tensor, i: usize, by: f32| {
-            let mut values = t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            values[i] += by;
-            tensor_like(values, t).unwrap()
-        };
-        for (k, input) in inputs.iter().enumerate() {
-            let grad = grads.get(input).expect("every input has a gradient");
-            let grad = grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            compare(&format!("input {k}"), &grad, &|i, by| {
-                let mut nudged: Vec<Tensor> = inputs.iter().map(|v| v.as_detached_tensor()).collect();
-                nudged[k] = nudge(input.as_tensor(), i, by);
-                probe(&f(&nudged, params))
+        for (k, grad) in grads.iter().enumerate() {
+            assert_eq!(grad.shape(), inputs[k].shape());
+            compare(&format!("input {k}"), grad.values(), &|i, by| {
+                let mut nudged = inputs.to_vec();
+                nudged[k].values_mut()[i] += by;
+                probe(&forward(&nudged, params))
             });
         }
-        let detached: Vec<Tensor> = inputs.iter().map(|v| v.as_detached_tensor()).collect();
         for (k, param) in params.iter().enumerate() {
             let grad = param.slot().grad.clone();
             compare(&format!("parameter {k}"), &grad, &|i, by| {
+                let mut values = param.values().unwrap();
+                values[i] += by;
                 let mut nudged = params.to_vec();
-                nudged[k] = Param::frozen(param.name(), nudge(&param.weight().unwrap(), i, by)).unwrap();
-                probe(&f(&detached, &nudged))
+                nudged[k] = Param::frozen(param.name(), param.shape(), Values::F32(values));
+                probe(&forward(inputs, &nudged))
             });
         }
     }

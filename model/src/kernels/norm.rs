@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::math::{dot, sum};
-use super::{slice, tensor_like, with_slice};
+use super::refuse;
+use crate::array::Array;
+use crate::error::ModelError;
 use crate::param::Param;
 
 /// Rows handled by one task. Fixed, so that the sum over rows has the same order whatever the number of threads.
@@ -35,19 +36,77 @@ pub enum Norm {
     },
 }
 
-/// The norm of every row of `(..., hidden)`.
+impl Norm {
+    /// The factor, what is added at the end, the offset of the factor, and epsilon.
+    fn parts(&self) -> (&Arc<Param>, Option<&Arc<Param>>, f32, f32) {
+        match self {
+            Self::Rms { weight, offset, eps } => (weight, None, *offset, *eps),
+            Self::Layer { weight, bias, eps } => (weight, Some(bias), 0.0, *eps),
+        }
+    }
+
+    /// Calls `f` with the values of the weight and the bias.
+    fn with_weights<R>(&self, f: impl FnOnce(&[f32], Option<&[f32]>) -> R) -> Result<R, ModelError> {
+        match self.parts() {
+            (weight, None, ..) => weight.with_values(|w| f(w, None)),
+            (weight, Some(bias), ..) => weight.with_values(|w| bias.with_values(|b| f(w, Some(b))))?,
+        }
+    }
+}
+
+/// The norm of every row of `(rows, hidden)`, or of each of the heads that a row consists of.
 ///
 /// # Errors
 /// When the shapes do not match.
-pub fn norm(x: &Tensor, norm: &Norm) -> Result<Tensor> {
-    let (Norm::Rms { weight, .. } | Norm::Layer { weight, .. }) = norm;
-    if x.dims().last() != Some(&weight.dims1()?) {
-        candle_core::bail!("`{}` of shape {:?} for rows of {:?}", weight.name(), weight.shape(), x.shape());
-    }
-    x.contiguous()?.apply_op1(NormOp(norm.clone()))
+pub fn norm(x: &Array, norm: &Norm) -> Result<Array, ModelError> {
+    let (weight, _, offset, eps) = norm.parts();
+    check(x, weight)?;
+    let mut y = Array::zeros(x.rows(), x.width());
+    norm.with_weights(|w, b| {
+        let size = w.len() * TASK_ROWS;
+        let tasks = y.values_mut().par_chunks_mut(size).zip(x.values().par_chunks(size));
+        tasks.for_each(|(y, x)| forward_rows(y, x, w, b, offset, eps));
+    })?;
+    Ok(y)
 }
 
-struct NormOp(Norm);
+/// The gradient of `x`, given that of its norm; those of the weights go to their slots.
+///
+/// # Errors
+/// When the shapes do not match.
+pub fn norm_backward(x: &Array, norm: &Norm, dy: &Array) -> Result<Array, ModelError> {
+    let (weight, bias, offset, eps) = norm.parts();
+    check(x, weight)?;
+    if dy.shape() != x.shape() {
+        return refuse(format!("a gradient {:?} of a norm of {:?}", dy.shape(), x.shape()));
+    }
+    let mut dx = Array::zeros(x.rows(), x.width());
+    let partial: Vec<(Vec<f32>, Vec<f32>)> = norm.with_weights(|w, b| {
+        let size = w.len() * TASK_ROWS;
+        let tasks = dx.values_mut().par_chunks_mut(size).zip(x.values().par_chunks(size));
+        let tasks = tasks.zip(dy.values().par_chunks(size));
+        tasks.map(|((dx, x), dy)| backward_rows(dx, x, dy, w, b.is_some(), offset, eps)).collect()
+    })?;
+    let add = |param: &Arc<Param>, parts: &mut dyn Iterator<Item = &Vec<f32>>| {
+        if param.is_trainable() {
+            let mut slot = param.slot();
+            parts.for_each(|part| slot.grad.iter_mut().zip(part).for_each(|(sum, d)| *sum += d));
+        }
+    };
+    add(weight, &mut partial.iter().map(|(dw, _)| dw));
+    if let Some(bias) = bias {
+        add(bias, &mut partial.iter().map(|(_, db)| db));
+    }
+    Ok(dx)
+}
+
+fn check(x: &Array, weight: &Param) -> Result<(), ModelError> {
+    let width = weight.dims1()?;
+    match width > 0 && x.width().is_multiple_of(width) {
+        true => Ok(()),
+        false => refuse(format!("`{}` of shape {:?} for rows of {:?}", weight.name(), weight.shape(), x.shape())),
+    }
+}
 
 /// Mean (0 for RMS) and factor of a row.
 #[inline(always)]
@@ -105,60 +164,11 @@ fn backward_rows(
     (dw, db)
 }
 
-impl CustomOp1 for NormOp {
-    fn name(&self) -> &'static str {
-        "norm"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(storage, layout)?;
-        let mut y = vec![0f32; x.len()];
-        let mut run = |w: &[f32], b: Option<&[f32]>, offset: f32, eps: f32| {
-            let size = w.len() * TASK_ROWS;
-            y.par_chunks_mut(size).zip(x.par_chunks(size)).for_each(|(y, x)| forward_rows(y, x, w, b, offset, eps));
-        };
-        match &self.0 {
-            Norm::Rms { weight, offset, eps } => weight.with_values(|w| run(w, None, *offset, *eps))?,
-            Norm::Layer { weight, bias, eps } => {
-                weight.with_values(|w| bias.with_values(|b| run(w, Some(b), 0.0, *eps)))??
-            }
-        }
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let (weight, bias, offset, eps) = match &self.0 {
-            Norm::Rms { weight, offset, eps } => (weight, None, *offset, *eps),
-            Norm::Layer { weight, bias, eps } => (weight, Some(bias), 0.0, *eps),
-        };
-        let mut dx = vec![0f32; x.elem_count()];
-        let size = weight.dims1()? * TASK_ROWS;
-        let partial: Vec<(Vec<f32>, Vec<f32>)> = with_slice(x, |x| {
-            with_slice(dy, |dy| {
-                weight.with_values(|w| {
-                    let tasks = dx.par_chunks_mut(size).zip(x.par_chunks(size)).zip(dy.par_chunks(size));
-                    tasks.map(|((dx, x), dy)| backward_rows(dx, x, dy, w, bias.is_some(), offset, eps)).collect()
-                })
-            })
-        })???;
-        let add = |param: &Arc<Param>, parts: &mut dyn Iterator<Item = &Vec<f32>>| {
-            if param.is_trainable() {
-                let mut slot = param.slot();
-                parts.for_each(|part| slot.grad.iter_mut().zip(part).for_each(|(sum, d)| *sum += d));
-            }
-        };
-        add(weight, &mut partial.iter().map(|(dw, _)| dw));
-        if let Some(bias) = bias {
-            add(bias, &mut partial.iter().map(|(_, db)| db));
-        }
-        Ok(Some(tensor_like(dx, x)?))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::testing::*;
     use super::*;
-    use crate::kernels::testing::*;
+    use candle_core::{Device, Tensor};
 
     fn rms(p: &[Arc<Param>], offset: f32) -> Norm {
         Norm::Rms { weight: p[0].clone(), offset, eps: 1e-5 }
@@ -168,34 +178,39 @@ mod tests {
         Norm::Layer { weight: p[0].clone(), bias: p[1].clone(), eps: 1e-5 }
     }
 
+    fn check_norm(x: Array, params: &[Arc<Param>], of: impl Fn(&[Arc<Param>]) -> Norm) {
+        check_gradients(
+            &[x],
+            params,
+            |x, p| norm(&x[0], &of(p)).unwrap(),
+            |x, p, dy| vec![norm_backward(&x[0], &of(p), dy).unwrap()],
+        );
+    }
+
     #[test]
     fn gradients() {
         for offset in [0.0, 1.0] {
-            check_gradients(&[random_var(&[130, 6], 1)], &[random_param(&[6], 2)], |x, p| {
-                norm(&x[0], &rms(p, offset)).unwrap()
-            });
+            check_norm(random_array(130, 6, 1), &[random_param(&[6], 2)], |p| rms(p, offset));
         }
-        let params = [random_param(&[6], 2), random_param(&[6], 3)];
-        check_gradients(&[random_var(&[130, 6], 1)], &params, |x, p| norm(&x[0], &layer(p)).unwrap());
+        check_norm(random_array(130, 6, 1), &[random_param(&[6], 2), random_param(&[6], 3)], layer);
         // The heads of a layer, each normalised by itself.
-        check_gradients(&[random_var(&[7, 3, 6], 1)], &[random_param(&[6], 2)], |x, p| {
-            norm(&x[0], &rms(p, 0.0)).unwrap()
-        });
+        check_norm(random_array(7, 18, 1), &[random_param(&[6], 2)], |p| rms(p, 0.0));
     }
 
     #[test]
     fn equals_candle() {
-        let x = (random_var(&[4, 9], 1).as_tensor() + 3.0).unwrap();
+        let x = Array::new(4, 9, random(36, 1).iter().map(|x| x + 3.0).collect());
         let params = [random_param(&[9], 2), random_param(&[9], 3)];
-        let [w, b] = params.each_ref().map(|p| p.weight().unwrap());
-        let difference = |ours: Tensor, theirs: Tensor| {
-            (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+        let [w, b] = params.each_ref().map(|p| tensor(p));
+        let assert_near = |ours: Norm, theirs: Tensor, tolerance: f32| {
+            let theirs = theirs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let ours = norm(&x, &ours).unwrap();
+            assert!(ours.values().iter().zip(theirs).all(|(a, b)| (a - b).abs() < tolerance));
         };
-        let theirs = candle_nn::ops::rms_norm_slow(&x, &w, 1e-5).unwrap();
-        assert!(difference(norm(&x, &rms(&params, 0.0)).unwrap(), theirs) < 1e-6);
+        let x = Tensor::from_slice(x.values(), (4, 9), &Device::Cpu).unwrap();
+        assert_near(rms(&params, 0.0), candle_nn::ops::rms_norm_slow(&x, &w, 1e-5).unwrap(), 1e-6);
         let theirs = candle_nn::ops::rms_norm_slow(&x, &(&w + 1.0).unwrap(), 1e-5).unwrap();
-        assert!(difference(norm(&x, &rms(&params, 1.0)).unwrap(), theirs) < 1e-6);
-        let theirs = candle_nn::ops::layer_norm_slow(&x, &w, &b, 1e-5).unwrap();
-        assert!(difference(norm(&x, &layer(&params)).unwrap(), theirs) < 2e-6);
+        assert_near(rms(&params, 1.0), theirs, 1e-6);
+        assert_near(layer(&params), candle_nn::ops::layer_norm_slow(&x, &w, &b, 1e-5).unwrap(), 2e-6);
     }
 }

@@ -1,7 +1,7 @@
 //! Peak memory of a run, from the shapes alone.
 //!
-//! The sums follow the code: which tensors candle's graph keeps of a block until the block's backward pass, what that
-//! backward pass needs besides, the head's tile, and what widening or saving a weight copies. Everything is counted in
+//! The sums follow the code: which arrays a block's forward pass saves for its backward pass, what that backward pass needs
+//! besides, the head's tile, and what widening or saving a weight copies. Everything is counted in
 //! numbers of f32 and multiplied at the end. `tests/check.rs` compares with the memory of real runs.
 
 use orpo_model::{Decoder, ModelConfig, NormPlacement, Positions};
@@ -138,43 +138,48 @@ impl<'a> Shape<'a> {
         (c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim)
     }
 
-    /// Numbers a row that a block's graph keeps: its input and every operation's output.
-    fn graph(&self) -> usize {
+    /// Numbers a row that a block's backward pass needs: the block's input and what its forward pass saves.
+    fn saved(&self) -> usize {
         let c = self.config;
         let (queries, keys) = self.projected();
         let normed = usize::from(c.qk_norm);
-        // Input; attention's and feed-forward layer's outputs, into which the sums are fused but for the sandwich; norms.
+        // The input; then the arrays of `Saved` that are as wide.
         let hidden = match c.norm_placement {
-            NormPlacement::Pre | NormPlacement::Post => 5,
-            NormPlacement::Sandwich => 9,
-            NormPlacement::Parallel => 4,
+            NormPlacement::Pre | NormPlacement::Post => 4,
+            NormPlacement::Sandwich => 6,
+            NormPlacement::Parallel => 2,
         };
-        // The activation is fused into the projection behind it.
-        let inner = if c.gated_mlp { 2 } else { 1 };
         // Queries, keys and values; attention's output and its log-sum-exp.
-        hidden * c.hidden_size
-            + (2 + normed) * queries
-            + (2 + normed) * keys
-            + c.num_attention_heads
-            + inner * c.intermediate_size
+        hidden * c.hidden_size + (2 + normed) * queries + (2 + normed) * keys + c.num_attention_heads + self.inner()
     }
 
-    /// Numbers a row that the backward pass of a block needs beside its graph, at its widest operation: gradients of that
-    /// operation, what candle adds them to, and the residual stream's.
+    /// Numbers a row that the feed-forward layer saves besides its input: the activation is computed again.
+    fn inner(&self) -> usize {
+        let c = self.config;
+        if c.gated_mlp { 2 * c.intermediate_size } else { c.intermediate_size }
+    }
+
+    /// Numbers a row that the backward pass of a block needs besides what was saved, at its widest operation: the gradients
+    /// of that operation and of the residual stream.
     fn block_backward(&self) -> usize {
         let c = self.config;
         let (queries, keys) = self.projected();
-        let feed_forward = if c.gated_mlp { 4 } else { 3 } * c.intermediate_size;
-        let attention = (3 * queries + 4 * keys).max(4 * queries + 2 * keys);
-        2 * c.hidden_size + feed_forward.max(attention)
+        let feed_forward = if c.gated_mlp { 3 } else { 2 } * c.intermediate_size;
+        // The output's gradient; those of queries, keys and values by groups, and in the order of the rows.
+        let attention = 3 * queries + 4 * keys;
+        match c.norm_placement {
+            NormPlacement::Parallel => 2 * c.hidden_size + feed_forward.max(attention),
+            // By then what the feed-forward layer saved is gone.
+            _ => c.hidden_size + feed_forward.max(attention.saturating_sub(self.inner())),
+        }
     }
 
-    /// Numbers a row of a block's forward pass without a graph, at its widest operation.
+    /// Numbers a row of a block's forward pass that saves nothing, at its widest operation.
     fn block_forward(&self) -> usize {
         let c = self.config;
         let (queries, keys) = self.projected();
         let feed_forward = if c.gated_mlp { 3 } else { 2 } * c.intermediate_size;
-        2 * c.hidden_size + feed_forward.max(4 * queries + 3 * keys)
+        (4 * c.hidden_size + feed_forward).max(2 * c.hidden_size + 4 * queries + 3 * keys)
     }
 
     /// Attention's scores, which every thread has for itself, and the angles of the rotation.
@@ -194,17 +199,16 @@ impl<'a> Shape<'a> {
     fn training(&self, load: &Load) -> Transient {
         let c = self.config;
         let hidden = load.rows * c.hidden_size;
-        let graph = load.rows * self.graph();
+        let saved = load.rows * self.saved();
         let (kept, again) = match self.checkpointing {
-            false => (c.num_hidden_layers * graph, 0),
-            true => (c.num_hidden_layers * hidden, graph),
+            false => (c.num_hidden_layers * saved, 0),
+            true => (c.num_hidden_layers * hidden, saved - hidden),
         };
-        // The last block's output as the head's input; of the head the chosen rows, normalised and projected.
-        let head = hidden + load.labels * (c.hidden_size + c.embedding_size);
         let tile = self.tile(load);
-        let in_head = tile + load.labels * c.embedding_size;
-        let in_block = hidden + again + load.rows * self.block_backward() + self.scratch(load);
-        let activations = kept + head + in_head.max(in_block) - tile;
+        // Of the head the chosen rows, normalised and projected, and the gradient of its input.
+        let in_head = tile + load.labels * (c.hidden_size + 2 * c.embedding_size);
+        let in_block = again + load.rows * self.block_backward() + self.scratch(load);
+        let activations = kept + in_head.max(in_block) - tile;
         Transient { activations, logits: tile, widened: self.widened }
     }
 

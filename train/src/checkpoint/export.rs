@@ -6,12 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::DType;
 use clap::ValueEnum;
 use orpo_chat::ChatTokenizer;
 use orpo_files::write_json;
 use orpo_model::adapter::{ADAPTER_CONFIG, ADAPTER_FILE, BaseName};
-use orpo_model::{Decoder, Param};
+use orpo_model::{Decoder, Param, Values};
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -70,19 +69,19 @@ pub enum WeightDtype {
 }
 
 impl WeightDtype {
-    fn candle(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
-            Self::F16 => DType::F16,
-        }
-    }
-
     fn safetensors(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
             Self::Bf16 => Dtype::BF16,
             Self::F16 => Dtype::F16,
+        }
+    }
+
+    /// Of a number.
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 | Self::F16 => 2,
         }
     }
 
@@ -307,27 +306,11 @@ impl View for &Weight<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let bytes = || -> Result<Vec<u8>, TrainError> {
-            let weight = self.decoder.merged_weight(self.param)?.to_dtype(self.dtype.candle())?.flatten_all()?;
-            Ok(match self.dtype {
-                WeightDtype::F32 => bytes_of(&weight.to_vec1::<f32>()?),
-                WeightDtype::Bf16 => {
-                    weight.to_vec1::<half::bf16>()?.into_iter().flat_map(half::bf16::to_le_bytes).collect()
-                }
-                WeightDtype::F16 => {
-                    weight.to_vec1::<half::f16>()?.into_iter().flat_map(half::f16::to_le_bytes).collect()
-                }
-            })
-        };
-        Cow::Owned(bytes().expect("a parameter is a contiguous float tensor on the CPU"))
+        let values = self.decoder.merged_weight(self.param).expect("the values of a loaded model are there");
+        Cow::Owned(Values::to_bytes(self.dtype.safetensors(), &values))
     }
 
     fn data_len(&self) -> usize {
-        self.param.elem_count() * self.dtype.candle().size_in_bytes()
+        self.param.elem_count() * self.dtype.bytes()
     }
-}
-
-/// Little-endian bytes, as safetensors stores numbers.
-pub(super) fn bytes_of(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }

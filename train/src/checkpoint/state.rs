@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use orpo_files::{recover, remove_dir, replace_dir, write_json};
 use orpo_model::adapter::ADAPTER_FILE;
-use orpo_model::{Decoder, Param, WeightFiles, WeightSource};
+use orpo_model::{Decoder, Param, Values, WeightFiles};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::export::{ModelFiles, WeightFormat, bytes_of, write_tensors, write_trained};
+use super::export::{ModelFiles, WeightFormat, write_tensors, write_trained};
 use crate::error::TrainError;
 use crate::loss::PreferenceMetrics;
 use crate::selection::SelectionState;
@@ -145,10 +145,8 @@ impl CheckpointDir {
         let moments = WeightFiles::open_file(&dir.join(OPTIMIZER))?;
         for param in decoder.trainable() {
             let shape = param.shape().to_vec();
-            param.assign(&weights.tensor(param.name(), &shape)?)?;
-            let moment = |kind: Kind| -> Result<Vec<f32>, TrainError> {
-                Ok(moments.tensor(&kind.tensor_name(&param), &shape)?.flatten_all()?.to_vec1()?)
-            };
+            param.assign(&weights.read_f32(param.name(), &shape)?)?;
+            let moment = |kind: Kind| moments.read_f32(&kind.tensor_name(&param), &shape);
             let (first, second) = (moment(Kind::First)?, moment(Kind::Second)?);
             let mut slot = param.slot();
             slot.first_moment = first;
@@ -214,10 +212,13 @@ impl safetensors::View for Moment {
 
     fn data(&self) -> Cow<'_, [u8]> {
         let slot = self.param.slot();
-        Cow::Owned(bytes_of(match self.kind {
-            Kind::First => &slot.first_moment,
-            Kind::Second => &slot.second_moment,
-        }))
+        Cow::Owned(Values::to_bytes(
+            Dtype::F32,
+            match self.kind {
+                Kind::First => &slot.first_moment,
+                Kind::Second => &slot.second_moment,
+            },
+        ))
     }
 
     fn data_len(&self) -> usize {

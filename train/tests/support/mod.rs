@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use orpo_model::{Decoder, ModelConfig, Param, Trained, WeightFiles};
 use orpo_train::data::{Batch, Example, Sequence, collate};
 use orpo_train::loss::NllTarget;
@@ -81,7 +81,12 @@ pub fn collect(examples: &[Example]) -> Batch {
 }
 
 pub fn values(param: &Param) -> Vec<f32> {
-    param.weight().unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    param.values().unwrap()
+}
+
+/// A weight as a tensor, for candle's operations.
+pub fn tensor(param: &Param) -> Tensor {
+    Tensor::from_vec(values(param), param.shape(), &Device::Cpu).unwrap()
 }
 
 /// Relative error of `ours` against `theirs` in the Euclidean norm.
