@@ -9,6 +9,13 @@ use crate::names::{LM_HEAD, Names};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AdapterId(pub(super) u32);
 
+impl AdapterId {
+    /// The adapter of a number, for what takes a model's place in tests.
+    pub fn numbered(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 /// What an adapter adds to the linear layer `module`: `scale * (x A^T) B^T`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LowRank {
