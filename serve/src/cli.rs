@@ -22,6 +22,7 @@ use crate::engine::{self, Engine, EngineChoice, Prepared, choice};
 use crate::keys;
 use crate::keys::ApiKeys;
 use crate::layers::Hosts;
+use crate::load::adapter::Adapter;
 use crate::load::{self, Weights};
 use crate::server::{self, Stop, stopped};
 use crate::state::{Access, AppState, Served};
@@ -90,9 +91,14 @@ fn run(args: &ServeArgs) -> anyhow::Result<()> {
 async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Served>> {
     let (own_args, scratch) = (args.clone(), scratch.to_path_buf());
     let models = tokio::task::spawn_blocking(move || load::models(&own_args, &scratch));
-    let mut served = Vec::new();
+    let mut served: Vec<Served> = Vec::new();
     for model in models.await.context("the loading task failed")?? {
-        let (engine, kind) = load_engine(args, &model).await?;
+        let (engine, kind) = match (&model.weights, served.first()) {
+            (Weights::Adapter(adapter), Some(base)) => {
+                (with_adapter(&model.name, &base.engine, adapter).await?, EngineChoice::Native)
+            }
+            _ => load_engine(args, &model).await?,
+        };
         tracing::info!(name = %model.name, context_length = engine.context_length(), "loaded");
         let settings = json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -103,6 +109,14 @@ async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Ser
         served.push(Served::of(model, engine, settings));
     }
     Ok(served)
+}
+
+/// The base's engine with an adapter.
+async fn with_adapter(name: &str, base: &Arc<dyn Engine>, adapter: &Adapter) -> anyhow::Result<Arc<dyn Engine>> {
+    let (base, layers) = (base.clone(), adapter.low_rank());
+    let engine =
+        tokio::task::spawn_blocking(move || base.with_adapter(layers)).await.context("the loading task failed")?;
+    engine.map_err(|error| anyhow::anyhow!("cannot load the adapter `{name}`: {error}"))
 }
 
 async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(Arc<dyn Engine>, EngineChoice)> {
@@ -116,24 +130,30 @@ async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(A
                 Prepared::Candle(..) if args.quantize.is_some() => {
                     anyhow::bail!("{}: the engine `candle` does not quantise; leave out --quantize", cannot_serve())
                 }
+                Prepared::Native(_) if args.quantize.is_some() => {
+                    anyhow::bail!("{}: the engine `native` does not quantise yet; leave out --quantize", cannot_serve())
+                }
+                prepared @ Prepared::Native(_) => prepared,
                 prepared @ Prepared::Candle(..) => prepared,
             }
         }
-        Weights::Gguf(_) if args.engine == EngineChoice::Candle => {
-            anyhow::bail!("cannot serve `{name}`: the engine `candle` reads no GGUF; leave out --engine")
+        Weights::Gguf(_) if matches!(args.engine, EngineChoice::Candle | EngineChoice::Native) => {
+            anyhow::bail!("cannot serve `{name}`: the engine `{}` reads no GGUF; leave out --engine", args.engine)
         }
+        Weights::Adapter(_) => anyhow::bail!("cannot serve `{name}`: it is an adapter without its base"),
         Weights::Gguf(gguf) => Prepared::Mistralrs(stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?),
     };
     let format = match &prepared {
         Prepared::Mistralrs(staged) => staged.format,
         Prepared::Candle(..) => Format::Safetensors(None),
+        Prepared::Native(_) => Format::Safetensors(args.quantize),
     };
     tracing::info!(%name, engine = %prepared.engine(), asked = %args.engine, weights = %format, "loading");
     if cfg!(all(target_arch = "x86_64", not(target_feature = "avx2"))) && format != Format::Safetensors(None) {
         tracing::warn!("quantised weights are slow in this build: it has no AVX2; build with -C target-cpu=x86-64-v3");
     }
     let kind = prepared.engine();
-    let engine = engine::load(prepared, tokenizer, args.max_concurrent).await;
+    let engine = engine::load(prepared, tokenizer, args.engine_options()).await;
     Ok((engine.with_context(|| format!("cannot load `{name}`"))?, kind))
 }
 

@@ -4,7 +4,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::engine::EngineChoice;
+use crate::engine::{EngineChoice, Options};
 use crate::layers::Origin;
 use crate::load::hub;
 use crate::state::Limits;
@@ -62,10 +62,15 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_ENGINE", value_name = "ENGINE", value_enum, default_value_t)]
     pub engine: EngineChoice,
 
-    /// Requests that generate at a time; on a CPU more than one is not faster, and only with one is each reply
-    /// bit-identical whatever else runs
-    #[arg(long, env = "ORPO_SERVE_MAX_CONCURRENT", value_name = "N", default_value = "1")]
-    pub max_concurrent: NonZeroUsize,
+    /// Requests that generate at a time. With the engine native they share each step, and every reply is bit-identical
+    /// whatever else runs; with mistralrs that holds only for one, and more are not faster [default: 16 for native, else 1]
+    #[arg(long, env = "ORPO_SERVE_MAX_CONCURRENT", value_name = "N")]
+    pub max_concurrent: Option<NonZeroUsize>,
+
+    /// Bytes of the engine native's cache for keys and values. What requests do not need just now keeps the beginnings of
+    /// earlier ones [default: a quarter of the available memory, but no more than --max-concurrent full contexts]
+    #[arg(long, env = "ORPO_SERVE_KV_CACHE_BYTES", value_name = "N")]
+    pub kv_cache_bytes: Option<NonZeroUsize>,
 
     /// Requests that may wait; more are answered with 429
     #[arg(long, env = "ORPO_SERVE_MAX_QUEUE", value_name = "N", default_value_t = 64)]
@@ -189,12 +194,17 @@ impl ServeArgs {
     /// What bounds a request.
     pub fn limits(&self) -> Limits {
         Limits {
-            max_concurrent: self.max_concurrent.get(),
+            max_concurrent: self.max_concurrent.map_or(1, NonZeroUsize::get),
             max_queue: self.max_queue,
             request_timeout: Duration::from_secs(self.request_timeout_secs.get()),
             body_timeout: Duration::from_secs(self.body_timeout_secs.get()),
             max_body_bytes: self.max_body_bytes.get(),
         }
+    }
+
+    /// How the engine is to run.
+    pub fn engine_options(&self) -> Options {
+        Options { max_concurrent: self.max_concurrent, kv_cache_bytes: self.kv_cache_bytes.map(NonZeroUsize::get) }
     }
 
     /// The names of the model, at least one: as given, else the hub id or that of the directory or file.

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::admission::Admission;
 use crate::engine::constraint::{ConstraintError, Grammars};
-use crate::engine::{Engine, known_ids};
+use crate::engine::{Engine, Occupancy, known_ids};
 use crate::keys::ApiKeys;
 use crate::layers::{Hosts, Origin};
 use crate::load::Model;
@@ -207,12 +207,15 @@ impl AppState {
 
     /// What goes on now, for `/metrics`.
     pub fn gauges(&self) -> Gauges {
-        Gauges {
-            running: self.admission.running(),
-            waiting: self.admission.waiting(),
-            max_queue: self.limits.max_queue,
-            ready: self.ready().is_ok(),
-        }
+        let base = self.models().ok().and_then(<[_]>::first);
+        // Adapters are served by the base's engine, or there is none that schedules.
+        let occupancy = base.and_then(|served| served.engine.occupancy());
+        let (running, waiting) = match occupancy {
+            Some(Occupancy { running, waiting, .. }) => (running, waiting),
+            None => (self.admission.running(), self.admission.waiting()),
+        };
+        let model = base.map(|served| served.name.clone());
+        Gauges { running, waiting, max_queue: self.limits.max_queue, ready: self.ready().is_ok(), model, occupancy }
     }
 
     /// Begins to serve one model; later ones are ignored.
@@ -222,7 +225,12 @@ impl AppState {
 
     /// Begins to serve these models; later ones are ignored.
     pub fn serve_all(&self, served: Vec<Served>) {
-        let _ = self.served.set(served.into_iter().map(Arc::new).collect());
+        let occupancy = served.first().and_then(|served| served.engine.occupancy());
+        if self.served.set(served.into_iter().map(Arc::new).collect()).is_ok()
+            && let Some(occupancy) = occupancy
+        {
+            self.admission.leave_the_line_to_the_engine(occupancy.sequences);
+        }
     }
 
     /// All models, the base first.

@@ -19,8 +19,7 @@ use orpo_serve::engine::{
 use orpo_serve::state::Served;
 use serde_json::{Value, json};
 
-const FAMILIES: [&str; 10] =
-    ["llama", "llama3", "llama_yarn", "mistral", "qwen2", "qwen3", "gemma2", "phi", "opt", "opt350"];
+const FAMILIES: [&str; 9] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gemma2", "phi", "opt", "opt350"];
 /// Of a log-probability, between single and double precision.
 const TOLERANCE: f64 = 1e-4;
 
@@ -191,7 +190,9 @@ fn mixed(served: &Served) -> Vec<GenerateRequest> {
                 1 => Sampling { seed: Some(number.into()), presence_penalty: 0.3, ..Sampling::default() },
                 _ => Sampling {
                     seed: Some(7),
-                    constraint: Some(grammars.constraint(&Grammar::JsonSchema(schema.clone()), request.max_tokens).unwrap()),
+                    constraint: Some(
+                        grammars.constraint(&Grammar::JsonSchema(schema.clone()), request.max_tokens).unwrap(),
+                    ),
                     ..Sampling::default()
                 },
             };

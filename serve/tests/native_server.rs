@@ -37,8 +37,7 @@ async fn load(dir: &Path, options: Options) -> Arc<dyn Engine> {
 async fn engine(sequences: usize, pages: usize) -> Arc<dyn Engine> {
     let dir = tempfile::tempdir().unwrap();
     random_model::write(dir.path(), "f32", json!({}));
-    let options =
-        Options { max_concurrent: NonZeroUsize::new(sequences), kv_cache_bytes: Some(pages * PAGE_BYTES) };
+    let options = Options { max_concurrent: NonZeroUsize::new(sequences), kv_cache_bytes: Some(pages * PAGE_BYTES) };
     let engine = load(dir.path(), options).await;
     assert_eq!(engine.occupancy().map(|occupancy| occupancy.pages), Some(pages));
     engine
@@ -178,7 +177,11 @@ fn mixed() -> Vec<Value> {
         completion("to be scored and continued", 10, json!({"echo": true, "logprobs": 1})),
         completion("streamed", 30, json!({"stream": true, "logprobs": 1})),
         completion("several", 15, json!({"n": 3, "temperature": 1, "seed": 5})),
-        completion("a longer prompt than the others have, bound", 30, json!({"guided_regex": "[a-f]{3,9}", "logprobs": 1})),
+        completion(
+            "a longer prompt than the others have, bound",
+            30,
+            json!({"guided_regex": "[a-f]{3,9}", "logprobs": 1}),
+        ),
     ]
 }
 
@@ -343,7 +346,9 @@ async fn usage_and_metrics_tell_what_was_known() {
         ("num_requests_running", "gauge", 0),
         ("num_requests_waiting", "gauge", 0),
     ] {
-        assert!(metrics.contains(&format!("# TYPE vllm:{name} {kind}\nvllm:{name}{{model_name=\"{MODEL}\"}} {value}\n")));
+        assert!(
+            metrics.contains(&format!("# TYPE vllm:{name} {kind}\nvllm:{name}{{model_name=\"{MODEL}\"}} {value}\n"))
+        );
     }
 }
 

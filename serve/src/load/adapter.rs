@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use orpo_model::infer::LowRank;
 use regex::Regex;
 use serde_json::{Map, Value};
 
@@ -108,6 +109,22 @@ impl Adapter {
             tracing::warn!(adapter = %dir.display(), "`fan_in_fan_out` has no meaning for linear layers and is not used");
         }
         Ok(Self { dir: dir.to_path_buf(), layers })
+    }
+}
+
+impl Adapter {
+    /// Its matrices, for an engine that computes them beside the base's.
+    pub fn low_rank(&self) -> Vec<LowRank> {
+        let layer = |(module, lora): (&String, &Lora)| {
+            let Lora { a, b, rank, scale, .. } = lora;
+            LowRank { module: module.clone(), rank: *rank, a: a.clone(), b: b.clone(), scale: *scale }
+        };
+        self.layers.iter().map(layer).collect()
+    }
+
+    /// The directory with the tokenizer of a model with this adapter: its own where it has one, else the base's.
+    pub fn tokenizer_dir<'a>(&'a self, base: &'a Path) -> &'a Path {
+        if self.dir.join("tokenizer.json").exists() { &self.dir } else { base }
     }
 }
 

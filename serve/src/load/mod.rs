@@ -22,7 +22,7 @@ use self::gguf::Gguf;
 pub use self::merge::merge;
 use crate::checkpoint::Checkpoint;
 use crate::config::ServeArgs;
-use crate::engine::choice;
+use crate::engine::{EngineChoice, choice};
 
 /// A model that is complete and checked, but not loaded.
 #[derive(Debug)]
@@ -48,10 +48,12 @@ pub enum Weights {
     Checkpoint(Box<Checkpoint>),
     /// A GGUF file, which brings its config with it.
     Gguf(Gguf),
+    /// An adapter for the engine that serves the base.
+    Adapter(Adapter),
 }
 
-/// All models that `args` ask for, the base first. Adapters are merged into directories below `scratch`, which must
-/// stay as long as the models are used. Blocks: it may fetch, hash and write whole models.
+/// All models that `args` ask for, the base first. Where the engine takes no adapters, they are merged into directories
+/// below `scratch`, which must stay as long as the models are used. Blocks: it may fetch, hash and write whole models.
 ///
 /// # Errors
 /// In one line: what is wrong with which model, and what to do.
@@ -67,7 +69,8 @@ pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
     }
     let base = Checkpoint::open(&path)?;
     // Before long work: what no engine can run.
-    choice::select(args.engine, &base).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
+    let selected = choice::select(args.engine, &base);
+    let engine = selected.with_context(|| format!("cannot serve `{}`", args.model.display()))?.engine();
     let tokenizer_of_base = tokenizer(args, &base.dir)?;
     check_vocabulary(&tokenizer_of_base, &base)?;
     let adapters: Vec<Adapter> =
@@ -77,15 +80,18 @@ pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
     }
     let name = names.remove(0);
     let mut models = Vec::with_capacity(1 + adapters.len());
-    for (number, (named, adapter)) in args.adapter.iter().zip(&adapters).enumerate() {
-        tracing::info!(adapter = %named.name, dir = %named.dir.display(), "merging");
-        let checkpoint = merge(&base, adapter, &scratch.join(number.to_string()))?;
-        let tokenizer =
-            tokenizer(args, &checkpoint.dir).with_context(|| format!("adapter `{}`", named.dir.display()))?;
-        check_vocabulary(&tokenizer, &checkpoint)?;
+    for (number, (named, adapter)) in args.adapter.iter().zip(adapters).enumerate() {
+        let tokenizer = tokenizer(args, adapter.tokenizer_dir(&base.dir))
+            .with_context(|| format!("adapter `{}`", named.dir.display()))?;
+        check_vocabulary(&tokenizer, &base)?;
         let parent = Some(name.clone());
         let lineage = manifest::lineage(&named.dir, !args.no_verify)?;
-        let weights = Weights::Checkpoint(Box::new(checkpoint));
+        let weights = if engine == EngineChoice::Native {
+            Weights::Adapter(adapter)
+        } else {
+            tracing::info!(adapter = %named.name, dir = %named.dir.display(), "merging");
+            Weights::Checkpoint(Box::new(merge(&base, &adapter, &scratch.join(number.to_string()))?))
+        };
         models.push(Model { name: named.name.clone(), aliases: Vec::new(), parent, lineage, weights, tokenizer });
     }
     let lineage = manifest::lineage(&base.dir, !args.no_verify)?;

@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn the_smaller_of_machine_and_container_counts() {
-        let machine = Memory::of_machine("MemTotal:       16000 kB\nMemFree: 1 kB\nMemAvailable:   12000 kB\n").unwrap();
+        let machine =
+            Memory::of_machine("MemTotal:       16000 kB\nMemFree: 1 kB\nMemAvailable:   12000 kB\n").unwrap();
         assert_eq!(machine, Memory { total: 16000 * 1024, available: 12000 * 1024 });
         let group = Memory::of_group("8000000\n", "5000000\n", "anon 3\ninactive_file 2000000\n").unwrap();
         assert_eq!(group, Memory { total: 8_000_000, available: 5_000_000 });

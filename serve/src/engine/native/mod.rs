@@ -19,7 +19,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use orpo_chat::ChatTokenizer;
-use orpo_model::infer::{AdapterId, Inference, Storage, Workspace};
+use orpo_model::infer::{Adapter, AdapterId, Batch, Inference, LowRank, Storage, Workspace};
 use orpo_model::kv::{PAGE, Pages};
 use orpo_model::{Checkpoint, ModelConfig};
 use tokio::sync::oneshot;
@@ -27,11 +27,8 @@ use tokio::sync::oneshot;
 use self::cache::Cache;
 use self::memory::Memory;
 use self::scheduler::{Bounds, Scheduler};
-use self::worker::{Command, Forward, Sizes, Worker};
-use crate::config::Quantization;
-use super::{
-    Engine, EngineError, GenerateRequest, Generation, LoadError, Occupancy, Options, Scoring, known_ids,
-};
+use self::worker::{Command, Model, Sizes, Worker};
+use super::{Engine, EngineError, GenerateRequest, Generation, LoadError, Occupancy, Options, Scoring, known_ids};
 
 /// Sequences that run at a time unless something else is asked for.
 const DEFAULT_SEQUENCES: NonZeroUsize = NonZeroUsize::new(16).unwrap();
@@ -47,8 +44,23 @@ const UNKNOWN_MEMORY: usize = 1 << 30;
 pub struct NativeEngine {
     commands: Sender<Command>,
     context_length: usize,
-    adapter: Option<AdapterId>,
+    /// None for the base.
+    adapter: Option<Arc<Loaded>>,
     occupancy: Arc<Mutex<Occupancy>>,
+}
+
+/// An adapter that is unloaded when dropped.
+#[derive(Debug)]
+struct Loaded {
+    id: AdapterId,
+    commands: Sender<Command>,
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        // Without the thread nothing is left to be unloaded.
+        let _ = self.commands.send(Command::RemoveAdapter(self.id));
+    }
 }
 
 /// What an engine is loaded from.
@@ -62,23 +74,6 @@ pub struct NativeModel {
     pub quantize: Option<Storage>,
 }
 
-impl NativeModel {
-    /// Has the matrices quantised while they are loaded.
-    pub fn quantized(self, quantization: Option<Quantization>) -> Self {
-        let quantize = quantization.map(|quantization| match quantization {
-            Quantization::Q2K => Storage::Q2K,
-            Quantization::Q3K => Storage::Q3K,
-            Quantization::Q4_0 => Storage::Q4_0,
-            Quantization::Q4K => Storage::Q4K,
-            Quantization::Q5_0 => Storage::Q5_0,
-            Quantization::Q5K => Storage::Q5K,
-            Quantization::Q6K => Storage::Q6K,
-            Quantization::Q8_0 => Storage::Q8_0,
-        });
-        Self { quantize, ..self }
-    }
-}
-
 impl NativeEngine {
     /// Loads the weights.
     ///
@@ -86,13 +81,10 @@ impl NativeEngine {
     /// [`LoadError::Engine`] with what is wrong with them, or with the size of the cache.
     pub async fn load(model: NativeModel, options: Options, tokenizer: &ChatTokenizer) -> Result<Self, LoadError> {
         let NativeModel { dir, config, quantize } = model;
-        let load = move || -> Result<Forward, String> {
+        let load = move || -> Result<Box<dyn Model>, String> {
             let checkpoint = Checkpoint::open(&dir).map_err(|error| error.to_string())?;
             let inference = Inference::load(&checkpoint, quantize).map_err(|error| error.to_string())?;
-            let mut workspace = Workspace::default();
-            Ok(Box::new(move |batch, pages, logits| {
-                inference.forward(batch, pages, &mut workspace, logits).map_err(|error| error.to_string())
-            }))
+            Ok(Box::new(Decoder { inference, workspace: Workspace::default() }))
         };
         Self::start(config, options, known_ids(tokenizer), load).await
     }
@@ -102,15 +94,14 @@ impl NativeEngine {
         config: ModelConfig,
         options: Options,
         known_ids: usize,
-        load: impl FnOnce() -> Result<Forward, String> + Send + 'static,
+        load: impl FnOnce() -> Result<Box<dyn Model>, String> + Send + 'static,
     ) -> Result<Self, LoadError> {
         let (commands, line) = channel();
-        let occupancy =
-            Arc::new(Mutex::new(Occupancy { sequences: sequences(options), ..Occupancy::default() }));
+        let occupancy = Arc::new(Mutex::new(Occupancy { sequences: sequences(options), ..Occupancy::default() }));
         let told = occupancy.clone();
         let (loaded, outcome) = oneshot::channel();
         std::thread::spawn(move || {
-            let ready = load().and_then(|forward| worker(forward, config, options, known_ids, told));
+            let ready = load().and_then(|model| worker(model, config, options, known_ids, told));
             match ready {
                 Ok((worker, context_length)) => {
                     if loaded.send(Ok(context_length)).is_ok() {
@@ -127,8 +118,32 @@ impl NativeEngine {
         }
     }
 
+    fn adapter_id(&self) -> Option<AdapterId> {
+        self.adapter.as_ref().map(|adapter| adapter.id)
+    }
+
     fn send(&self, command: Command) -> Result<(), EngineError> {
         self.commands.send(command).map_err(|_| EngineError::Stopped)
+    }
+}
+
+/// The decoder of the crate `model`.
+struct Decoder {
+    inference: Inference,
+    workspace: Workspace,
+}
+
+impl Model for Decoder {
+    fn forward(&mut self, batch: &Batch<'_>, pages: &mut Pages, logits: &mut Vec<f32>) -> Result<(), String> {
+        self.inference.forward(batch, pages, &mut self.workspace, logits).map_err(|error| error.to_string())
+    }
+
+    fn add_adapter(&mut self, layers: Vec<LowRank>) -> Result<AdapterId, String> {
+        Adapter::new(self.inference.config(), layers).map(|adapter| self.inference.add_adapter(adapter))
+    }
+
+    fn remove_adapter(&mut self, adapter: AdapterId) {
+        self.inference.unload(adapter);
     }
 }
 
@@ -138,7 +153,7 @@ fn sequences(options: Options) -> usize {
 
 /// The thread's state, and how many tokens prompt and reply may have together.
 fn worker(
-    forward: Forward,
+    model: Box<dyn Model>,
     config: ModelConfig,
     options: Options,
     known_ids: usize,
@@ -161,7 +176,7 @@ fn worker(
     let scheduler = Scheduler::new(cache, Bounds { sequences, rows: ROWS.max(sequences), scored });
     let sizes = Sizes { context_length, vocabulary, known_ids };
     let new_pages = Box::new(move || Pages::new(&config, bytes));
-    Ok((Worker::new(forward, new_pages, scheduler, sizes, occupancy), context_length))
+    Ok((Worker::new(model, new_pages, scheduler, sizes, occupancy), context_length))
 }
 
 /// How large the cache becomes: as asked for, else a quarter of what is available, but no more than all sequences can fill.
@@ -201,16 +216,24 @@ impl Engine for NativeEngine {
         Some(*self.occupancy.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn with_adapter(&self, layers: Vec<LowRank>) -> Result<Arc<dyn Engine>, String> {
+        let (added, outcome) = oneshot::channel();
+        self.send(Command::AddAdapter { layers, added }).map_err(|error| error.to_string())?;
+        let id = outcome.blocking_recv().map_err(|_| EngineError::Stopped.to_string())??;
+        let adapter = Some(Arc::new(Loaded { id, commands: self.commands.clone() }));
+        Ok(Arc::new(Self { adapter, ..self.clone() }))
+    }
+
     fn generate(&self, request: GenerateRequest) -> Result<Generation, EngineError> {
         let (steps, generation) = Generation::channel();
         let cached = generation.cached().clone();
-        self.send(Command::Generate { request: Box::new(request), adapter: self.adapter, steps, cached })?;
+        self.send(Command::Generate { request: Box::new(request), adapter: self.adapter_id(), steps, cached })?;
         Ok(generation)
     }
 
     fn score(&self, prompt_ids: Vec<u32>, top_logprobs: usize) -> Result<Scoring, EngineError> {
         let (scores, scoring) = Scoring::channel();
-        self.send(Command::Score { ids: prompt_ids, top_logprobs, adapter: self.adapter, scores })?;
+        self.send(Command::Score { ids: prompt_ids, top_logprobs, adapter: self.adapter_id(), scores })?;
         Ok(scoring)
     }
 }

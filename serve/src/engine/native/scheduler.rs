@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use orpo_model::infer::{Batch, Part};
+use orpo_model::infer::{AdapterId, Batch, Part};
 use orpo_model::kv::{PageKey, Pages};
 
 use super::cache::{Cache, Count};
@@ -89,6 +89,12 @@ impl Scheduler {
     /// A sequence that runs.
     pub fn running(&self, number: Number) -> Option<&Sequence> {
         self.running.iter().find(|sequence| sequence.number() == number)
+    }
+
+    /// The sequences that ask for an adapter.
+    pub fn with_adapter(&self, adapter: AdapterId) -> Vec<Number> {
+        let all = self.running.iter().chain(&self.waiting);
+        all.filter(|sequence| sequence.adapter() == Some(adapter)).map(Sequence::number).collect()
     }
 
     /// The sequence that came first.
@@ -418,7 +424,9 @@ mod tests {
         }
         assert_eq!(rows(&runs.step()), [(second, 0, 64)]);
         runs.finish();
-        [(first, &small), (second, &large), (third, &last)].map(|(number, text)| runs.check(number, text));
+        for (number, text) in [(first, &small), (second, &large), (third, &last)] {
+            runs.check(number, text);
+        }
     }
 
     #[test]
@@ -508,7 +516,7 @@ mod tests {
         // need not wait.
         assert_eq!(runs.fake.rows, text.len() + 3 * 3 + 4 + 5);
         assert_eq!(begun, [0]);
-        numbers.map(|number| runs.check(number, &text));
+        numbers.into_iter().for_each(|number| runs.check(number, &text));
     }
 
     #[test]

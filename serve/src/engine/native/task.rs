@@ -92,11 +92,8 @@ impl Reply {
         };
         self.left -= 1;
         let id = token.id;
-        let finish = if self.eos_ids.contains(&id) {
-            Some(Finish::Eos)
-        } else {
-            (self.left == 0).then_some(Finish::Length)
-        };
+        let finish =
+            if self.eos_ids.contains(&id) { Some(Finish::Eos) } else { (self.left == 0).then_some(Finish::Length) };
         let gone = self.steps.send(Ok(Step { token, finish })).is_err();
         if gone || finish.is_some() { Outcome::Done } else { Outcome::Chosen(id) }
     }

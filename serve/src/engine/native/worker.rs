@@ -6,9 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use orpo_model::infer::{AdapterId, Batch};
+use orpo_model::infer::{AdapterId, Batch, LowRank};
 use orpo_model::kv::Pages;
 use rayon::prelude::*;
+use tokio::sync::oneshot;
 
 use super::scheduler::{Piece, Scheduler};
 use super::sequence::{Number, Sequence};
@@ -16,8 +17,24 @@ use super::task::{Outcome, Reply, Score, Task};
 use crate::engine::sampling::Sampler;
 use crate::engine::{CachedTokens, EngineError, GenerateRequest, Occupancy, ScoringSender, StepSender};
 
-/// Computes a batch, writes its keys and values into the pages, and gives the logits of the wanted rows, one after another.
-pub type Forward = Box<dyn FnMut(&Batch<'_>, &mut Pages, &mut Vec<f32>) -> Result<(), String> + Send>;
+/// What computes, with the arrays that it works in.
+pub trait Model: Send {
+    /// Computes a batch, writes its keys and values into the pages, and replaces `logits` by those of the wanted rows,
+    /// one after another.
+    ///
+    /// # Errors
+    /// Why the batch cannot be computed; nothing was written then.
+    fn forward(&mut self, batch: &Batch<'_>, pages: &mut Pages, logits: &mut Vec<f32>) -> Result<(), String>;
+
+    /// Takes an adapter for batches to ask for.
+    ///
+    /// # Errors
+    /// Why it does not fit.
+    fn add_adapter(&mut self, layers: Vec<LowRank>) -> Result<AdapterId, String>;
+
+    /// Forgets an adapter.
+    fn remove_adapter(&mut self, adapter: AdapterId);
+}
 
 /// What the thread is asked to do.
 pub enum Command {
@@ -43,6 +60,15 @@ pub enum Command {
         /// Where the scores go.
         scores: ScoringSender,
     },
+    /// One more adapter.
+    AddAdapter {
+        /// Its matrices.
+        layers: Vec<LowRank>,
+        /// Where its number goes, or why it does not fit.
+        added: oneshot::Sender<Result<AdapterId, String>>,
+    },
+    /// An adapter that nobody will ask for any more.
+    RemoveAdapter(AdapterId),
 }
 
 /// What the model allows.
@@ -58,7 +84,7 @@ pub struct Sizes {
 
 /// The thread's state.
 pub struct Worker {
-    forward: Forward,
+    model: Box<dyn Model>,
     /// New pages, after a panic.
     new_pages: Box<dyn Fn() -> Pages + Send>,
     scheduler: Scheduler,
@@ -72,18 +98,20 @@ pub struct Worker {
 impl Worker {
     /// A thread without work.
     pub fn new(
-        forward: Forward,
+        model: Box<dyn Model>,
         new_pages: Box<dyn Fn() -> Pages + Send>,
         scheduler: Scheduler,
         sizes: Sizes,
         occupancy: Arc<Mutex<Occupancy>>,
     ) -> Self {
-        Self { forward, new_pages, scheduler, sizes, tasks: BTreeMap::new(), next: 0, logits: Vec::new(), occupancy }
+        let new =
+            Self { model, new_pages, scheduler, sizes, tasks: BTreeMap::new(), next: 0, logits: Vec::new(), occupancy };
+        new.publish();
+        new
     }
 
     /// Works until nobody can send a command any more and everything is done.
     pub fn run(mut self, commands: &Receiver<Command>) {
-        self.publish();
         loop {
             if self.tasks.is_empty() {
                 match commands.recv() {
@@ -134,6 +162,18 @@ impl Worker {
                 self.scheduler.add(sequence);
                 self.tasks.insert(number, Task::Score(Score { ids: next, top_logprobs, scored, scores }));
             }
+            Command::AddAdapter { layers, added } => {
+                // If nobody waits for it any more, nobody will ask for it.
+                if let Err(Ok(adapter)) = added.send(self.model.add_adapter(layers)) {
+                    self.model.remove_adapter(adapter);
+                }
+            }
+            Command::RemoveAdapter(adapter) => {
+                for number in self.scheduler.with_adapter(adapter) {
+                    self.fail(number, EngineError::Failed("its adapter was unloaded".into()));
+                }
+                self.model.remove_adapter(adapter);
+            }
         }
     }
 
@@ -180,8 +220,8 @@ impl Worker {
         }
         self.logits.clear();
         let (batch, pages) = self.scheduler.batch(&pieces);
-        let (forward, logits) = (&mut self.forward, &mut self.logits);
-        let computed = catch_unwind(AssertUnwindSafe(|| forward(&batch, pages, logits)));
+        let (model, logits) = (&mut self.model, &mut self.logits);
+        let computed = catch_unwind(AssertUnwindSafe(|| model.forward(&batch, pages, logits)));
         drop(batch);
         let (error, is_broken) = match computed {
             Ok(Ok(())) => {
@@ -225,7 +265,8 @@ impl Worker {
         }
         let used = jobs.into_par_iter().map(|(number, mut task, logits, cached)| {
             let advance = || task.advance(logits, vocabulary, known_ids, cached);
-            let outcome = catch_unwind(AssertUnwindSafe(advance)).unwrap_or_else(|panic| Outcome::Failed(panicked(&*panic)));
+            let outcome =
+                catch_unwind(AssertUnwindSafe(advance)).unwrap_or_else(|panic| Outcome::Failed(panicked(&*panic)));
             (number, task, outcome)
         });
         for (number, task, outcome) in used.collect::<Vec<_>>() {
@@ -278,15 +319,13 @@ mod tests {
 
     use super::*;
     use crate::engine::native::NativeEngine;
-    use crate::engine::native::fake::{self, Fake, VOCABULARY, prompt};
-    use crate::engine::{Engine, Options, Sampling};
+    use crate::engine::native::fake::{self, Fake, KNOWN, VOCABULARY, prompt};
+    use crate::engine::{Engine, Finish, Options, Sampling, Step};
 
     /// Breaks the forward pass.
     const PANICS: u32 = VOCABULARY as u32 - 1;
     /// Makes logits that are none.
     const NOT_FINITE: u32 = VOCABULARY as u32 - 2;
-    /// The tokenizer knows no more.
-    const KNOWN: usize = VOCABULARY - 2;
 
     #[derive(Default)]
     struct Machine {
@@ -296,8 +335,8 @@ mod tests {
         gate: Option<Receiver<()>>,
     }
 
-    impl Machine {
-        fn forward(&mut self, batch: &Batch<'_>, pages: &mut Pages, logits: &mut Vec<f32>) {
+    impl Model for Machine {
+        fn forward(&mut self, batch: &Batch<'_>, pages: &mut Pages, logits: &mut Vec<f32>) -> Result<(), String> {
             if let Some(gate) = &self.gate {
                 let _ = gate.recv();
             }
@@ -309,20 +348,25 @@ mod tests {
                     logits.fill(f32::NAN);
                 }
             }
+            Ok(())
+        }
+
+        fn add_adapter(&mut self, layers: Vec<LowRank>) -> Result<AdapterId, String> {
+            self.fake.add_adapter(&layers)
+        }
+
+        fn remove_adapter(&mut self, adapter: AdapterId) {
+            self.fake.remove_adapter(adapter);
         }
     }
 
-    async fn started(config: ModelConfig, pages: usize, sequences: usize, mut machine: Machine) -> NativeEngine {
+    async fn started(config: ModelConfig, pages: usize, sequences: usize, machine: Machine) -> NativeEngine {
         let bytes = {
             let none = Pages::new(&config, 0);
             pages * (0..none.groups().len()).map(|group| none.bytes_per_page(group)).sum::<usize>()
         };
         let options = Options { max_concurrent: NonZeroUsize::new(sequences), kv_cache_bytes: Some(bytes) };
-        let forward: Forward = Box::new(move |batch, pages, logits| {
-            machine.forward(batch, pages, logits);
-            Ok(())
-        });
-        NativeEngine::start(config, options, KNOWN, move || Ok(forward)).await.unwrap()
+        NativeEngine::start(config, options, KNOWN, move || Ok(Box::new(machine))).await.unwrap()
     }
 
     /// With pages for everybody.
@@ -348,7 +392,7 @@ mod tests {
         GenerateRequest { sampling, ..greedy(prompt_ids, max_tokens) }
     }
 
-    async fn steps(engine: &NativeEngine, request: GenerateRequest) -> Result<Vec<Step>, EngineError> {
+    async fn steps(engine: &dyn Engine, request: GenerateRequest) -> Result<Vec<Step>, EngineError> {
         let mut generation = engine.generate(request)?;
         let mut steps: Vec<Step> = Vec::new();
         while steps.last().is_none_or(|step| step.finish.is_none()) {
@@ -568,11 +612,46 @@ mod tests {
         assert_eq!(pages_known, 2 + 2);
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn adapters_share_steps_but_no_pages() {
+        let base = Arc::new(roomy(Machine::default()).await);
+        let add = async |added: Vec<LowRank>| {
+            let base = base.clone();
+            tokio::task::spawn_blocking(move || base.with_adapter(added)).await.unwrap()
+        };
+        let (one, other) = (add(fake::adapter(100)).await.unwrap(), add(fake::adapter(7)).await.unwrap());
+        assert_eq!(add(Vec::new()).await.err().unwrap(), "an adapter without layers");
+        let text = prompt(1, 3 * PAGE);
+        let engines: [(&dyn Engine, u32); 3] = [(&*base, 0), (&*one, 100), (&*other, 7)];
+        for _known in 0..2 {
+            let replies = engines.map(|(engine, _)| steps(engine, greedy(text.clone(), 5)));
+            for (reply, (_, added)) in join_all(replies).await.into_iter().zip(engines) {
+                assert_eq!(ids(&reply.unwrap()), fake::adapted_reply(&fake::full(), &text, 5, added));
+            }
+        }
+        assert_eq!(base.occupancy().unwrap().prefix_hits, 3 * 2 * PAGE as u64);
+        // What is under way with an adapter ends with it, and nothing else does.
+        let (mut gone, mut stays) =
+            (one.generate(greedy(text.clone(), 3000)).unwrap(), other.generate(greedy(text.clone(), 5)).unwrap());
+        drop(one);
+        let error = loop {
+            if let Err(error) = gone.next().await {
+                break error;
+            }
+        };
+        assert_eq!(error, EngineError::Failed("its adapter was unloaded".into()));
+        for expected in fake::adapted_reply(&fake::full(), &text, 5, 7) {
+            assert_eq!(stays.next().await.unwrap().token.id, expected);
+        }
+        assert_eq!(ids(&steps(&*base, greedy(text.clone(), 5)).await.unwrap()), fake::reply(&fake::full(), &text, 5));
+        idle(&base).await;
+    }
+
     #[tokio::test]
     async fn a_model_or_a_cache_that_cannot_be_had_is_an_error() {
         let options = Options { max_concurrent: None, kv_cache_bytes: Some(100) };
-        let none: Forward = Box::new(|_, _, _| Ok(()));
-        let error = NativeEngine::start(fake::full(), options, 1, move || Ok(none)).await.err().unwrap().to_string();
+        let loaded = || Ok(Box::new(Machine::default()) as Box<dyn Model>);
+        let error = NativeEngine::start(fake::full(), options, 1, loaded).await.err().unwrap().to_string();
         assert!(error.contains("100 bytes has no room for one page of 16 tokens"), "{error}");
         let failing = || Err("no tensor".to_string());
         let error = NativeEngine::start(fake::full(), Options::default(), 1, failing).await.err().unwrap();
