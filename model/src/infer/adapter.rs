@@ -1,6 +1,6 @@
 //! Low-rank adapters (Hu et al. 2021) beside the base's weights.
 
-use super::product::{Matrix, product};
+use super::product::{Matrix, Storage, product};
 use super::workspace::sized;
 use crate::config::ModelConfig;
 use crate::names::{LM_HEAD, Names};
@@ -82,7 +82,8 @@ impl Adapter {
                     b.len()
                 ));
             }
-            let (a, b) = (Matrix::from_f32(rank, inputs, a), Matrix::from_f32(outputs, rank, b));
+            let (a, b) =
+                (Matrix::from_f32(rank, inputs, Storage::F32, &a), Matrix::from_f32(outputs, rank, Storage::F32, &b));
             adapter.layers[number] = Some(Layer { a, b, scale });
         }
         Ok(adapter)

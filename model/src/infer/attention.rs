@@ -23,8 +23,10 @@ use super::lanes::{Isa, Lanes, Portable};
 use crate::kv::{HeadPage, PAGE, Pages};
 use crate::math::{exp, tanh};
 
-/// Queries that share one reading of the keys: rows times heads of a group. More would not fit into the cache with their
-/// scores.
+/// Queries of a tile in the loops over keys and values.
+const TILE: usize = 4;
+/// Rows times the heads that share a key-value head, which share one reading of the keys; more would not fit into the cache
+/// with their scores.
 const QUERIES: usize = 16;
 /// Below so many multiplications the threads are not asked.
 const SERIAL: usize = 1 << 16;
@@ -66,7 +68,7 @@ impl Attention<'_> {
         let rows = q.len() / row;
         let shared = self.heads / self.kv_heads;
         // Tasks write pieces of their own: by key-value head, then by so many rows.
-        let block_rows = (QUERIES / shared).max(1).min(rows);
+        let block_rows = (TILE * (QUERIES / TILE / shared).max(1)).min(rows);
         let per_head = rows.div_ceil(block_rows);
         let (group_len, block_len) = (shared * self.head_dim, block_rows * shared * self.head_dim);
         blocks.resize(self.kv_heads * per_head * block_len, 0.0);
@@ -201,28 +203,29 @@ impl<'a> Run<'a> {
                 // SAFETY: the caller vouches for the processor.
                 unsafe {
                     match L::WIDE {
-                        true => self.score_pages::<L, 4, 4>(scores, keys, column, stride),
-                        false => self.score_pages::<L, 1, 4>(scores, keys, column, stride),
+                        true => self.score_pages::<L, 4>(scores, keys, column, stride),
+                        false => self.score_pages::<L, 1>(scores, keys, column, stride),
                     }
                 }
                 index += 4;
             } else {
                 // SAFETY: the caller vouches for the processor.
-                unsafe { self.score_pages::<L, 4, 1>(scores, [self.page(index).keys], column, stride) };
+                unsafe { self.score_page::<L>(scores, self.page(index).keys, column, stride) };
                 index += 1;
             }
         }
     }
 
-    /// Scores of all queries, `Q` at a time, with `P` pages.
+    /// Scores of all queries with four pages, in tiles of `P` pages; what is left of the queries has four pages at once, so
+    /// that enough sums are under way.
     ///
     /// # Safety
     /// The processor has the instructions of `L`.
     #[inline(always)]
-    unsafe fn score_pages<L: Lanes, const Q: usize, const P: usize>(
+    unsafe fn score_pages<L: Lanes, const P: usize>(
         &self,
         scores: &mut [f32],
-        keys: [&[f32]; P],
+        keys: [&[f32]; 4],
         column: usize,
         stride: usize,
     ) {
@@ -230,13 +233,38 @@ impl<'a> Run<'a> {
         let mut i = 0;
         // SAFETY: the caller vouches for the processor.
         unsafe {
-            while i + Q <= self.queries {
+            while i + TILE <= self.queries {
                 let queries = std::array::from_fn(|k| self.query(i + k));
-                score_tile::<L, Q, P>(queries, keys, scale, &mut scores[i * stride + column..], stride);
-                i += Q;
+                for (at, keys) in keys.as_chunks::<P>().0.iter().enumerate() {
+                    let scores = &mut scores[i * stride + column + at * P * PAGE..];
+                    score_tile::<L, TILE, P>(queries, *keys, scale, scores, stride);
+                }
+                i += TILE;
             }
             while i < self.queries {
-                score_tile::<L, 1, P>([self.query(i)], keys, scale, &mut scores[i * stride + column..], stride);
+                score_tile::<L, 1, 4>([self.query(i)], keys, scale, &mut scores[i * stride + column..], stride);
+                i += 1;
+            }
+        }
+    }
+
+    /// Scores of all queries with one page.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `L`.
+    #[inline(always)]
+    unsafe fn score_page<L: Lanes>(&self, scores: &mut [f32], keys: &[f32], column: usize, stride: usize) {
+        let scale = self.attention.scale;
+        let mut i = 0;
+        // SAFETY: the caller vouches for the processor.
+        unsafe {
+            while i + TILE <= self.queries {
+                let queries = std::array::from_fn(|k| self.query(i + k));
+                score_tile::<L, TILE, 1>(queries, [keys], scale, &mut scores[i * stride + column..], stride);
+                i += TILE;
+            }
+            while i < self.queries {
+                score_tile::<L, 1, 1>([self.query(i)], [keys], scale, &mut scores[i * stride + column..], stride);
                 i += 1;
             }
         }
@@ -251,18 +279,18 @@ impl<'a> Run<'a> {
         // SAFETY: the caller vouches for the processor.
         unsafe {
             match L::WIDE {
-                true => self.values_by::<L, 4, 4>(sums, weights, first, stride),
-                false => self.values_by::<L, 3, 2>(sums, weights, first, stride),
+                true => self.values_by::<L, 4>(sums, weights, first, stride),
+                false => self.values_by::<L, 1>(sums, weights, first, stride),
             }
         }
     }
 
-    /// The same, `Q` queries and `16 * C` columns at a time.
+    /// The same in tiles of `16 * C` columns.
     ///
     /// # Safety
     /// The processor has the instructions of `L`.
     #[inline(always)]
-    unsafe fn values_by<L: Lanes, const Q: usize, const C: usize>(
+    unsafe fn values_by<L: Lanes, const C: usize>(
         &self,
         sums: &mut [f32],
         weights: &[f32],
@@ -274,17 +302,17 @@ impl<'a> Run<'a> {
         // SAFETY: the caller vouches for the processor.
         unsafe {
             while i < self.queries {
-                let count = if i + Q <= self.queries { Q } else { 1 };
+                let count = if i + TILE <= self.queries { TILE } else { 1 };
                 let (sums, weights) = (&mut sums[i * width..(i + count) * width], &weights[i * stride..]);
                 // What all of them see is read once; before and after it each goes on by itself, in its own order.
                 let common = self.seen(i + count - 1).start..self.seen(i).end;
-                if count == Q && Q > 1 && !common.is_empty() {
+                if count == TILE && !common.is_empty() {
                     for k in 0..count {
                         let before = self.seen(i + k).start..common.start;
                         let sum = &mut sums[k * width..(k + 1) * width];
                         self.value_range::<L, 1, 4>(sum, &weights[k * stride..], first, stride, before);
                     }
-                    self.value_range::<L, Q, C>(sums, weights, first, stride, common.clone());
+                    self.value_range::<L, TILE, C>(sums, weights, first, stride, common.clone());
                     for k in 0..count {
                         let after = common.end..self.seen(i + k).end;
                         let sum = &mut sums[k * width..(k + 1) * width];

@@ -13,6 +13,10 @@ pub(super) trait Lanes: Copy {
 
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: &[f32; 16]) -> Self;
+    /// From bfloat16.
+    unsafe fn load_bf16(from: &[u16; 16]) -> Self;
+    /// From IEEE 754's half.
+    unsafe fn load_f16(from: &[u16; 16]) -> Self;
     unsafe fn store(self, to: &mut [f32; 16]);
     /// `self * x + y`, rounded once.
     unsafe fn mul_add(self, x: Self, y: Self) -> Self;
@@ -34,6 +38,16 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn load(from: &[f32; 16]) -> Self {
         Self(*from)
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: &[u16; 16]) -> Self {
+        Self(from.map(|x| half::bf16::from_bits(x).to_f32()))
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: &[u16; 16]) -> Self {
+        Self(from.map(|x| half::f16::from_bits(x).to_f32()))
     }
 
     #[inline(always)]
@@ -83,6 +97,21 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_bf16(from: &[u16; 16]) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let narrow = _mm256_loadu_si256(from.as_ptr().cast());
+                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(narrow))))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn load_f16(from: &[u16; 16]) -> Self {
+            // SAFETY: see above.
+            unsafe { Self(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast()))) }
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: &mut [f32; 16]) {
             // SAFETY: see above.
             unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self.0) }
@@ -101,7 +130,7 @@ mod x86 {
         }
     }
 
-    /// AVX2 and FMA.
+    /// AVX2, FMA and F16C.
     #[derive(Clone, Copy)]
     pub(in super::super) struct Avx2(__m256, __m256);
 
@@ -119,6 +148,27 @@ mod x86 {
         unsafe fn load(from: &[f32; 16]) -> Self {
             // SAFETY: see above.
             unsafe { Self(_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from[8..].as_ptr())) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_bf16(from: &[u16; 16]) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let wide = |at: usize| {
+                    let narrow = _mm_loadu_si128(from[at..].as_ptr().cast());
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(narrow)))
+                };
+                Self(wide(0), wide(8))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn load_f16(from: &[u16; 16]) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let wide = |at: usize| _mm256_cvtph_ps(_mm_loadu_si128(from[at..].as_ptr().cast()));
+                Self(wide(0), wide(8))
+            }
         }
 
         #[inline(always)]
@@ -164,7 +214,9 @@ impl Isa {
     pub(super) fn all() -> &'static [Self] {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma");
+            let avx2 = std::arch::is_x86_feature_detected!("avx2")
+                && std::arch::is_x86_feature_detected!("fma")
+                && std::arch::is_x86_feature_detected!("f16c");
             return match (avx2, std::arch::is_x86_feature_detected!("avx512f")) {
                 (true, true) => &[Self::Portable, Self::Avx2, Self::Avx512],
                 (true, false) => &[Self::Portable, Self::Avx2],

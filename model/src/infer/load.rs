@@ -20,15 +20,15 @@ struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     config: &'a ModelConfig,
     names: Names,
-    quantize: Option<Storage>,
+    storage: Option<Storage>,
     /// The linear layers in the order of their numbers.
     modules: Vec<(String, usize, usize)>,
 }
 
-pub(super) fn load(checkpoint: &Checkpoint, quantize: Option<Storage>) -> Result<Inference, ModelError> {
+pub(super) fn load(checkpoint: &Checkpoint, storage: Option<Storage>) -> Result<Inference, ModelError> {
     checkpoint.check_weights()?;
     let config = &checkpoint.config;
-    let loader = Loader { checkpoint, config, names: Names::of(config.family), quantize, modules: modules(config) };
+    let loader = Loader { checkpoint, config, names: Names::of(config.family), storage, modules: modules(config) };
     loader.inference()
 }
 
@@ -122,8 +122,11 @@ impl Loader<'_> {
     }
 
     fn matrix(&self, name: &str, outputs: usize, inputs: usize) -> Result<Matrix, ModelError> {
-        let _ = self.quantize;
-        Ok(Matrix::from_f32(outputs, inputs, self.vector(name, &[outputs, inputs])?))
+        let (dtype, bytes) = self.read(name, &[outputs, inputs])?;
+        Ok(match self.storage {
+            None => Matrix::from_bytes(outputs, inputs, dtype, &bytes),
+            Some(storage) => Matrix::from_f32(outputs, inputs, storage, &widened(dtype, &bytes)),
+        })
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<Norm, ModelError> {

@@ -55,12 +55,13 @@ pub struct Inference {
 }
 
 impl Inference {
-    /// Loads the weights.
+    /// Loads the weights. Matrices are kept in the types of the checkpoint, or all in `storage`, the embedding and the head
+    /// included: a tied one is kept once. Vectors are kept in f32.
     ///
     /// # Errors
     /// When a tensor is missing, has another shape or type, has no use in the model, or cannot be read.
-    pub fn load(checkpoint: &Checkpoint, quantize: Option<Storage>) -> Result<Self, ModelError> {
-        load::load(checkpoint, quantize)
+    pub fn load(checkpoint: &Checkpoint, storage: Option<Storage>) -> Result<Self, ModelError> {
+        load::load(checkpoint, storage)
     }
 
     /// Its architecture.
