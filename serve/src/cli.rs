@@ -131,7 +131,7 @@ async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(A
                     anyhow::bail!("{}: the engine `candle` does not quantise; leave out --quantize", cannot_serve())
                 }
                 Prepared::Native(_) if args.quantize.is_some() => {
-                    anyhow::bail!("{}: the engine `native` does not quantise yet; leave out --quantize", cannot_serve())
+                    anyhow::bail!("{}: the engine `native` does not quantise; leave out --quantize", cannot_serve())
                 }
                 prepared @ Prepared::Native(_) => prepared,
                 prepared @ Prepared::Candle(..) => prepared,

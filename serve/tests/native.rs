@@ -16,6 +16,7 @@ use orpo_serve::engine::constraint::Grammar;
 use orpo_serve::engine::{
     self, Engine, EngineChoice, EngineError, Finish, GenerateRequest, Options, SampledToken, Sampling, Step,
 };
+use orpo_serve::load::adapter::Adapter;
 use orpo_serve::state::Served;
 use serde_json::{Value, json};
 
@@ -171,6 +172,47 @@ async fn a_step_with_the_cache_equals_a_pass_over_the_whole_text_to_the_bit() {
             assert_eq!(scores[prompt.len() - 1 + index], step.token, "{}, {index}", folder.display());
         }
         idle(&*engine).await;
+    }
+}
+
+/// The base and two adapters that PEFT wrote, from one copy of the weights and in the same steps.
+#[tokio::test(flavor = "multi_thread")]
+async fn adapters_say_what_peft_s_say_all_at_once_and_each_alone() {
+    for folder in golden(&["llama", "mistral", "qwen2", "phi", "opt350"]) {
+        let generation = read(folder.join("generation.json"));
+        let base = load(&folder.join("model")).await;
+        let with_adapter = async |dir: PathBuf| {
+            let (base, layers) = (base.clone(), Adapter::open(&dir).unwrap().low_rank());
+            tokio::task::spawn_blocking(move || base.with_adapter(layers)).await.unwrap().unwrap()
+        };
+        let mut asked = Vec::new();
+        for (run, cases) in generation["runs"].as_object().unwrap() {
+            let engine = if run == "base" { base.clone() } else { with_adapter(folder.join(run)).await };
+            for case in cases.as_array().unwrap() {
+                let expected = ids(&case["output_ids"]);
+                let request = greedy(ids(&case["prompt_input_ids"]), expected.len());
+                asked.push((engine.clone(), request, expected));
+            }
+        }
+        assert_eq!(asked.len(), 3 * 4);
+        let crowd = join_all(asked.iter().map(|(engine, request, _)| steps(&**engine, request.clone()))).await;
+        for (reply, (engine, request, expected)) in crowd.into_iter().zip(&asked) {
+            let reply = reply.unwrap();
+            let found: Vec<u32> = reply.iter().map(|step| step.token.id).collect();
+            assert_eq!(found, *expected, "{}", folder.display());
+            assert_eq!(steps(&**engine, request.clone()).await.unwrap(), reply);
+        }
+        idle(&*base).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_of_another_model_is_refused_by_the_layer() {
+    for folder in golden(&["opt350"]) {
+        let base = load(&folder.join("model")).await;
+        let layers = Adapter::open(&folder.parent().unwrap().join("llama/lora/adapter")).unwrap().low_rank();
+        let refused = tokio::task::spawn_blocking(move || base.with_adapter(layers)).await.unwrap().err().unwrap();
+        assert!(refused.contains("no linear layer of that name"), "{refused}");
     }
 }
 
