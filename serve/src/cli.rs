@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
-use serde_json::json;
+use clap::Parser;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tracing_subscriber::EnvFilter;
@@ -22,8 +21,7 @@ use crate::engine::{self, Engine, EngineChoice, Prepared, choice};
 use crate::keys;
 use crate::keys::ApiKeys;
 use crate::layers::Hosts;
-use crate::load::adapter::Adapter;
-use crate::load::{self, Weights};
+use crate::load::{self, AdapterLoader, Weights};
 use crate::server::{self, Stop, stopped};
 use crate::state::{Access, AppState, Served};
 use crate::tls;
@@ -87,36 +85,36 @@ fn run(args: &ServeArgs) -> anyhow::Result<()> {
     served
 }
 
+/// The models, and what opens further adapters of the first if that is allowed.
+type Loaded = (Vec<Served>, Option<AdapterLoader>);
+
 /// Fetches, checks and merges what the user asks for, and loads it, one model after the other.
-async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Served>> {
+async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Loaded> {
     let (own_args, scratch) = (args.clone(), scratch.to_path_buf());
     let models = tokio::task::spawn_blocking(move || load::models(&own_args, &scratch));
     let mut served: Vec<Served> = Vec::new();
+    let mut loader = None;
     for model in models.await.context("the loading task failed")?? {
-        let (engine, kind) = match (&model.weights, served.first()) {
-            (Weights::Adapter(adapter), Some(base)) => {
-                (with_adapter(&model.name, &base.engine, adapter).await?, EngineChoice::Native)
-            }
-            _ => load_engine(args, &model).await?,
-        };
+        if let (Some(loader), Some(base)) = (&loader, served.first())
+            && matches!(model.weights, Weights::Adapter(_))
+        {
+            let (loader, engine): (AdapterLoader, _) = (AdapterLoader::clone(loader), base.engine.clone());
+            let adapter = tokio::task::spawn_blocking(move || loader.serve(model, &engine));
+            served.push(adapter.await.context("the loading task failed")??);
+            continue;
+        }
+        let (engine, kind) = load_engine(args, &model).await?;
         tracing::info!(name = %model.name, context_length = engine.context_length(), "loaded");
-        let settings = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "engine": kind.to_string(),
-            "quantize": args.quantize.and_then(|kind| Some(kind.to_possible_value()?.get_name().to_owned())),
-            "adapter": model.parent.as_ref().map(|_| &model.name),
-        });
+        if served.is_empty() && kind == EngineChoice::Native {
+            loader = AdapterLoader::of(args, &model);
+        }
+        let settings = load::settings(args, kind, &model);
         served.push(Served::of(model, engine, settings));
     }
-    Ok(served)
-}
-
-/// The base's engine with an adapter.
-async fn with_adapter(name: &str, base: &Arc<dyn Engine>, adapter: &Adapter) -> anyhow::Result<Arc<dyn Engine>> {
-    let (base, layers) = (base.clone(), adapter.low_rank());
-    let engine =
-        tokio::task::spawn_blocking(move || base.with_adapter(layers)).await.context("the loading task failed")?;
-    engine.map_err(|error| anyhow::anyhow!("cannot load the adapter `{name}`: {error}"))
+    if args.allow_adapter_updates && loader.is_none() {
+        anyhow::bail!("--allow-adapter-updates needs the engine that takes adapters while it runs: --engine native");
+    }
+    Ok((served, loader.filter(|_| args.allow_adapter_updates)))
 }
 
 async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(Arc<dyn Engine>, EngineChoice)> {
@@ -201,7 +199,7 @@ async fn serve_while_loading(
     args: &ServeArgs,
     sockets: Sockets,
     access: Access,
-    load: impl Future<Output = anyhow::Result<Vec<Served>>>,
+    load: impl Future<Output = anyhow::Result<Loaded>>,
 ) -> anyhow::Result<()> {
     let Sockets { listener, tls } = sockets;
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -214,7 +212,8 @@ async fn serve_while_loading(
 
     tokio::select! {
         loaded = load => {
-            state.serve_all(loaded?);
+            let (served, adapters) = loaded?;
+            state.serve_with(served, adapters);
             let mut stdout = io::stdout();
             let _ = writeln!(stdout, "listening on {scheme}://{address}").and_then(|()| stdout.flush());
         }

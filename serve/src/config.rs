@@ -37,10 +37,16 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_SERVED_MODEL_NAME", value_name = "NAME", value_delimiter = ',')]
     pub served_model_name: Vec<String>,
 
-    /// LoRA adapter of the model, in PEFT's layout, served beside it under NAME; repeated (or with commas) several. Each
-    /// is merged into a copy of the weights, in memory and, while the server runs, below TMPDIR
+    /// LoRA adapter of the model, in PEFT's layout, served beside it under NAME; repeated (or with commas) several.
+    /// The engine native computes them from one copy of the weights; for others each is merged into a copy of its own, in
+    /// memory and, while the server runs, below TMPDIR
     #[arg(long, env = "ORPO_SERVE_ADAPTER", value_name = "NAME=DIR", value_delimiter = ',', value_parser = named_adapter)]
     pub adapter: Vec<NamedAdapter>,
+
+    /// Load and unload adapters while the server runs, by POST to /v1/load_lora_adapter and /v1/unload_lora_adapter: whoever
+    /// has a key may then name any directory that the server can read. Only with the engine native
+    #[arg(long, env = "ORPO_SERVE_ALLOW_ADAPTER_UPDATES", requires = "api_key_file", value_parser = clap::builder::BoolishValueParser::new())]
+    pub allow_adapter_updates: bool,
 
     /// Directory of the tokenizer and chat template of a GGUF file [default: that of the file]
     #[arg(long, env = "ORPO_SERVE_TOKENIZER", value_name = "DIR")]

@@ -436,8 +436,15 @@ impl Program {
     }
 
     async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let response = self.client.post(format!("{}{path}", self.url)).json(body).send().await.unwrap();
-        (response.status().as_u16(), response.json().await.unwrap())
+        let (status, text) = self.post_as("", path, body).await;
+        (status, serde_json::from_str(&text).unwrap())
+    }
+
+    /// With an API key.
+    async fn post_as(&self, key: &str, path: &str, body: &Value) -> (u16, String) {
+        let request = self.client.post(format!("{}{path}", self.url)).bearer_auth(key).json(body);
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
     }
 
     /// Ends it, and returns the line of its log that has `words`.
@@ -464,6 +471,99 @@ async fn a_model_with_a_window_is_served_over_all_of_its_positions_and_the_cache
     let told = program.logged("key-value cache");
     // No more than all sequences can fill.
     assert!(told.contains(&format!("bytes={}", 16 * 32 * PAGE_BYTES)) && told.contains("sequences=16"), "{told}");
+}
+
+/// A PEFT directory for the random model: rank 1 on a layer, with these values.
+fn write_adapter(dir: &Path, layer: &str, value: f32) {
+    std::fs::create_dir(dir).unwrap();
+    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["v_proj", "z_proj"]});
+    std::fs::write(dir.join("adapter_config.json"), config.to_string()).unwrap();
+    let bytes: Vec<u8> = (0..64).flat_map(|_| value.to_le_bytes()).collect();
+    let name = |side: &str| format!("base_model.model.model.layers.0.self_attn.{layer}.lora_{side}.weight");
+    let header = json!({
+        name("A"): {"dtype": "F32", "shape": [1, 32], "data_offsets": [0, 128]},
+        name("B"): {"dtype": "F32", "shape": [32, 1], "data_offsets": [128, 256]},
+    });
+    let header = header.to_string();
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes].concat();
+    std::fs::write(dir.join("adapter_model.safetensors"), file).unwrap();
+}
+
+#[tokio::test]
+async fn adapters_are_loaded_and_unloaded_while_the_server_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::create_dir(path("base")).unwrap();
+    random_model::write(&path("base"), "f32", json!({}));
+    write_adapter(&path("one"), "v_proj", 0.3);
+    write_adapter(&path("two"), "v_proj", -0.2);
+    write_adapter(&path("odd"), "z_proj", 0.1);
+    std::fs::write(path("keys"), "ann:sk-1\n").unwrap();
+    let (keys, one) = (path("keys").display().to_string(), format!("one={}", path("one").display()));
+    let arguments = ["--adapter", &one, "--allow-adapter-updates", "--api-key-file", &keys];
+    let program = Program::start(&path("base"), &arguments);
+    let said = async |model: &str| {
+        let body = completion("some words", 12, json!({"model": model, "logprobs": 1}));
+        let (status, text) = program.post_as("sk-1", "/v1/completions", &body).await;
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        if status == 200 { Ok(answer["choices"].clone()) } else { Err(answer["error"]["code"].clone()) }
+    };
+    let update = async |what: &str, name: &str, path: Option<&Path>| {
+        let mut body = json!({"lora_name": name});
+        if let Some(path) = path {
+            body["lora_path"] = json!(path);
+        }
+        program.post_as("sk-1", &format!("/v1/{what}_lora_adapter"), &body).await
+    };
+    let (base, first) = (said(MODEL).await.unwrap(), said("one").await.unwrap());
+    assert_eq!(said("two").await.unwrap_err(), "model_not_found");
+    let success = |done: &str| (200, format!("Success: LoRA adapter 'two' {done} successfully."));
+    assert_eq!(update("load", "two", Some(&path("two"))).await, success("added"));
+    let second = said("two").await.unwrap();
+    assert!(base != first && first != second && base != second);
+    // The same again under another name, and the others are as before.
+    assert_eq!(update("load", "three", Some(&path("two"))).await.0, 200);
+    assert_eq!(said("three").await.unwrap(), second);
+    assert_eq!((said(MODEL).await.unwrap(), said("one").await.unwrap()), (base.clone(), first));
+    for (what, name, at, status, words) in [
+        ("load", "two", Some(path("one")), 400, "a model `two` is served already"),
+        ("load", MODEL, Some(path("one")), 400, "is served already"),
+        ("load", "four", Some(path("none")), 400, "adapter_config.json"),
+        ("load", "four", Some(path("odd")), 400, "z_proj"),
+        ("load", "four", None, 400, "lora_path"),
+        ("unload", "four", None, 404, "`four` is not served"),
+        ("unload", MODEL, None, 400, "is the base model"),
+    ] {
+        let (found, text) = update(what, name, at.as_deref()).await;
+        assert!(found == status && text.contains(words), "{what} {name}: {found} {text}");
+    }
+    assert_eq!(program.post_as("", "/v1/unload_lora_adapter", &json!({"lora_name": "one"})).await.0, 401);
+    assert_eq!(update("unload", "two", None).await, success("removed"));
+    assert_eq!(said("two").await.unwrap_err(), "model_not_found");
+    assert_eq!(said("three").await.unwrap(), second);
+    assert_eq!(update("load", "two", Some(&path("two"))).await, success("added"));
+    assert_eq!((said("two").await.unwrap(), said(MODEL).await.unwrap()), (second, base));
+}
+
+#[tokio::test]
+async fn adapters_stay_as_they_are_unless_updates_are_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    random_model::write(dir.path(), "f32", json!({}));
+    let program = Program::start(dir.path(), &[]);
+    for what in ["load", "unload"] {
+        let body = json!({"lora_name": "a", "lora_path": "b"});
+        let (status, answer) = program.post(&format!("/v1/{what}_lora_adapter"), &body).await;
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains("--allow-adapter-updates"), "{answer}");
+    }
+    // Only where a key is asked for.
+    let output = Command::new(env!("CARGO_BIN_EXE_orpo-serve"))
+        .args(["--port", "0", "--engine", "native", "--allow-adapter-updates", "--model"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--api-key-file"));
 }
 
 #[tokio::test]

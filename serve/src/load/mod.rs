@@ -11,18 +11,21 @@ mod tensors;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use clap::ValueEnum;
 use orpo_chat::ChatTokenizer;
 use orpo_hub::Hub;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::adapter::Adapter;
 use self::gguf::Gguf;
 pub use self::merge::merge;
 use crate::checkpoint::Checkpoint;
-use crate::config::ServeArgs;
-use crate::engine::{EngineChoice, choice};
+use crate::config::{NamedAdapter, ServeArgs};
+use crate::engine::{Engine, EngineChoice, choice};
+use crate::state::Served;
 
 /// A model that is complete and checked, but not loaded.
 #[derive(Debug)]
@@ -81,24 +84,86 @@ pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
     let name = names.remove(0);
     let mut models = Vec::with_capacity(1 + adapters.len());
     for (number, (named, adapter)) in args.adapter.iter().zip(adapters).enumerate() {
-        let tokenizer = tokenizer(args, adapter.tokenizer_dir(&base.dir))
-            .with_context(|| format!("adapter `{}`", named.dir.display()))?;
-        check_vocabulary(&tokenizer, &base)?;
-        let parent = Some(name.clone());
-        let lineage = manifest::lineage(&named.dir, !args.no_verify)?;
-        let weights = if engine == EngineChoice::Native {
-            Weights::Adapter(adapter)
-        } else {
+        let mut model = adapter_model(args, &base, &name, named, adapter)?;
+        if let Weights::Adapter(adapter) = &model.weights
+            && engine != EngineChoice::Native
+        {
             tracing::info!(adapter = %named.name, dir = %named.dir.display(), "merging");
-            Weights::Checkpoint(Box::new(merge(&base, &adapter, &scratch.join(number.to_string()))?))
-        };
-        models.push(Model { name: named.name.clone(), aliases: Vec::new(), parent, lineage, weights, tokenizer });
+            let merged = merge(&base, adapter, &scratch.join(number.to_string()))?;
+            model.weights = Weights::Checkpoint(Box::new(merged));
+        }
+        models.push(model);
     }
     let lineage = manifest::lineage(&base.dir, !args.no_verify)?;
     let weights = Weights::Checkpoint(Box::new(base));
     let tokenizer = tokenizer_of_base;
     models.insert(0, Model { name, aliases: names, parent: None, lineage, weights, tokenizer });
     Ok(models)
+}
+
+/// An adapter of `base`, which is called `base_name`.
+fn adapter_model(
+    args: &ServeArgs,
+    base: &Checkpoint,
+    base_name: &str,
+    named: &NamedAdapter,
+    adapter: Adapter,
+) -> anyhow::Result<Model> {
+    let tokenizer = tokenizer(args, adapter.tokenizer_dir(&base.dir))
+        .with_context(|| format!("adapter `{}`", named.dir.display()))?;
+    check_vocabulary(&tokenizer, base)?;
+    let lineage = manifest::lineage(&named.dir, !args.no_verify)?;
+    let (name, parent) = (named.name.clone(), Some(base_name.to_string()));
+    Ok(Model { name, aliases: Vec::new(), parent, lineage, weights: Weights::Adapter(adapter), tokenizer })
+}
+
+/// Opens adapters of a base while it is served.
+#[derive(Debug, Clone)]
+pub struct AdapterLoader {
+    args: ServeArgs,
+    base: Checkpoint,
+    base_name: String,
+}
+
+impl AdapterLoader {
+    /// For adapters of `model`; none where that is no checkpoint directory.
+    pub fn of(args: &ServeArgs, model: &Model) -> Option<Self> {
+        let Weights::Checkpoint(base) = &model.weights else { return None };
+        Some(Self { args: args.clone(), base: (**base).clone(), base_name: model.name.clone() })
+    }
+
+    /// The adapter in `dir`, checked as those that the server begins with. Blocks.
+    ///
+    /// # Errors
+    /// As [`models`].
+    pub fn open(&self, name: &str, dir: &Path) -> anyhow::Result<Model> {
+        let adapter = Adapter::open(dir)?;
+        verify(&self.args, dir)?;
+        let named = NamedAdapter { name: name.into(), dir: dir.into() };
+        adapter_model(&self.args, &self.base, &self.base_name, &named, adapter)
+    }
+
+    /// A model that it opened as the base's `engine` serves it. Blocks.
+    ///
+    /// # Errors
+    /// In one line: why the engine does not take it.
+    pub fn serve(&self, model: Model, engine: &Arc<dyn Engine>) -> anyhow::Result<Served> {
+        let Weights::Adapter(adapter) = &model.weights else { bail!("`{}` is not an adapter", model.name) };
+        let engine = engine.with_adapter(adapter.low_rank());
+        let engine = engine.map_err(|error| anyhow!("cannot load the adapter `{}`: {error}", model.name))?;
+        let settings = settings(&self.args, EngineChoice::Native, &model);
+        Ok(Served::of(model, engine, settings))
+    }
+}
+
+/// How a model is served, for its card.
+pub fn settings(args: &ServeArgs, engine: EngineChoice, model: &Model) -> Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "engine": engine.to_string(),
+        "quantize": args.quantize.and_then(|kind| Some(kind.to_possible_value()?.get_name().to_owned())),
+        "adapter": model.parent.as_ref().map(|_| &model.name),
+    })
 }
 
 fn gguf_model(args: &ServeArgs, file: &Path, mut names: Vec<String>) -> anyhow::Result<Model> {

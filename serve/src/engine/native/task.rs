@@ -8,7 +8,7 @@ use crate::engine::{CachedTokens, EngineError, Finish, ScoringSender, Step, Step
 /// The purpose of a sequence.
 pub enum Task {
     /// To be continued.
-    Reply(Reply),
+    Reply(Box<Reply>),
     /// To be scored.
     Score(Score),
 }

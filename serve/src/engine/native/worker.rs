@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use orpo_model::infer::{AdapterId, Batch, LowRank};
@@ -82,6 +82,9 @@ pub struct Sizes {
     pub known_ids: usize,
 }
 
+/// Steps after which it is told how full the pages are, if no sequence comes or goes.
+const TOLD_STEPS: usize = 16;
+
 /// The thread's state.
 pub struct Worker {
     model: Box<dyn Model>,
@@ -93,6 +96,9 @@ pub struct Worker {
     next: Number,
     logits: Vec<f32>,
     occupancy: Arc<Mutex<Occupancy>>,
+    /// How many sequences ran and waited when that was told, and how many steps ago.
+    told: (usize, usize),
+    untold: usize,
 }
 
 impl Worker {
@@ -104,8 +110,8 @@ impl Worker {
         sizes: Sizes,
         occupancy: Arc<Mutex<Occupancy>>,
     ) -> Self {
-        let new =
-            Self { model, new_pages, scheduler, sizes, tasks: BTreeMap::new(), next: 0, logits: Vec::new(), occupancy };
+        let (tasks, logits, told) = (BTreeMap::new(), Vec::new(), (0, 0));
+        let mut new = Self { model, new_pages, scheduler, sizes, tasks, next: 0, logits, occupancy, told, untold: 0 };
         new.publish();
         new
     }
@@ -119,11 +125,8 @@ impl Worker {
                     Err(_) => return,
                 }
             }
-            loop {
-                match commands.try_recv() {
-                    Ok(command) => self.take(command),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
+            while let Ok(command) = commands.try_recv() {
+                self.take(command);
             }
             self.leave_what_nobody_waits_for();
             self.step();
@@ -145,7 +148,7 @@ impl Worker {
                 let sampler = Sampler::new(sampling);
                 let reply = Reply { sampler, left: max_tokens, eos_ids, top_logprobs, steps, cached };
                 self.scheduler.add(sequence);
-                self.tasks.insert(number, Task::Reply(reply));
+                self.tasks.insert(number, Task::Reply(Box::new(reply)));
             }
             Command::Score { ids, top_logprobs, adapter, scores } => {
                 if ids.len() < 2 {
@@ -283,9 +286,15 @@ impl Worker {
         }
     }
 
-    /// Tells others how much there is to do.
-    fn publish(&self) {
-        let (running, waiting) = self.scheduler.lengths();
+    /// Tells others how much there is to do. Counting the pages takes time, so that it is not done at each step.
+    fn publish(&mut self) {
+        let lengths = self.scheduler.lengths();
+        self.untold += 1;
+        if !self.tasks.is_empty() && lengths == self.told && self.untold < TOLD_STEPS {
+            return;
+        }
+        (self.told, self.untold) = (lengths, 0);
+        let (running, waiting) = lengths;
         let (pages, lookups) = (self.scheduler.count(), self.scheduler.lookups());
         let mut told = self.occupancy.lock().unwrap_or_else(PoisonError::into_inner);
         *told = Occupancy {
