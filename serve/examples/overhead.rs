@@ -3,7 +3,6 @@
 //!
 //!     cargo run --release --workspace --example overhead -- DIR [ROUNDS]
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,7 +65,7 @@ async fn start(dir: &Path) -> anyhow::Result<Subject> {
     let eos_ids = tokenizer.eos_ids().to_vec();
     let prepared =
         engine::choice::select(EngineChoice::Auto, &checkpoint)?.prepare(&checkpoint, tokenizer.eos_ids())?;
-    let engine = engine::load(prepared, &tokenizer, NonZeroUsize::MIN).await?;
+    let engine = engine::load(prepared, &tokenizer, engine::Options::default()).await?;
     let limits = Limits {
         max_concurrent: 1,
         max_queue: 1,

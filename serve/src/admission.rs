@@ -11,9 +11,11 @@ use crate::openai::{ApiError, ErrorKind};
 #[derive(Debug)]
 pub struct Admission {
     slots: Arc<Semaphore>,
-    max_concurrent: usize,
+    all_slots: AtomicUsize,
     waiting: AtomicUsize,
     max_queue: usize,
+    /// How many may wait here; none where the engine keeps the line.
+    places: AtomicUsize,
 }
 
 /// The right to generate; dropping it lets the next one in.
@@ -26,12 +28,23 @@ impl Admission {
     /// `max_concurrent` requests generate at a time, `max_queue` more may wait.
     pub fn new(max_concurrent: usize, max_queue: usize) -> Self {
         let slots = Arc::new(Semaphore::new(max_concurrent));
-        Self { slots, max_concurrent, waiting: AtomicUsize::new(0), max_queue }
+        let (all_slots, places) = (AtomicUsize::new(max_concurrent), AtomicUsize::new(max_queue));
+        Self { slots, all_slots, waiting: AtomicUsize::new(0), max_queue, places }
+    }
+
+    /// From now on everybody is let in whom an engine can take that does `max_concurrent` requests at a time and keeps
+    /// the line of the others itself. To be called once, before the first request.
+    pub fn leave_the_line_to_the_engine(&self, max_concurrent: usize) {
+        let all_slots = max_concurrent.saturating_add(self.max_queue).min(Semaphore::MAX_PERMITS);
+        let before = self.all_slots.swap(all_slots, Ordering::SeqCst);
+        self.slots.add_permits(all_slots.saturating_sub(before));
+        self.slots.forget_permits(before.saturating_sub(all_slots));
+        self.places.store(0, Ordering::SeqCst);
     }
 
     /// How many requests generate.
     pub fn running(&self) -> usize {
-        self.max_concurrent - self.slots.available_permits()
+        self.all_slots.load(Ordering::SeqCst) - self.slots.available_permits()
     }
 
     /// How many requests wait.
@@ -54,10 +67,12 @@ impl Admission {
     }
 
     fn take_place(&self) -> Result<Place<'_>, ApiError> {
-        let place = |waiting| (waiting < self.max_queue).then_some(waiting + 1);
+        let places = self.places.load(Ordering::SeqCst);
+        let place = |waiting| (waiting < places).then_some(waiting + 1);
         match self.waiting.fetch_update(Ordering::SeqCst, Ordering::SeqCst, place) {
             Ok(_) => Ok(Place(&self.waiting)),
-            Err(waiting) => {
+            Err(_) => {
+                let waiting = self.max_queue;
                 let message = format!("rate limit: {waiting} requests are waiting already; retry later");
                 Err(ApiError::new(ErrorKind::QueueFull, message))
             }
@@ -106,6 +121,23 @@ mod tests {
             () = tokio::task::yield_now() => {}
         }
         assert_eq!(admission.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_keeps_the_line_is_given_all_of_it() {
+        let admission = Admission::new(1, 2);
+        admission.leave_the_line_to_the_engine(3);
+        let mut permits = Vec::new();
+        for _ in 0..5 {
+            permits.push(admission.admit().await.unwrap());
+        }
+        let refused = admission.admit().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::QueueFull);
+        let message = refused.body()["error"]["message"].to_string();
+        assert!(message.contains("2 requests are waiting"), "{message}");
+        assert_eq!((admission.running(), admission.waiting()), (5, 0));
+        permits.pop();
+        permits.push(admission.admit().await.unwrap());
     }
 
     #[tokio::test]

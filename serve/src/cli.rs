@@ -9,20 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
-use serde_json::json;
+use clap::Parser;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{LogFormat, ServeArgs};
+use crate::config::{LogFormat, Quantization, ServeArgs};
 use crate::engine::stage::{self, Format};
 use crate::engine::{self, Engine, EngineChoice, Prepared, choice};
 #[cfg(unix)]
 use crate::keys;
 use crate::keys::ApiKeys;
 use crate::layers::Hosts;
-use crate::load::{self, Weights};
+use crate::load::{self, AdapterLoader, Weights};
 use crate::server::{self, Stop, stopped};
 use crate::state::{Access, AppState, Served};
 use crate::tls;
@@ -86,23 +85,36 @@ fn run(args: &ServeArgs) -> anyhow::Result<()> {
     served
 }
 
+/// The models, and what opens further adapters of the first if that is allowed.
+type Loaded = (Vec<Served>, Option<AdapterLoader>);
+
 /// Fetches, checks and merges what the user asks for, and loads it, one model after the other.
-async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Served>> {
+async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Loaded> {
     let (own_args, scratch) = (args.clone(), scratch.to_path_buf());
     let models = tokio::task::spawn_blocking(move || load::models(&own_args, &scratch));
-    let mut served = Vec::new();
+    let mut served: Vec<Served> = Vec::new();
+    let mut loader = None;
     for model in models.await.context("the loading task failed")?? {
+        if let (Some(loader), Some(base)) = (&loader, served.first())
+            && matches!(model.weights, Weights::Adapter(_))
+        {
+            let (loader, engine): (AdapterLoader, _) = (AdapterLoader::clone(loader), base.engine.clone());
+            let adapter = tokio::task::spawn_blocking(move || loader.serve(model, &engine));
+            served.push(adapter.await.context("the loading task failed")??);
+            continue;
+        }
         let (engine, kind) = load_engine(args, &model).await?;
         tracing::info!(name = %model.name, context_length = engine.context_length(), "loaded");
-        let settings = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "engine": kind.to_string(),
-            "quantize": args.quantize.and_then(|kind| Some(kind.to_possible_value()?.get_name().to_owned())),
-            "adapter": model.parent.as_ref().map(|_| &model.name),
-        });
+        if served.is_empty() && kind == EngineChoice::Native {
+            loader = AdapterLoader::of(args, &model);
+        }
+        let settings = load::settings(args, kind, &model);
         served.push(Served::of(model, engine, settings));
     }
-    Ok(served)
+    if args.allow_adapter_updates && loader.is_none() {
+        anyhow::bail!("--allow-adapter-updates needs the engine that takes adapters while it runs: --engine native");
+    }
+    Ok((served, loader.filter(|_| args.allow_adapter_updates)))
 }
 
 async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(Arc<dyn Engine>, EngineChoice)> {
@@ -116,24 +128,32 @@ async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(A
                 Prepared::Candle(..) if args.quantize.is_some() => {
                     anyhow::bail!("{}: the engine `candle` does not quantise; leave out --quantize", cannot_serve())
                 }
+                Prepared::Native(mut model) => {
+                    model.quantize = args.quantize.map(Quantization::storage);
+                    Prepared::Native(model)
+                }
                 prepared @ Prepared::Candle(..) => prepared,
             }
         }
-        Weights::Gguf(_) if args.engine == EngineChoice::Candle => {
-            anyhow::bail!("cannot serve `{name}`: the engine `candle` reads no GGUF; leave out --engine")
+        Weights::Gguf(_) if matches!(args.engine, EngineChoice::Candle | EngineChoice::Native) => {
+            anyhow::bail!("cannot serve `{name}`: the engine `{}` reads no GGUF; leave out --engine", args.engine)
         }
+        Weights::Adapter(_) => anyhow::bail!("cannot serve `{name}`: it is an adapter without its base"),
         Weights::Gguf(gguf) => Prepared::Mistralrs(stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?),
     };
     let format = match &prepared {
         Prepared::Mistralrs(staged) => staged.format,
         Prepared::Candle(..) => Format::Safetensors(None),
+        Prepared::Native(_) => Format::Safetensors(args.quantize),
     };
     tracing::info!(%name, engine = %prepared.engine(), asked = %args.engine, weights = %format, "loading");
-    if cfg!(all(target_arch = "x86_64", not(target_feature = "avx2"))) && format != Format::Safetensors(None) {
+    let is_native = matches!(prepared, Prepared::Native(_));
+    let lacks_avx2 = cfg!(all(target_arch = "x86_64", not(target_feature = "avx2")));
+    if lacks_avx2 && !is_native && format != Format::Safetensors(None) {
         tracing::warn!("quantised weights are slow in this build: it has no AVX2; build with -C target-cpu=x86-64-v3");
     }
     let kind = prepared.engine();
-    let engine = engine::load(prepared, tokenizer, args.max_concurrent).await;
+    let engine = engine::load(prepared, tokenizer, args.engine_options()).await;
     Ok((engine.with_context(|| format!("cannot load `{name}`"))?, kind))
 }
 
@@ -181,7 +201,7 @@ async fn serve_while_loading(
     args: &ServeArgs,
     sockets: Sockets,
     access: Access,
-    load: impl Future<Output = anyhow::Result<Vec<Served>>>,
+    load: impl Future<Output = anyhow::Result<Loaded>>,
 ) -> anyhow::Result<()> {
     let Sockets { listener, tls } = sockets;
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -194,7 +214,8 @@ async fn serve_while_loading(
 
     tokio::select! {
         loaded = load => {
-            state.serve_all(loaded?);
+            let (served, adapters) = loaded?;
+            state.serve_with(served, adapters);
             let mut stdout = io::stdout();
             let _ = writeln!(stdout, "listening on {scheme}://{address}").and_then(|()| stdout.flush());
         }

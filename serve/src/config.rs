@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use orpo_chat::RESERVED_VARIABLES;
+use orpo_model::product::Storage;
 use serde_json::{Map, Value};
 
-use crate::engine::EngineChoice;
+use crate::engine::{EngineChoice, Options};
 use crate::layers::{Origin, host_name};
 use crate::load::hub;
 use crate::state::Limits;
@@ -40,10 +41,16 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_SERVED_MODEL_NAME", value_name = "NAME", value_delimiter = ',')]
     pub served_model_name: Vec<String>,
 
-    /// LoRA adapter of the model, in PEFT's layout, served beside it under NAME; repeated (or with commas) several. Each
-    /// is merged into a copy of the weights, in memory and, while the server runs, below TMPDIR
+    /// LoRA adapter of the model, in PEFT's layout, served beside it under NAME; repeated (or with commas) several.
+    /// The engine native computes them from one copy of the weights; for others each is merged into a copy of its own, in
+    /// memory and, while the server runs, below TMPDIR
     #[arg(long, env = "ORPO_SERVE_ADAPTER", value_name = "NAME=DIR", value_delimiter = ',', value_parser = named_adapter)]
     pub adapter: Vec<NamedAdapter>,
+
+    /// Load and unload adapters while the server runs, by POST to /v1/load_lora_adapter and /v1/unload_lora_adapter: whoever
+    /// has a key may then name any directory that the server can read. Only with the engine native
+    #[arg(long, env = "ORPO_SERVE_ALLOW_ADAPTER_UPDATES", requires = "api_key_file", value_parser = clap::builder::BoolishValueParser::new())]
+    pub allow_adapter_updates: bool,
 
     /// Directory of the tokenizer and chat template of a GGUF file [default: that of the file]
     #[arg(long, env = "ORPO_SERVE_TOKENIZER", value_name = "DIR")]
@@ -70,10 +77,15 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_ENGINE", value_name = "ENGINE", value_enum, default_value_t)]
     pub engine: EngineChoice,
 
-    /// Requests that generate at a time; on a CPU more than one is not faster, and only with one is each reply
-    /// bit-identical whatever else runs
-    #[arg(long, env = "ORPO_SERVE_MAX_CONCURRENT", value_name = "N", default_value = "1")]
-    pub max_concurrent: NonZeroUsize,
+    /// Requests that generate at a time. With the engine native they share each step, and every reply is bit-identical
+    /// whatever else runs; with mistralrs that holds only for one, and more are not faster [default: 16 for native, else 1]
+    #[arg(long, env = "ORPO_SERVE_MAX_CONCURRENT", value_name = "N")]
+    pub max_concurrent: Option<NonZeroUsize>,
+
+    /// Bytes of the engine native's cache for keys and values. What requests do not need just now keeps the beginnings of
+    /// earlier ones [default: a quarter of the available memory, but no more than --max-concurrent full contexts]
+    #[arg(long, env = "ORPO_SERVE_KV_CACHE_BYTES", value_name = "N")]
+    pub kv_cache_bytes: Option<NonZeroUsize>,
 
     /// Requests that may wait; more are answered with 429
     #[arg(long, env = "ORPO_SERVE_MAX_QUEUE", value_name = "N", default_value_t = 64)]
@@ -166,6 +178,22 @@ pub enum Quantization {
     Q8_0,
 }
 
+impl Quantization {
+    /// How the engine `native` stores the weights.
+    pub fn storage(self) -> Storage {
+        match self {
+            Self::Q2K => Storage::Q2K,
+            Self::Q3K => Storage::Q3K,
+            Self::Q4_0 => Storage::Q4_0,
+            Self::Q4K => Storage::Q4K,
+            Self::Q5_0 => Storage::Q5_0,
+            Self::Q5K => Storage::Q5K,
+            Self::Q6K => Storage::Q6K,
+            Self::Q8_0 => Storage::Q8_0,
+        }
+    }
+}
+
 /// An adapter and the name that clients ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedAdapter {
@@ -210,12 +238,17 @@ impl ServeArgs {
     /// What bounds a request.
     pub fn limits(&self) -> Limits {
         Limits {
-            max_concurrent: self.max_concurrent.get(),
+            max_concurrent: self.max_concurrent.map_or(1, NonZeroUsize::get),
             max_queue: self.max_queue,
             request_timeout: Duration::from_secs(self.request_timeout_secs.get()),
             body_timeout: Duration::from_secs(self.body_timeout_secs.get()),
             max_body_bytes: self.max_body_bytes.get(),
         }
+    }
+
+    /// How the engine is to run.
+    pub fn engine_options(&self) -> Options {
+        Options { max_concurrent: self.max_concurrent, kv_cache_bytes: self.kv_cache_bytes.map(NonZeroUsize::get) }
     }
 
     /// The names of the model, at least one: as given, else the hub id or that of the directory or file.

@@ -1,7 +1,9 @@
 //! One answer, from the admitted request to the last token of its last choice: a task of its own, so that neither a slow
-//! reader nor a vanished one holds a slot. The choices are generated one after another, each by a request of its own to
-//! the engine, so that a choice is the same whatever stands beside it.
+//! reader nor a vanished one holds a slot. Each choice is a request of its own to the engine, so that it is the same
+//! whatever else is asked for. An engine that schedules gets all of them at once, another gets one after the other; they
+//! are read and told in order.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, timeout_at};
 
 use crate::admission::Permit;
-use crate::engine::{EngineError, Finish, GenerateRequest, SampledToken};
+use crate::engine::{EngineError, Finish, GenerateRequest, Generation, SampledToken, Scoring};
 use crate::metrics::Meter;
 use crate::openai::{ApiError, ErrorKind, FinishReason, TokenLogprob, TopLogprob, Usage};
 use crate::state::Served;
@@ -115,6 +117,13 @@ pub fn start(served: Arc<Served>, work: Work, permit: Permit, deadline: Instant)
     outputs
 }
 
+/// What the engine was asked for one prompt ahead of time.
+#[derive(Default)]
+struct Begun {
+    scoring: Option<Scoring>,
+    replies: VecDeque<Generation>,
+}
+
 struct Driver {
     served: Arc<Served>,
     sender: UnboundedSender<Result<Output, ApiError>>,
@@ -149,17 +158,30 @@ impl Driver {
 
     async fn answer(&mut self) -> Result<(), ApiError> {
         let mut choice = 0;
-        for prompt in std::mem::take(&mut self.work.prompts) {
-            let echo = self.echo(&prompt).await?;
+        let prompts = std::mem::take(&mut self.work.prompts);
+        let mut begun = VecDeque::new();
+        if self.served.engine.occupancy().is_some() {
+            begun = prompts.iter().map(|prompt| self.begin(prompt)).collect::<Result<_, _>>()?;
+        }
+        for prompt in prompts {
+            let Begun { scoring, mut replies } = begun.pop_front().unwrap_or_default();
+            let echo = self.echo(&prompt, scoring).await?;
             for index in 0..self.work.choices {
                 let mut characters = 0;
                 if let Some(echo) = &echo {
                     characters = echo.text.chars().count();
                     self.emit(choice, echo.clone(), true);
                 }
-                let sampling = prompt.request.sampling.of_choice(index);
-                let request = GenerateRequest { sampling, ..prompt.request.clone() };
-                let reason = self.reply(choice, request, characters).await?;
+                let reason = match prompt.request.max_tokens {
+                    0 => FinishReason::Length,
+                    _ => {
+                        let generation = match replies.pop_front() {
+                            Some(generation) => generation,
+                            None => self.generate(&prompt, index)?,
+                        };
+                        self.reply(choice, index, &prompt, generation, characters).await?
+                    }
+                };
                 self.send(Output::Finished { choice, reason, usage: self.usage });
                 choice += 1;
             }
@@ -167,13 +189,37 @@ impl Driver {
         Ok(())
     }
 
+    /// Asks the engine for everything that a prompt needs.
+    fn begin(&self, prompt: &Prompt) -> Result<Begun, ApiError> {
+        let scores = self.work.want_tokens && prompt.echo.is_some();
+        let choices = if prompt.request.max_tokens == 0 { 0 } else { self.work.choices };
+        Ok(Begun {
+            scoring: scores.then(|| self.score(prompt)).transpose()?,
+            replies: (0..choices).map(|index| self.generate(prompt, index)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn generate(&self, prompt: &Prompt, index: usize) -> Result<Generation, ApiError> {
+        let sampling = prompt.request.sampling.of_choice(index);
+        let request = GenerateRequest { sampling, ..prompt.request.clone() };
+        self.served.engine.generate(request).map_err(engine_failed)
+    }
+
+    fn score(&self, prompt: &Prompt) -> Result<Scoring, ApiError> {
+        let GenerateRequest { prompt_ids, top_logprobs, .. } = &prompt.request;
+        self.served.engine.score(prompt_ids.clone(), *top_logprobs).map_err(engine_failed)
+    }
+
     /// The prompt as the beginning of its replies.
-    async fn echo(&self, prompt: &Prompt) -> Result<Option<Delta>, ApiError> {
+    async fn echo(&self, prompt: &Prompt, begun: Option<Scoring>) -> Result<Option<Delta>, ApiError> {
         let Some(Echo { text, written }) = prompt.echo.clone() else { return Ok(None) };
         let ids = &prompt.request.prompt_ids;
         let mut tokens = Vec::new();
         if self.work.want_tokens {
-            let scoring = self.served.engine.score(ids.clone(), prompt.request.top_logprobs).map_err(engine_failed)?;
+            let scoring = match begun {
+                Some(scoring) => scoring,
+                None => self.score(prompt)?,
+            };
             let scores = scoring.finish().await.map_err(engine_failed)?;
             if scores.iter().map(|token| token.id).ne(ids.iter().copied().skip(1)) {
                 return Err(engine_failed(EngineError::Failed("it scored other tokens than the prompt's".into())));
@@ -196,16 +242,16 @@ impl Driver {
     async fn reply(
         &mut self,
         choice: usize,
-        request: GenerateRequest,
+        index: usize,
+        prompt: &Prompt,
+        mut generation: Generation,
         characters: usize,
     ) -> Result<FinishReason, ApiError> {
-        if request.max_tokens == 0 {
-            return Ok(FinishReason::Length);
-        }
         let stops = self.work.stops.clone();
-        let decoder = StreamDecoder::new(&request.prompt_ids, !self.work.special_tokens);
+        let decoder = StreamDecoder::new(&prompt.request.prompt_ids, !self.work.special_tokens);
         let mut reply = ReplyText::new(decoder, stops).after(characters);
-        let mut generation = self.served.engine.generate(request).map_err(engine_failed)?;
+        // The prompt counts once; its further choices find it in the cache.
+        let mut cached = Some(generation.cached().clone()).filter(|_| index == 0);
         let reason = loop {
             let step = generation.next().await;
             if let Some(meter) = &mut self.meter {
@@ -215,7 +261,10 @@ impl Driver {
                 }
             }
             let step = step.map_err(engine_failed)?;
-            self.usage = Usage::new(self.usage.prompt_tokens, self.usage.completion_tokens + 1);
+            self.usage.count_token();
+            if let Some(cached) = cached.take() {
+                self.usage.count_cached(cached.get());
+            }
             if step.finish == Some(Finish::Eos) {
                 break FinishReason::Stop;
             }

@@ -1,11 +1,12 @@
-//! What `/metrics` shows: Prometheus' text format, with vLLM's names for what it has, too, behind the prefix
-//! `orpo_serve_`.
+//! What `/metrics` shows: Prometheus' text format, with vLLM's names for what it has, too, after the prefix
+//! `orpo_serve_`; what an engine tells that schedules its requests itself also under vLLM's own prefix.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::engine::Occupancy;
 use crate::layers::Record;
 use crate::process::{self, Sample};
 
@@ -79,7 +80,7 @@ impl Histogram {
 }
 
 /// What the server as a whole is doing at the moment of asking.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Gauges {
     /// Requests that generate.
     pub running: usize,
@@ -89,6 +90,10 @@ pub struct Gauges {
     pub max_queue: usize,
     /// Whether `/ready` says yes.
     pub ready: bool,
+    /// The first name of the base.
+    pub model: Option<String>,
+    /// What its engine does, if it schedules its requests itself.
+    pub occupancy: Option<Occupancy>,
 }
 
 impl Metrics {
@@ -126,6 +131,9 @@ impl Metrics {
         text.sample("num_requests_waiting", &none, gauges.waiting);
         text.family("max_requests_waiting", "gauge", "Requests that may wait; more are answered with 429.");
         text.sample("max_requests_waiting", &none, gauges.max_queue);
+        if let (Some(model), Some(occupancy)) = (&gauges.model, gauges.occupancy) {
+            text.vllm(model, occupancy);
+        }
         self.change(|families| {
             text.family(
                 "http_requests_total",
@@ -228,6 +236,25 @@ struct Exposition(String);
 impl Exposition {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = writeln!(self.0, "# HELP orpo_serve_{name} {help}\n# TYPE orpo_serve_{name} {kind}");
+    }
+
+    /// What an engine that schedules does, under the names that dashboards for vLLM ask for.
+    fn vllm(&mut self, model: &str, occupancy: Occupancy) {
+        let Occupancy { running, waiting, pages, pages_held, prefix_queries, prefix_hits, .. } = occupancy;
+        let usage = pages_held as f64 / pages.max(1) as f64;
+        for (name, kind, help, value) in [
+            ("num_requests_running", "gauge", "Sequences that run.", running as f64),
+            ("num_requests_waiting", "gauge", "Sequences that wait for their turn.", waiting as f64),
+            ("kv_cache_usage_perc", "gauge", "Part of the key-value cache that sequences hold; 1 is all of it.", usage),
+            ("prefix_cache_queries_total", "counter", "Prompt tokens looked up in the cache.", prefix_queries as f64),
+            ("prefix_cache_hits_total", "counter", "Prompt tokens found in the cache.", prefix_hits as f64),
+        ] {
+            let model = escaped(model);
+            let _ = writeln!(
+                self.0,
+                "# HELP vllm:{name} {help}\n# TYPE vllm:{name} {kind}\nvllm:{name}{{model_name=\"{model}\"}} {value}"
+            );
+        }
     }
 
     fn sample(&mut self, name: &str, labels: &Labels, value: impl std::fmt::Display) {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use llguidance::toktrie::TokTrie;
@@ -12,10 +12,10 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::admission::Admission;
 use crate::engine::constraint::{ConstraintError, Grammars};
-use crate::engine::{Engine, known_ids};
+use crate::engine::{Engine, Occupancy, known_ids};
 use crate::keys::ApiKeys;
 use crate::layers::{Hosts, Origin};
-use crate::load::Model;
+use crate::load::{AdapterLoader, Model};
 use crate::metrics::{Gauges, Metrics};
 use crate::openai::{ApiError, ErrorKind};
 use crate::token_bytes::TokenBytes;
@@ -128,7 +128,8 @@ pub struct AppState {
     pub grammar_maker: Arc<Semaphore>,
     /// The page at `/report`, if it is offered. It may appear later.
     pub report: Option<PathBuf>,
-    served: OnceLock<Vec<Arc<Served>>>,
+    served: OnceLock<RwLock<Vec<Arc<Served>>>>,
+    adapters: OnceLock<AdapterLoader>,
     in_flight: Arc<watch::Sender<usize>>,
     stopping: AtomicBool,
 }
@@ -159,6 +160,7 @@ impl AppState {
             grammar_maker: Arc::new(Semaphore::new(1)),
             report: None,
             served: OnceLock::new(),
+            adapters: OnceLock::new(),
             in_flight: Arc::new(watch::Sender::new(0)),
             stopping: AtomicBool::new(false),
         }
@@ -207,12 +209,15 @@ impl AppState {
 
     /// What goes on now, for `/metrics`.
     pub fn gauges(&self) -> Gauges {
-        Gauges {
-            running: self.admission.running(),
-            waiting: self.admission.waiting(),
-            max_queue: self.limits.max_queue,
-            ready: self.ready().is_ok(),
-        }
+        let base = self.models().ok().and_then(|models| models.first().cloned());
+        // Adapters are served by the base's engine, or there is none that schedules.
+        let occupancy = base.as_ref().and_then(|served| served.engine.occupancy());
+        let (running, waiting) = match occupancy {
+            Some(Occupancy { running, waiting, .. }) => (running, waiting),
+            None => (self.admission.running(), self.admission.waiting()),
+        };
+        let model = base.as_ref().map(|served| served.name.clone());
+        Gauges { running, waiting, max_queue: self.limits.max_queue, ready: self.ready().is_ok(), model, occupancy }
     }
 
     /// Begins to serve one model; later ones are ignored.
@@ -222,26 +227,84 @@ impl AppState {
 
     /// Begins to serve these models; later ones are ignored.
     pub fn serve_all(&self, served: Vec<Served>) {
-        let _ = self.served.set(served.into_iter().map(Arc::new).collect());
+        let occupancy = served.first().and_then(|served| served.engine.occupancy());
+        if self.served.set(RwLock::new(served.into_iter().map(Arc::new).collect())).is_ok()
+            && let Some(occupancy) = occupancy
+        {
+            self.admission.leave_the_line_to_the_engine(occupancy.sequences);
+        }
+    }
+
+    /// The same, and further adapters of the first may be loaded if there is a loader for them.
+    pub fn serve_with(&self, served: Vec<Served>, adapters: Option<AdapterLoader>) {
+        if let Some(adapters) = adapters {
+            let _ = self.adapters.set(adapters);
+        }
+        self.serve_all(served);
+    }
+
+    /// What opens further adapters.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where that is not allowed.
+    pub fn adapters(&self) -> Result<&AdapterLoader, ApiError> {
+        self.adapters.get().ok_or_else(|| {
+            let message = "adapters are not loaded or unloaded while this server runs, as it was started without \
+                           --allow-adapter-updates";
+            ApiError::new(ErrorKind::Unsupported, message)
+        })
+    }
+
+    /// Serves one more model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidValue`] for a name that is taken.
+    pub fn add(&self, served: Served) -> Result<(), ApiError> {
+        let mut models = self.lock()?.write().unwrap_or_else(PoisonError::into_inner);
+        if models.iter().any(|other| other.names().any(|name| *name == served.name)) {
+            let message = format!("`lora_name`: a model `{}` is served already; unload it first", served.name);
+            return Err(ApiError::of_field(ErrorKind::InvalidValue, "lora_name", message));
+        }
+        models.push(Arc::new(served));
+        Ok(())
+    }
+
+    /// Serves an adapter no longer; requests for it that run are finished.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ModelNotFound`], [`ErrorKind::InvalidValue`] for the base.
+    pub fn remove(&self, name: &str) -> Result<(), ApiError> {
+        let removed = self.model(name)?;
+        if removed.parent.is_none() {
+            let message = format!("`lora_name`: `{name}` is the base model, not an adapter");
+            return Err(ApiError::of_field(ErrorKind::InvalidValue, "lora_name", message));
+        }
+        let mut models = self.lock()?.write().unwrap_or_else(PoisonError::into_inner);
+        models.retain(|served| !Arc::ptr_eq(served, &removed));
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<&RwLock<Vec<Arc<Served>>>, ApiError> {
+        let served = self.served.get();
+        served.ok_or_else(|| ApiError::new(ErrorKind::NotReady, "the model is being loaded; retry in a moment"))
     }
 
     /// All models, the base first.
     ///
     /// # Errors
     /// [`ErrorKind::NotReady`] while they are being loaded.
-    pub fn models(&self) -> Result<&[Arc<Served>], ApiError> {
-        let models = self.served.get().map(Vec::as_slice);
-        models.ok_or_else(|| ApiError::new(ErrorKind::NotReady, "the model is being loaded; retry in a moment"))
+    pub fn models(&self) -> Result<Vec<Arc<Served>>, ApiError> {
+        Ok(self.lock()?.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     /// The model that a request for replies is for: the one that it names, or the only one.
     ///
     /// # Errors
     /// As [`Self::model`]; [`ErrorKind::MissingField`] where there are several and none is named.
-    pub fn asked_for(&self, name: Option<&str>) -> Result<&Arc<Served>, ApiError> {
-        match (name, self.models()?) {
+    pub fn asked_for(&self, name: Option<&str>) -> Result<Arc<Served>, ApiError> {
+        match (name, self.models()?.as_slice()) {
             (Some(name), _) => self.model(name),
-            (None, [only]) => Ok(only),
+            (None, [only]) => Ok(only.clone()),
             (None, _) => {
                 let message = "`model` is required: this server has several, see /v1/models";
                 Err(ApiError::of_field(ErrorKind::MissingField, "model", message))
@@ -253,9 +316,10 @@ impl AppState {
     ///
     /// # Errors
     /// [`ErrorKind::ModelNotFound`] with the names there are; [`ErrorKind::NotReady`] while they are being loaded.
-    pub fn model(&self, name: &str) -> Result<&Arc<Served>, ApiError> {
+    pub fn model(&self, name: &str) -> Result<Arc<Served>, ApiError> {
         let models = self.models()?;
-        models.iter().find(|served| served.names().any(|known| known == name)).ok_or_else(|| {
+        let found = models.iter().find(|served| served.names().any(|known| known == name));
+        found.cloned().ok_or_else(|| {
             let known: Vec<String> =
                 models.iter().flat_map(|served| served.names()).map(|n| format!("`{n}`")).collect();
             let message = format!("the model `{name}` is not served here; ask for {}", known.join(" or "));

@@ -4,7 +4,6 @@
 #[path = "../../model/tests/cases/mod.rs"]
 mod cases;
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,7 +38,7 @@ async fn load(dir: &Path) -> Arc<dyn Engine> {
     let selected = engine::choice::select(EngineChoice::Auto, &checkpoint).unwrap();
     assert_eq!(selected.engine(), EngineChoice::Candle);
     let prepared = selected.prepare(&checkpoint, tokenizer.eos_ids()).unwrap();
-    engine::load(prepared, &tokenizer, NonZeroUsize::MIN).await.unwrap()
+    engine::load(prepared, &tokenizer, engine::Options::default()).await.unwrap()
 }
 
 fn greedy(prompt_ids: Vec<u32>, max_tokens: usize) -> GenerateRequest {

@@ -4,7 +4,6 @@
 #[path = "../../model/tests/cases/mod.rs"]
 mod cases;
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,7 +46,7 @@ async fn load_quantized(dir: &Path, quantization: Option<Quantization>) -> Arc<d
     let tokenizer = ChatTokenizer::from_dir(dir).unwrap();
     let staged = stage(&checkpoint, engine_config(&checkpoint).unwrap(), tokenizer.eos_ids()).unwrap();
     let staged = staged.quantized(quantization);
-    engine::load(Prepared::Mistralrs(staged), &tokenizer, NonZeroUsize::MIN).await.unwrap()
+    engine::load(Prepared::Mistralrs(staged), &tokenizer, engine::Options::default()).await.unwrap()
 }
 
 fn greedy(prompt_ids: Vec<u32>, max_tokens: usize) -> GenerateRequest {
@@ -211,7 +210,7 @@ async fn a_gguf_file_says_what_its_checkpoint_says() {
         let gguf = Gguf::open(&file).unwrap();
         let tokenizer = ChatTokenizer::from_dir(&golden.join("model")).unwrap();
         let staged = stage_gguf(&gguf, &tokenizer).unwrap();
-        let engine = engine::load(Prepared::Mistralrs(staged), &tokenizer, NonZeroUsize::MIN).await.unwrap();
+        let engine = engine::load(Prepared::Mistralrs(staged), &tokenizer, engine::Options::default()).await.unwrap();
         assert_eq!(engine.context_length(), 256);
         assert_golden_base(&*engine, &golden).await;
     }

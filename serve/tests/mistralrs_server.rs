@@ -12,7 +12,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use candle_core::DType;
 use common::{EOS, MODEL, Server, limits, payloads, tokenizer};
 use futures::future::join_all;
 use orpo_serve::checkpoint::Checkpoint;
@@ -28,13 +27,19 @@ async fn load(dir: &Path, slots: usize) -> Arc<dyn Engine> {
     let tokenizer = tokenizer();
     let selected = engine::choice::select(EngineChoice::Mistralrs, &checkpoint).unwrap();
     let prepared = selected.prepare(&checkpoint, tokenizer.eos_ids()).unwrap();
-    engine::load(prepared, &tokenizer, NonZeroUsize::new(slots).unwrap()).await.unwrap()
+    engine::load(
+        prepared,
+        &tokenizer,
+        engine::Options { max_concurrent: NonZeroUsize::new(slots), ..Default::default() },
+    )
+    .await
+    .unwrap()
 }
 
 /// A server over a random model that generates for `slots` requests at a time.
 async fn start(slots: usize) -> Server {
     let dir = tempfile::tempdir().unwrap();
-    random_model::write(dir.path(), DType::F32, json!({}));
+    random_model::write(dir.path(), "f32", json!({}));
     serve(load(dir.path(), slots).await, slots).await
 }
 
@@ -214,7 +219,7 @@ impl Engine for Sabotaged {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_of_the_engine_is_a_500_for_what_it_broke_and_the_next_is_served() {
     let dir = tempfile::tempdir().unwrap();
-    random_model::write(dir.path(), DType::F32, json!({}));
+    random_model::write(dir.path(), "f32", json!({}));
     let server = serve(Arc::new(Sabotaged(load(dir.path(), 1).await)), 1).await;
     let (short, fatal) = (completion("abc", 20, json!({})), completion("abc", FATAL, json!({})));
     let scored = completion("to be scored", 0, json!({"echo": true, "logprobs": 1}));
@@ -264,9 +269,9 @@ async fn weights_of_every_type_are_computed_in_single_precision() {
         top_logprobs: 3,
     };
     let mut replies = Vec::new();
-    for dtype in [DType::F32, DType::BF16, DType::F16] {
+    for dtype in ["f32", "bf16", "f16"] {
         let dir = tempfile::tempdir().unwrap();
-        random_model::write(dir.path(), dtype, json!({"dtype": dtype.as_str()}));
+        random_model::write(dir.path(), dtype, json!({"dtype": dtype}));
         replies.push(steps(&*load(dir.path(), 1).await, request()).await);
     }
     assert_eq!(replies[1], replies[0]);
@@ -277,7 +282,7 @@ async fn weights_of_every_type_are_computed_in_single_precision() {
 async fn replies_end_with_the_last_position_and_have_as_many_tokens_as_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     // Not a multiple of the step in which mistralrs grows its cache.
-    random_model::write(dir.path(), DType::F32, json!({"max_position_embeddings": 600}));
+    random_model::write(dir.path(), "f32", json!({"max_position_embeddings": 600}));
     let server = serve(load(dir.path(), 1).await, 1).await;
     let endless = json!({"logit_bias": {EOS.to_string(): -100}});
     let (status, reply) = server.chat(endless).await;
@@ -347,7 +352,7 @@ impl Program {
 async fn a_model_with_a_window_is_served_only_as_far_as_the_window() {
     let dir = tempfile::tempdir().unwrap();
     let window = json!({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 32});
-    random_model::write(dir.path(), DType::F32, window);
+    random_model::write(dir.path(), "f32", window);
     let program = Program::start(dir.path());
     let models = program.client.get(format!("{}/v1/models", program.url)).send().await.unwrap();
     let models: Value = models.json().await.unwrap();
@@ -366,7 +371,7 @@ async fn a_model_with_a_window_is_served_only_as_far_as_the_window() {
 #[tokio::test]
 async fn a_base_model_without_a_chat_template_completes_texts() {
     let dir = tempfile::tempdir().unwrap();
-    random_model::write(dir.path(), DType::F32, json!({}));
+    random_model::write(dir.path(), "f32", json!({}));
     let config = json!({"bos_token": "<s>", "eos_token": "</s>"});
     std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     let program = Program::start(dir.path());

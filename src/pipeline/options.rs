@@ -58,6 +58,7 @@ pub const SERVE: Section = Section {
         ("quantize", "--quantize", What),
         ("engine", "--engine", What),
         ("max_concurrent", "--max-concurrent", What),
+        ("kv_cache_bytes", "--kv-cache-bytes", How),
         ("max_queue", "--max-queue", How),
         ("request_timeout_secs", "--request-timeout-secs", How),
         ("max_body_bytes", "--max-body-bytes", How),

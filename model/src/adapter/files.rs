@@ -7,6 +7,7 @@ use super::config::{BaseName, LoraConfig};
 use super::merge::add_product;
 use super::{ADAPTER_CONFIG, ADAPTER_FILE, MERGE_WITH_PEFT};
 use crate::error::ModelError;
+use crate::infer::LowRank;
 use crate::weights::WeightFiles;
 
 /// An adapter on the disk: its config and the headers of its tensors are read and agree.
@@ -112,6 +113,25 @@ impl Adapter {
             rank: *rank,
             scale: *scale,
         })
+    }
+}
+
+impl Adapter {
+    /// Reads all matrices, for an engine that computes them beside the base's weights.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn low_rank(&self) -> Result<Vec<LowRank>, ModelError> {
+        let layer = |(module, layer): (&String, &Layer)| {
+            let Matrices { a, b, rank, scale } = self.read(layer)?;
+            Ok(LowRank { module: module.clone(), rank, a, b, scale })
+        };
+        self.layers.iter().map(layer).collect()
+    }
+
+    /// The directory with the tokenizer of a model with this adapter: its own where it has one, else the base's.
+    pub fn tokenizer_dir<'a>(&'a self, base: &'a Path) -> &'a Path {
+        if self.dir.join("tokenizer.json").exists() { &self.dir } else { base }
     }
 }
 

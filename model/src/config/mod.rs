@@ -45,6 +45,11 @@ impl Family {
         (Self::Opt, "opt", "OPTForCausalLM"),
     ];
 
+    /// Every family.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Self::NAMES.into_iter().map(|(family, ..)| family)
+    }
+
     /// The family of a `config.json`: `model_type` decides, and `architectures` only where that is missing.
     ///
     /// # Errors

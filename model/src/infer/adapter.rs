@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::workspace::sized;
-use crate::adapter::{LoraSetup, Matrices};
+use crate::adapter::LoraSetup;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::names::{LM_HEAD, Names};
@@ -12,6 +12,13 @@ use crate::product::{Matrix, product};
 /// An adapter that was added to a model; never given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AdapterId(pub(super) u32);
+
+impl AdapterId {
+    /// The adapter of a number, for what takes a model's place in tests.
+    pub fn numbered(number: u32) -> Self {
+        Self(number)
+    }
+}
 
 /// What an adapter adds to the linear layer `module`: `scale * (x A^T) B^T`.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,17 +102,14 @@ impl Adapter {
         let modules = modules(config);
         setup.check(&modules.iter().map(|(module, ..)| module.clone()).collect())?;
         let stored = setup.initial.as_ref().expect("it was read from the directory");
-        let layers = stored.layers.iter().map(|(module, layer)| {
+        for (module, layer) in &stored.layers {
             let shape =
                 modules.iter().find(|(name, ..)| name == module).map(|(_, outputs, inputs)| [*outputs, *inputs]);
             if let Some(shape) = shape.filter(|shape| *shape != [layer.outputs, layer.inputs]) {
                 return Err(ModelError::invalid(dir, layer.of_another_model(module, &shape)));
             }
-            let Matrices { a, b, .. } = stored.read(layer)?;
-            Ok(LowRank { module: module.clone(), rank: layer.rank, a, b, scale: layer.scale })
-        });
-        let layers = layers.collect::<Result<Vec<LowRank>, ModelError>>()?;
-        Self::new(config, layers).map_err(|reason| ModelError::invalid(dir, reason))
+        }
+        Self::new(config, stored.low_rank()?).map_err(|reason| ModelError::invalid(dir, reason))
     }
 
     /// Bytes of the matrices.

@@ -16,9 +16,11 @@
 //! # Ok::<(), String>(())
 //! ```
 
+mod index;
 mod pages;
 mod table;
 
+pub use index::{Index, PageKey};
 pub(crate) use pages::HeadPage;
 pub use pages::{Group, PAGE, PageId, Pages};
 pub use table::Table;

@@ -2,9 +2,15 @@
 
 use std::{fmt, io};
 
+use orpo_model::{Family, ModelConfig};
+
 use super::candle::config::{self as candle_config, CandleConfig, candle_config};
+use super::native::NativeModel;
 use super::stage::{self, EngineConfig, Staged, UnsupportedModel, engine_config};
 use crate::checkpoint::Checkpoint;
+
+/// True if the engine of our own runs every model that it knows, unless another is asked for.
+const PREFERS_NATIVE: bool = false;
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -16,6 +22,8 @@ pub enum EngineChoice {
     Mistralrs,
     /// candle
     Candle,
+    /// Our own: many requests at a time, each reply the same as alone
+    Native,
 }
 
 impl fmt::Display for EngineChoice {
@@ -24,6 +32,7 @@ impl fmt::Display for EngineChoice {
             Self::Auto => "auto",
             Self::Mistralrs => "mistralrs",
             Self::Candle => "candle",
+            Self::Native => "native",
         })
     }
 }
@@ -35,6 +44,8 @@ pub enum Selected {
     Mistralrs(EngineConfig),
     /// Served by candle.
     Candle(CandleConfig),
+    /// Served by the engine of our own.
+    Native(Box<ModelConfig>),
 }
 
 /// A model ready to be loaded.
@@ -44,6 +55,8 @@ pub enum Prepared {
     Mistralrs(Staged),
     /// The checkpoint itself for candle.
     Candle(Box<Checkpoint>, Box<CandleConfig>),
+    /// The checkpoint itself for the engine of our own.
+    Native(Box<NativeModel>),
 }
 
 /// Finds the engine for a model.
@@ -54,8 +67,14 @@ pub fn select(choice: EngineChoice, checkpoint: &Checkpoint) -> Result<Selected,
     let found = UnsupportedModel::architecture_of(checkpoint);
     let by_mistralrs = stage::ARCHITECTURES.contains(&found.as_str());
     let by_candle = candle_config::ARCHITECTURES.contains(&found.as_str());
-    match choice {
-        EngineChoice::Auto if !by_mistralrs && !by_candle => {
+    match (choice, &checkpoint.model) {
+        (EngineChoice::Native, Some(model)) => Ok(Selected::Native(Box::new(model.clone()))),
+        (EngineChoice::Auto, Some(model)) if PREFERS_NATIVE => Ok(Selected::Native(Box::new(model.clone()))),
+        (EngineChoice::Native, None) => {
+            let known: Vec<&str> = Family::all().map(Family::architecture).collect();
+            Err(UnsupportedModel::Architecture { found, supported: format!("{} by native", known.join(", ")) })
+        }
+        (EngineChoice::Auto, _) if !by_mistralrs && !by_candle => {
             let supported = format!(
                 "{} by mistralrs, {} by candle",
                 stage::ARCHITECTURES.join(", "),
@@ -63,9 +82,9 @@ pub fn select(choice: EngineChoice, checkpoint: &Checkpoint) -> Result<Selected,
             );
             Err(UnsupportedModel::Architecture { found, supported })
         }
-        EngineChoice::Auto if by_mistralrs => engine_config(checkpoint).map(Selected::Mistralrs),
-        EngineChoice::Mistralrs => engine_config(checkpoint).map(Selected::Mistralrs),
-        EngineChoice::Auto | EngineChoice::Candle => candle_config(checkpoint).map(Selected::Candle),
+        (EngineChoice::Auto, _) if by_mistralrs => engine_config(checkpoint).map(Selected::Mistralrs),
+        (EngineChoice::Mistralrs, _) => engine_config(checkpoint).map(Selected::Mistralrs),
+        (EngineChoice::Auto | EngineChoice::Candle, _) => candle_config(checkpoint).map(Selected::Candle),
     }
 }
 
@@ -75,6 +94,7 @@ impl Selected {
         match self {
             Self::Mistralrs(_) => EngineChoice::Mistralrs,
             Self::Candle(_) => EngineChoice::Candle,
+            Self::Native(_) => EngineChoice::Native,
         }
     }
 
@@ -86,6 +106,9 @@ impl Selected {
         Ok(match self {
             Self::Mistralrs(config) => Prepared::Mistralrs(stage::stage(checkpoint, config, eos_ids)?),
             Self::Candle(config) => Prepared::Candle(Box::new(checkpoint.clone()), Box::new(config)),
+            Self::Native(config) => {
+                Prepared::Native(Box::new(NativeModel { dir: checkpoint.dir.clone(), config: *config, quantize: None }))
+            }
         })
     }
 }
@@ -96,6 +119,7 @@ impl Prepared {
         match self {
             Self::Mistralrs(_) => EngineChoice::Mistralrs,
             Self::Candle(..) => EngineChoice::Candle,
+            Self::Native(_) => EngineChoice::Native,
         }
     }
 }
@@ -137,6 +161,9 @@ mod tests {
             assert_eq!(selected(EngineChoice::Auto, of(architecture)), Ok(EngineChoice::Candle));
             assert_eq!(selected(EngineChoice::Candle, of(architecture)), Ok(EngineChoice::Candle));
         }
+        for family in Family::all() {
+            assert_eq!(selected(EngineChoice::Native, of(family.architecture())), Ok(EngineChoice::Native));
+        }
     }
 
     #[test]
@@ -164,6 +191,7 @@ mod tests {
             ),
             (EngineChoice::Mistralrs, "OPTForCausalLM", "Gemma2ForCausalLM by mistralrs"),
             (EngineChoice::Candle, "LlamaForCausalLM", "PhiForCausalLM, OPTForCausalLM by candle"),
+            (EngineChoice::Native, "Phi3ForCausalLM", "PhiForCausalLM, OPTForCausalLM by native"),
         ] {
             let refused = selected(choice, of(architecture)).unwrap_err();
             assert!(refused.contains(words) && refused.contains(&format!("`{architecture}` is not supp")), "{refused}");

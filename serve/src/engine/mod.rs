@@ -6,6 +6,7 @@ pub mod constraint;
 mod ending;
 #[cfg(feature = "mistralrs")]
 pub mod mistralrs;
+pub mod native;
 pub mod sampling;
 pub(crate) mod schema;
 pub(crate) mod schema_limits;
@@ -13,8 +14,10 @@ pub mod stage;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use orpo_chat::ChatTokenizer;
+use orpo_model::infer::LowRank;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
@@ -81,6 +84,23 @@ impl From<SamplingError> for EngineError {
 #[derive(Debug)]
 pub struct Generation {
     steps: UnboundedReceiver<Result<Step, EngineError>>,
+    cached: CachedTokens,
+}
+
+/// How many tokens of a prompt the engine knew before and need not compute; final with the reply's first token.
+#[derive(Debug, Clone, Default)]
+pub struct CachedTokens(Arc<AtomicUsize>);
+
+impl CachedTokens {
+    /// Notes the number.
+    pub fn set(&self, tokens: usize) {
+        self.0.store(tokens, Ordering::Release);
+    }
+
+    /// The number.
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// The engine's end of a [`Generation`]. Unbounded, so that a slow reader cannot hold up the engine; what can pile up
@@ -91,7 +111,12 @@ impl Generation {
     /// A channel for one reply: the engine's end and the reader's.
     pub fn channel() -> (StepSender, Self) {
         let (sender, steps) = unbounded_channel();
-        (sender, Self { steps })
+        (sender, Self { steps, cached: CachedTokens::default() })
+    }
+
+    /// How many tokens of the prompt the engine knew before; for the engine, where to say so.
+    pub fn cached(&self) -> &CachedTokens {
+        &self.cached
     }
 
     /// The next token. After a step with [`Step::finish`] it must not be called again.
@@ -128,6 +153,27 @@ impl Scoring {
     }
 }
 
+/// What an engine is doing that schedules its requests itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// How many sequences run at most.
+    pub sequences: usize,
+    /// Sequences that run.
+    pub running: usize,
+    /// Sequences that wait for their turn.
+    pub waiting: usize,
+    /// Pages of the key-value cache.
+    pub pages: usize,
+    /// Those that running sequences hold.
+    pub pages_held: usize,
+    /// Those that are kept for the prefixes in them, and free as soon as they are needed.
+    pub pages_known: usize,
+    /// Tokens of prompts that were looked up in the cache.
+    pub prefix_queries: u64,
+    /// Those that were found.
+    pub prefix_hits: u64,
+}
+
 /// An inference engine with one model loaded.
 pub trait Engine: Send + Sync {
     /// How many tokens prompt and reply may have together.
@@ -136,6 +182,23 @@ pub trait Engine: Send + Sync {
     /// Whether requests can be expected to succeed now. It turns false while an engine recovers from a crash.
     fn is_ready(&self) -> bool {
         true
+    }
+
+    /// What an engine is doing that takes any number of requests and schedules them itself; none where requests are to
+    /// be handed over one after another.
+    fn occupancy(&self) -> Option<Occupancy> {
+        None
+    }
+
+    /// The same model with an adapter, where the engine can serve several from one copy of the weights. Blocks until the
+    /// running step is done, and is not for a thread that answers requests. The adapter is unloaded when the last of its
+    /// engines is dropped.
+    ///
+    /// # Errors
+    /// Why it does not fit, or that the engine takes none.
+    fn with_adapter(&self, layers: Vec<LowRank>) -> Result<Arc<dyn Engine>, String> {
+        let _ = layers;
+        Err("this engine takes no adapters; `--engine native` does".into())
     }
 
     /// Starts a reply. Must be called within a tokio runtime.
@@ -168,6 +231,15 @@ pub enum LoadError {
     NotBuilt(EngineChoice),
 }
 
+/// How an engine is to run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// How many requests it does at a time; none for what suits it.
+    pub max_concurrent: Option<NonZeroUsize>,
+    /// Bytes for keys and values, of the engine of our own; none for a part of the memory that is available.
+    pub kv_cache_bytes: Option<usize>,
+}
+
 /// Loads a prepared model. The tokenizer tells which ids exist.
 ///
 /// # Errors
@@ -175,8 +247,10 @@ pub enum LoadError {
 pub async fn load(
     prepared: Prepared,
     tokenizer: &ChatTokenizer,
-    max_concurrent: NonZeroUsize,
+    options: Options,
 ) -> Result<Arc<dyn Engine>, LoadError> {
+    #[cfg(any(feature = "mistralrs", feature = "candle"))]
+    let max_concurrent = options.max_concurrent.unwrap_or(NonZeroUsize::MIN);
     match prepared {
         #[cfg(feature = "mistralrs")]
         Prepared::Mistralrs(staged) => {
@@ -189,10 +263,8 @@ pub async fn load(
             }
             Ok(Arc::new(candle::CandleEngine::load(*checkpoint, *config, tokenizer).await?))
         }
+        Prepared::Native(model) => Ok(Arc::new(native::NativeEngine::load(*model, options, tokenizer).await?)),
         #[allow(unreachable_patterns, reason = "in a build with every engine")]
-        other => {
-            let _ = (tokenizer, max_concurrent);
-            Err(LoadError::NotBuilt(other.engine()))
-        }
+        other => Err(LoadError::NotBuilt(other.engine())),
     }
 }

@@ -70,10 +70,10 @@ pub fn merge(base: &Checkpoint, adapter: &Adapter, into: &Path) -> Result<Checkp
         let written = if *adapted { merge_file(file, &target, adapter) } else { link(file, &target) };
         written.map_err(|source| failed(&target, source))?;
     }
-    let own_tokenizer = adapter.dir.join("tokenizer.json").exists();
-    let tokenizer_dir = if own_tokenizer { &adapter.dir } else { &base.dir };
+    let tokenizer_dir = adapter.tokenizer_dir(&base.dir);
     let of_base = ["config.json", "generation_config.json", "model.safetensors.index.json"];
-    let of_base = of_base.iter().filter(|name| base.dir.join(name).exists()).map(|name| (&base.dir, name.to_string()));
+    let of_base = of_base.iter().filter(|name| base.dir.join(name).exists());
+    let of_base = of_base.map(|name| (base.dir.as_path(), name.to_string()));
     for (dir, name) in of_base.chain(tokenizer_files(tokenizer_dir).into_iter().map(|name| (tokenizer_dir, name))) {
         let target = into.join(&name);
         let parent = target.parent().expect("it lies in a directory");

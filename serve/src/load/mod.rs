@@ -9,18 +9,21 @@ mod progress;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use clap::ValueEnum;
 use orpo_chat::ChatTokenizer;
 use orpo_hub::Hub;
 use orpo_model::adapter::Adapter;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::gguf::Gguf;
 pub use self::merge::{MergeError, merge};
 use crate::checkpoint::Checkpoint;
-use crate::config::ServeArgs;
-use crate::engine::choice;
+use crate::config::{NamedAdapter, ServeArgs};
+use crate::engine::{Engine, EngineChoice, choice};
+use crate::state::Served;
 
 /// A model that is complete and checked, but not loaded.
 #[derive(Debug)]
@@ -46,10 +49,12 @@ pub enum Weights {
     Checkpoint(Box<Checkpoint>),
     /// A GGUF file, which brings its config with it.
     Gguf(Gguf),
+    /// An adapter for the engine that serves the base.
+    Adapter(Adapter),
 }
 
-/// All models that `args` ask for, the base first. Adapters are merged into directories below `scratch`, which must
-/// stay as long as the models are used. Blocks: it may fetch, hash and write whole models.
+/// All models that `args` ask for, the base first. Where the engine takes no adapters, they are merged into directories
+/// below `scratch`, which must stay as long as the models are used. Blocks: it may fetch, hash and write whole models.
 ///
 /// # Errors
 /// In one line: what is wrong with which model, and what to do.
@@ -65,7 +70,8 @@ pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
     }
     let base = Checkpoint::open(&path)?;
     // Before long work: what no engine can run.
-    choice::select(args.engine, &base).with_context(|| format!("cannot serve `{}`", args.model.display()))?;
+    let selected = choice::select(args.engine, &base);
+    let engine = selected.with_context(|| format!("cannot serve `{}`", args.model.display()))?.engine();
     let tokenizer_of_base = tokenizer(args, &base.dir)?;
     check_vocabulary(&tokenizer_of_base, &base)?;
     let adapters: Vec<Adapter> =
@@ -75,22 +81,87 @@ pub fn models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Vec<Model>> {
     }
     let name = names.remove(0);
     let mut models = Vec::with_capacity(1 + adapters.len());
-    for (number, (named, adapter)) in args.adapter.iter().zip(&adapters).enumerate() {
-        tracing::info!(adapter = %named.name, dir = %named.dir.display(), "merging");
-        let checkpoint = merge(&base, adapter, &scratch.join(number.to_string()))?;
-        let tokenizer =
-            tokenizer(args, &checkpoint.dir).with_context(|| format!("adapter `{}`", named.dir.display()))?;
-        check_vocabulary(&tokenizer, &checkpoint)?;
-        let parent = Some(name.clone());
-        let lineage = manifest::lineage(&named.dir, !args.no_verify)?;
-        let weights = Weights::Checkpoint(Box::new(checkpoint));
-        models.push(Model { name: named.name.clone(), aliases: Vec::new(), parent, lineage, weights, tokenizer });
+    for (number, (named, adapter)) in args.adapter.iter().zip(adapters).enumerate() {
+        let mut model = adapter_model(args, &base, &name, named, adapter)?;
+        if let Weights::Adapter(adapter) = &model.weights
+            && engine != EngineChoice::Native
+        {
+            tracing::info!(adapter = %named.name, dir = %named.dir.display(), "merging");
+            let merged = merge(&base, adapter, &scratch.join(number.to_string()))?;
+            model.weights = Weights::Checkpoint(Box::new(merged));
+        }
+        models.push(model);
     }
     let lineage = manifest::lineage(&base.dir, !args.no_verify)?;
     let weights = Weights::Checkpoint(Box::new(base));
     let tokenizer = tokenizer_of_base;
     models.insert(0, Model { name, aliases: names, parent: None, lineage, weights, tokenizer });
     Ok(models)
+}
+
+/// An adapter of `base`, which is called `base_name`.
+fn adapter_model(
+    args: &ServeArgs,
+    base: &Checkpoint,
+    base_name: &str,
+    named: &NamedAdapter,
+    adapter: Adapter,
+) -> anyhow::Result<Model> {
+    let tokenizer = tokenizer(args, adapter.tokenizer_dir(&base.dir))
+        .with_context(|| format!("adapter `{}`", named.dir.display()))?;
+    check_vocabulary(&tokenizer, base)?;
+    let lineage = manifest::lineage(&named.dir, !args.no_verify)?;
+    let (name, parent) = (named.name.clone(), Some(base_name.to_string()));
+    Ok(Model { name, aliases: Vec::new(), parent, lineage, weights: Weights::Adapter(adapter), tokenizer })
+}
+
+/// Opens adapters of a base while it is served.
+#[derive(Debug, Clone)]
+pub struct AdapterLoader {
+    args: ServeArgs,
+    base: Checkpoint,
+    base_name: String,
+}
+
+impl AdapterLoader {
+    /// For adapters of `model`; none where that is no checkpoint directory.
+    pub fn of(args: &ServeArgs, model: &Model) -> Option<Self> {
+        let Weights::Checkpoint(base) = &model.weights else { return None };
+        Some(Self { args: args.clone(), base: (**base).clone(), base_name: model.name.clone() })
+    }
+
+    /// The adapter in `dir`, checked as those that the server begins with. Blocks.
+    ///
+    /// # Errors
+    /// As [`models`].
+    pub fn open(&self, name: &str, dir: &Path) -> anyhow::Result<Model> {
+        let adapter = Adapter::open(dir)?;
+        verify(&self.args, dir)?;
+        let named = NamedAdapter { name: name.into(), dir: dir.into() };
+        adapter_model(&self.args, &self.base, &self.base_name, &named, adapter)
+    }
+
+    /// A model that it opened as the base's `engine` serves it. Blocks.
+    ///
+    /// # Errors
+    /// In one line: why the engine does not take it.
+    pub fn serve(&self, model: Model, engine: &Arc<dyn Engine>) -> anyhow::Result<Served> {
+        let Weights::Adapter(adapter) = &model.weights else { bail!("`{}` is not an adapter", model.name) };
+        let engine = engine.with_adapter(adapter.low_rank()?);
+        let engine = engine.map_err(|error| anyhow!("cannot load the adapter `{}`: {error}", model.name))?;
+        let settings = settings(&self.args, EngineChoice::Native, &model);
+        Ok(Served::of(model, engine, settings))
+    }
+}
+
+/// How a model is served, for its card.
+pub fn settings(args: &ServeArgs, engine: EngineChoice, model: &Model) -> Value {
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "engine": engine.to_string(),
+        "quantize": args.quantize.and_then(|kind| Some(kind.to_possible_value()?.get_name().to_owned())),
+        "adapter": model.parent.as_ref().map(|_| &model.name),
+    })
 }
 
 fn gguf_model(args: &ServeArgs, file: &Path, mut names: Vec<String>) -> anyhow::Result<Model> {

@@ -7,7 +7,10 @@ use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use super::fields::tests::known;
-use super::{ApiError, ChatRequest, CompletionRequest, DetokenizeRequest, ErrorKind, TokenizeRequest};
+use super::{
+    ApiError, ChatRequest, CompletionRequest, DetokenizeRequest, ErrorKind, LoadAdapterRequest, TokenizeRequest,
+    UnloadAdapterRequest,
+};
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::from_str(include_str!("openapi.json")).unwrap());
 
@@ -70,7 +73,7 @@ fn every_field_that_is_read_is_documented_and_none_else() {
     let completions = [&forms, &outputs].map(|extra| with(extra, json!({"prompt": "a"})));
     let parse_tokenize = |body: &[u8]| TokenizeRequest::parse(body).map(drop);
     type Parse = fn(&[u8]) -> Result<(), ApiError>;
-    let cases: [(&[&str], &[Value], Parse); 4] = [
+    let cases: [(&[&str], &[Value], Parse); 6] = [
         (&["ChatCompletionRequest"], &[&[chat][..], &chats].concat(), |body| ChatRequest::parse(body).map(drop)),
         (&["CompletionRequest"], &[&[completion][..], &completions].concat(), |body| {
             CompletionRequest::parse(body).map(drop)
@@ -80,6 +83,10 @@ fn every_field_that_is_read_is_documented_and_none_else() {
             &[json!({"prompt": "a"}), json!({"messages": messages, "tools": [function]})],
             parse_tokenize,
         ),
+        (&["LoadAdapterRequest"], &[json!({"lora_name": "n", "lora_path": "p"})], |body| {
+            LoadAdapterRequest::parse(body).map(drop)
+        }),
+        (&["UnloadAdapterRequest"], &[json!({"lora_name": "n"})], |body| UnloadAdapterRequest::parse(body).map(drop)),
         (&["DetokenizeRequest"], &[json!({"tokens": [1]})], |body| DetokenizeRequest::parse(body).map(drop)),
     ];
     for (schemas, bodies, parse) in cases {

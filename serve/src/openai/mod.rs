@@ -1,5 +1,6 @@
 //! OpenAI's wire: requests validated field by field, responses, and the one table of errors.
 
+mod adapter;
 mod completion;
 #[cfg(test)]
 mod document;
@@ -11,6 +12,7 @@ mod shared;
 mod tokenize;
 mod tools;
 
+pub use adapter::{LoadAdapterRequest, UnloadAdapterRequest};
 pub use completion::{CompletionRequest, MAX_COMPLETION_LOGPROBS, MAX_PROMPTS, PromptInput};
 pub use error::{ApiError, ErrorKind};
 pub use request::{ChatRequest, MAX_TOP_LOGPROBS};

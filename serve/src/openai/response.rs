@@ -31,7 +31,7 @@ pub struct Usage {
 /// More about the tokens of a prompt.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct PromptTokensDetails {
-    /// How many need not be computed again; none, for nothing is kept between requests.
+    /// How many need not be computed again, as they were known from earlier requests.
     pub cached_tokens: usize,
 }
 
@@ -40,6 +40,17 @@ impl Usage {
     pub fn new(prompt_tokens: usize, completion_tokens: usize) -> Self {
         let total_tokens = prompt_tokens + completion_tokens;
         Self { prompt_tokens, completion_tokens, total_tokens, prompt_tokens_details: PromptTokensDetails::default() }
+    }
+
+    /// Counts one more generated token.
+    pub fn count_token(&mut self) {
+        self.completion_tokens += 1;
+        self.total_tokens += 1;
+    }
+
+    /// Counts further tokens of the prompt that were known.
+    pub fn count_cached(&mut self, tokens: usize) {
+        self.prompt_tokens_details.cached_tokens += tokens;
     }
 }
 

@@ -30,10 +30,10 @@ pub(super) async fn chat_completions(State(state): State<Arc<AppState>>, body: B
     let (request, work) = answer::prepared(&state, wants_grammar, deadline, prepare).await?;
     let unchecked = work.unchecked.clone();
     let prompt_ids = work.prompts.first().map_or_else(Vec::new, |prompt| prompt.request.prompt_ids.clone());
-    let outputs = answer::begin(&state, served, work, deadline).await?;
+    let outputs = answer::begin(&state, &served, work, deadline).await?;
 
-    let head = Head::new("chatcmpl", served, request.stream_usage, prompt_ids.len());
-    let reader = prepare::call_reader(served, &request);
+    let head = Head::new("chatcmpl", &served, request.stream_usage, prompt_ids.len());
+    let reader = prepare::call_reader(&served, &request);
     let (told, ids) = (Told::of(&request), request.return_token_ids);
     if request.stream {
         let prompt_ids = ids.then_some(prompt_ids);

@@ -28,10 +28,10 @@ pub(super) async fn completions(State(state): State<Arc<AppState>>, body: Body) 
     let (request, work) = answer::prepared(&state, wants_grammar, deadline, prepare).await?;
     let unchecked = work.unchecked.clone();
     let prompts: Vec<Vec<u32>> = work.prompts.iter().map(|prompt| prompt.request.prompt_ids.clone()).collect();
-    let outputs = answer::begin(&state, served, work, deadline).await?;
+    let outputs = answer::begin(&state, &served, work, deadline).await?;
 
     let prompt_tokens = prompts.iter().map(Vec::len).sum();
-    let head = Head::new("cmpl", served, request.stream_usage, prompt_tokens);
+    let head = Head::new("cmpl", &served, request.stream_usage, prompt_tokens);
     let (has_logprobs, choices) = (request.logprobs.is_some(), request.choices);
     let chunks = CompletionChunks { head, has_logprobs, choices, prompts: request.return_token_ids.then_some(prompts) };
     if request.stream {

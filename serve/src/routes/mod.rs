@@ -1,5 +1,6 @@
 //! The routes, one handler a file.
 
+mod adapters;
 mod answer;
 mod chat;
 mod completions;
@@ -30,6 +31,8 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/v1/completions", post(completions::completions))
         .route("/v1/models", get(models::models))
         .route("/v1/models/{*model}", get(models::model))
+        .route("/v1/load_lora_adapter", post(adapters::load))
+        .route("/v1/unload_lora_adapter", post(adapters::unload))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/tokenizer_info", get(tokenize::tokenizer_info))

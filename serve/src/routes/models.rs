@@ -10,7 +10,8 @@ use crate::state::{AppState, Served};
 
 /// The served models, each under every name that it has.
 pub(super) async fn models(State(state): State<Arc<AppState>>) -> Result<Json<ModelList>, ApiError> {
-    let cards = state.models()?.iter().flat_map(|served| served.names().map(|name| card(served, name)));
+    let models = state.models()?;
+    let cards = models.iter().flat_map(|served| served.names().map(|name| card(served, name)));
     Ok(Json(ModelList { object: "list", data: cards.collect() }))
 }
 
@@ -19,7 +20,8 @@ pub(super) async fn model(
     State(state): State<Arc<AppState>>,
     Path(name): Path<String>,
 ) -> Result<Json<ModelCard>, ApiError> {
-    Ok(Json(card(state.model(&name)?, &name)))
+    let served = state.model(&name)?;
+    Ok(Json(card(&served, &name)))
 }
 
 fn card(served: &Served, name: &str) -> ModelCard {

@@ -41,7 +41,7 @@ pub(super) async fn tokenize(State(state): State<Arc<AppState>>, body: Body) -> 
 pub(super) async fn detokenize(State(state): State<Arc<AppState>>, body: Body) -> Result<Json<Detokenized>, ApiError> {
     let request = DetokenizeRequest::parse(&answer::bytes(&state, body)?)?;
     let served = served(&state, request.model.as_deref())?;
-    let ids = prepare::known(served, &request.tokens, "tokens")?;
+    let ids = prepare::known(&served, &request.tokens, "tokens")?;
     let text = served.tokenizer.decode(&ids, false);
     let prompt = text.map_err(|error| ApiError::of_field(ErrorKind::InvalidValue, "tokens", error.to_string()))?;
     Ok(Json(Detokenized { prompt }))
@@ -62,9 +62,11 @@ pub(super) async fn tokenizer_info(State(state): State<Arc<AppState>>) -> Result
 }
 
 /// The model that is named, else the base.
-fn served<'a>(state: &'a AppState, model: Option<&str>) -> Result<&'a Arc<Served>, ApiError> {
+fn served(state: &AppState, model: Option<&str>) -> Result<Arc<Served>, ApiError> {
     match model {
         Some(model) => state.model(model),
-        None => state.models()?.first().ok_or_else(|| ApiError::new(ErrorKind::NotReady, "no model is served")),
+        None => {
+            state.models()?.first().cloned().ok_or_else(|| ApiError::new(ErrorKind::NotReady, "no model is served"))
+        }
     }
 }

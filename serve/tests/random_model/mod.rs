@@ -1,10 +1,9 @@
 //! A tiny model with random weights, made anew for each test: Llama's layers, the double's tokenizer.
 
-use std::collections::HashMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
-use serde_json::{Value, json};
+use half::{bf16, f16};
+use serde_json::{Map, Value, json};
 
 use crate::common::{EOS, TEMPLATE, VOCABULARY, write_tokenizer};
 
@@ -13,8 +12,9 @@ const INTERMEDIATE: usize = 64;
 const LAYERS: usize = 2;
 const HEADS: usize = 4;
 
-/// Writes a checkpoint with its weights in `dtype`, the same values in each. `extra` goes into its config.
-pub fn write(dir: &Path, dtype: DType, extra: Value) {
+/// Writes a checkpoint with its weights in `dtype` (`f32`, `bf16`, `f16`), the same values in each. `extra` goes into its
+/// config.
+pub fn write(dir: &Path, dtype: &str, extra: Value) {
     let mut config = json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
         "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
@@ -26,10 +26,11 @@ pub fn write(dir: &Path, dtype: DType, extra: Value) {
     }
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     write_tokenizer(dir, TEMPLATE, "<s>");
-    candle_core::safetensors::save(&weights(dtype), dir.join("model.safetensors")).unwrap();
+    std::fs::write(dir.join("model.safetensors"), weights(dtype)).unwrap();
 }
 
-fn weights(dtype: DType) -> HashMap<String, Tensor> {
+/// A safetensors file.
+fn weights(dtype: &str) -> Vec<u8> {
     let mut shapes = vec![
         ("model.embed_tokens.weight".to_string(), vec![VOCABULARY, HIDDEN]),
         ("model.norm.weight".to_string(), vec![HIDDEN]),
@@ -50,18 +51,25 @@ fn weights(dtype: DType) -> HashMap<String, Tensor> {
         shapes.extend(parts.map(|(name, shape)| (format!("model.layers.{layer}.{name}.weight"), shape.to_vec())));
     }
     let mut state = 1_u64;
-    let tensor = |(name, shape): (String, Vec<usize>)| {
+    let (mut header, mut data) = (Map::new(), Vec::new());
+    for (name, shape) in shapes {
         // Norms near 1, matrices within plus and minus a half.
         let offset = if shape.len() == 1 { 1.0 } else { 0.0 };
-        let values: Vec<f32> = (0..shape.iter().product())
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                offset + (state >> 40) as f32 / (1_u64 << 24) as f32 - 0.5
-            })
-            .collect();
-        // By way of bf16: f16 and f32 have these values, too.
-        let rounded = Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap();
-        (name, rounded.to_dtype(dtype).unwrap())
-    };
-    shapes.into_iter().map(tensor).collect()
+        let from = data.len();
+        for _ in 0..shape.iter().product() {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Rounded to bf16: f16 and f32 have these values, too.
+            let value = bf16::from_f32(offset + (state >> 40) as f32 / (1_u64 << 24) as f32 - 0.5);
+            match dtype {
+                "f32" => data.extend(value.to_f32().to_le_bytes()),
+                "bf16" => data.extend(value.to_le_bytes()),
+                "f16" => data.extend(f16::from_f32(value.to_f32()).to_le_bytes()),
+                other => panic!("no weights are made in {other}"),
+            }
+        }
+        let offsets = [from, data.len()];
+        header.insert(name, json!({"dtype": dtype.to_uppercase(), "shape": shape, "data_offsets": offsets}));
+    }
+    let header = Value::Object(header).to_string();
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()
 }
