@@ -25,6 +25,9 @@ pub struct Adapter {
     pub weights: WeightFiles,
 }
 
+/// One matrix of a layer: the name of its tensor, rows and columns.
+type Half = (String, [usize; 2]);
+
 /// The two matrices of a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
@@ -68,7 +71,7 @@ impl Adapter {
         let path = dir.join(ADAPTER_FILE);
         let refuse = |reason: String| ModelError::invalid(&path, reason);
         let weights = WeightFiles::open_file(&path)?;
-        let mut halves: BTreeMap<String, [Option<(String, [usize; 2])>; 2]> = BTreeMap::new();
+        let mut halves: BTreeMap<String, [Option<Half>; 2]> = BTreeMap::new();
         for file in weights.files() {
             for (name, info) in file.tensors() {
                 file.float_type(&name, info)?;
@@ -139,8 +142,8 @@ impl Layer {
     fn new(
         config: &LoraConfig,
         module: &str,
-        (a, [a_rows, inputs]): (String, [usize; 2]),
-        (b, [outputs, b_columns]): (String, [usize; 2]),
+        (a, [a_rows, inputs]): Half,
+        (b, [outputs, b_columns]): Half,
     ) -> Result<Self, String> {
         if !config.target_modules.contain(module) {
             return Err("it is not among `target_modules`".into());
