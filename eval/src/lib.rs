@@ -33,6 +33,7 @@ pub mod error_body;
 pub mod ifeval;
 pub mod jsonl;
 pub mod judge;
+pub mod learning;
 pub mod lenient_json;
 pub mod mt_bench;
 pub mod official;

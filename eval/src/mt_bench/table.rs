@@ -37,6 +37,7 @@ pub fn render(summary: &Summary) -> String {
     if duplicates > 0 {
         text += &format!("repeated: {}\n", table::count(duplicates, "judgment"));
     }
+    text += &table::judge_notes(Some(&summary.judge));
     if !summary.by_category.is_empty() {
         let mut table = scored_table("category");
         for category in category::in_order(summary.by_category.keys().map(String::as_str)) {
