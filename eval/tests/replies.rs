@@ -669,7 +669,7 @@ fn every_known_refusal_is_taken_for_what_it_is() {
         let row = answers.iter().position(|(id, _)| *id == prompt(body)).unwrap();
         // Without what it objects to, a server answers.
         let has = |name: &Value| name.as_str().is_none_or(|name| body.get(name).is_some());
-        let all = when[row]["has_all"].as_array().into_iter().flatten().all(|name| has(name));
+        let all = when[row]["has_all"].as_array().into_iter().flatten().all(has);
         if has(&when[row]["has"]) && all { answers[row].1.clone() } else { says("fine") }
     });
     let retry = Retry { retries: 0, ..Retry::default() };

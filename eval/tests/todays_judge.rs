@@ -67,28 +67,18 @@ fn answer(state: &mut State, body: &Value) -> (u16, String) {
         let said = row["body"].as_str().map_or_else(|| row["body"].to_string(), str::to_owned);
         return (row["status"].as_u64().unwrap() as u16, said);
     }
-    let unsupported = |field: &str| {
-        format!(
-            "Unsupported parameter: '{field}' is not supported with this model. Use another one, such as 'max_completion_tokens'."
-        )
-    };
-    let refused =
-        ["max_tokens", "logprobs", "top_logprobs", "top_p"].into_iter().find(|field| body.get(*field).is_some());
-    let unknown = ["structured_outputs", "guided_choice", "seed"].into_iter().find(|field| body.get(*field).is_some());
+    let unsupported = |field: &str| format!("Unsupported parameter: '{field}' is not supported with this model.");
+    let first = |fields: &[&'static str]| fields.iter().copied().find(|field| body.get(*field).is_some());
     let warm = body.get("temperature").filter(|temperature| temperature.as_f64() != Some(1.0));
-    let message = match (refused, warm, unknown) {
-        (Some("max_tokens"), _, _) => {
-            let message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.";
-            Some(message.to_owned())
-        }
-        (_, Some(value), _) => {
-            Some(format!("Unsupported value: 'temperature' does not support {value} with this model."))
-        }
-        (Some(field), _, _) => {
-            Some(unsupported(field).replace(" Use another one, such as 'max_completion_tokens'.", ""))
-        }
-        (_, _, Some(field)) => Some(format!("Unrecognized request argument supplied: {field}")),
-        _ => None,
+    let message = if first(&["max_tokens"]).is_some() {
+        Some(unsupported("max_tokens") + " Use 'max_completion_tokens' instead.")
+    } else if let Some(value) = warm {
+        Some(format!("Unsupported value: 'temperature' does not support {value} with this model."))
+    } else if let Some(field) = first(&["logprobs", "top_logprobs", "top_p"]) {
+        Some(unsupported(field))
+    } else {
+        first(&["structured_outputs", "guided_choice", "seed"])
+            .map(|field| format!("Unrecognized request argument supplied: {field}"))
     };
     if let Some(message) = message {
         *state.refused.entry(key).or_default() += 1;
