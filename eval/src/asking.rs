@@ -2,6 +2,7 @@
 //! come back.
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use crate::breaker::Next;
 use crate::client::ClientError;
@@ -34,6 +35,8 @@ pub enum Hopeless {
     Refused {
         /// What the server said to the first question.
         error: Box<ClientError>,
+        /// The field that it names.
+        field: Option<String>,
         /// What to do about it, as the end of the sentence.
         advice: String,
     },
@@ -57,6 +60,21 @@ fn unended(error: &ClientError) -> String {
     error.to_string().trim_end_matches('.').to_owned()
 }
 
+/// How asking goes on after an item has been asked.
+#[derive(Debug)]
+pub struct Step<T> {
+    /// How the next item is asked.
+    pub next: Next,
+    /// What has to be asked before the item is done.
+    pub again: Option<T>,
+}
+
+impl<T> From<Next> for Step<T> {
+    fn from(next: Next) -> Self {
+        Self { next, again: None }
+    }
+}
+
 /// Asks items until all are asked or `take`, which hears what came of each, says that it is enough. `next` is how to begin.
 ///
 /// # Errors
@@ -67,30 +85,32 @@ pub async fn ask_all<T, A, E>(
     mut next: Next,
     progress: &Progress,
     ask: impl AsyncFn(&T) -> A,
-    mut take: impl FnMut(T, A) -> Result<Next, E>,
+    mut take: impl FnMut(T, A) -> Result<Step<T>, E>,
 ) -> Result<(), E> {
     let mut items = items.into_iter();
-    while next == Next::Alone
-        && let Some(item) = items.next()
-    {
-        let asked = ask(&item).await;
-        next = take(item, asked)?;
-        progress.advance();
-    }
-    if next == Next::Stop {
-        return Ok(());
-    }
+    let mut again: Vec<T> = Vec::new();
     let ask = async |item: T| {
         let asked = ask(&item).await;
         (item, asked)
     };
-    let mut replies = futures::stream::iter(items).map(ask).buffer_unordered(concurrency.max(1));
-    while let Some((item, asked)) = replies.next().await {
-        let next = take(item, asked)?;
-        progress.advance();
-        if next == Next::Stop {
-            break;
+    let mut in_flight = FuturesUnordered::new();
+    loop {
+        let room = match next {
+            Next::Alone => 1,
+            Next::Together => concurrency.max(1),
+            Next::Stop => return Ok(()),
+        };
+        while in_flight.len() < room
+            && let Some(item) = again.pop().or_else(|| items.next())
+        {
+            in_flight.push(ask(item));
         }
+        let Some((item, asked)) = in_flight.next().await else { return Ok(()) };
+        let step = take(item, asked)?;
+        next = step.next;
+        if step.again.is_none() {
+            progress.advance();
+        }
+        again.extend(step.again);
     }
-    Ok(())
 }

@@ -79,6 +79,11 @@ impl Edits {
         }
     }
 
+    /// True if the field gets a value.
+    pub fn sets(&self, field: &str) -> bool {
+        self.0.iter().rev().find(|edit| edit.key == field).is_some_and(|edit| edit.value.is_some())
+    }
+
     /// True if nothing is changed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -139,6 +144,7 @@ mod tests {
         changes.apply(body.as_object_mut().unwrap());
         assert_eq!(body, json!({"x": 0, "a": 2}));
         assert_eq!(serde_json::to_value(&changes).unwrap(), json!({"a": 2, "b": null, "c": null}));
+        assert_eq!(["a", "b", "c", "x"].map(|field| changes.sets(field)), [true, false, false, false]);
         assert!(edits(&[]).is_empty() && !changes.is_empty());
     }
 }

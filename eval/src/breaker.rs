@@ -66,7 +66,8 @@ impl Breaker {
             Ok(Some(_)) => {}
             Err(error) if self.next == Next::Alone => {
                 if let Some(advice) = about_all(self.party, body, error) {
-                    return Err(Hopeless::Refused { error: Box::new(error.clone()), advice });
+                    let field = rejection::refusal(body, error).map(|refusal| refusal.field.to_owned());
+                    return Err(Hopeless::Refused { error: Box::new(error.clone()), field, advice });
                 }
             }
             Err(_) => {}

@@ -35,6 +35,7 @@ pub mod ifeval;
 pub mod jsonl;
 pub mod judge;
 pub mod judge_agreement;
+pub mod learning;
 pub mod lenient_json;
 pub mod mt_bench;
 pub mod official;

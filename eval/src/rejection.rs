@@ -25,30 +25,52 @@ const LIMITS: [&str; 2] = ["max_tokens", "max_completion_tokens"];
 /// Names of fields that are words of everyday language, too.
 const WORDS: [&str; 6] = ["n", "stop", "store", "tools", "functions", "user"];
 
-/// Returns what to do about a refusal, as the end of a sentence; nothing if the next request may fare better.
-pub fn advice(party: Party, body: &Value, error: &ClientError) -> Option<String> {
+/// A field that a server does not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal<'a> {
+    /// The field of the body.
+    pub field: &'a str,
+    /// The name under which the server takes its value, if it says so.
+    pub rename_to: Option<&'static str>,
+}
+
+/// Returns the field of the body that a server refuses by name; nothing if it names none, or if the next request may fare
+/// better.
+pub fn refusal<'a>(body: &'a Value, error: &ClientError) -> Option<Refusal<'a>> {
     let ClientError::Status { status: 400 | 422, message, param, .. } = error else { return None };
     if is_of_one(error) {
         return None;
     }
-    let flag = party.body_flag();
-    if param.as_deref().is_some_and(|param| param.starts_with("messages[") && param.ends_with(".role")) {
-        return Some("; it does not take this role of a message".into());
-    }
     let named =
         param.as_deref().and_then(|param| field(body, first_step(param)).or_else(|| field(body, &snake_case(param))));
     let mentioned = mentioned(body, message);
-    let field = named.or(mentioned.first().copied())?;
-    let other = LIMITS.into_iter().find(|limit| LIMITS.contains(&field) && *limit != field && message.contains(limit));
-    Some(match (other, field) {
+    let first = named.or(mentioned.first().copied())?;
+    let is_limit = LIMITS.contains(&first);
+    let rename_to = LIMITS.into_iter().find(|limit| is_limit && *limit != first && message.contains(limit));
+    let is_first = rename_to.is_some() || matches!(first, "logprobs" | "top_logprobs");
+    let field = if is_first { first } else { named.or(mentioned.last().copied()).unwrap_or(first) };
+    Some(Refusal { field, rename_to })
+}
+
+/// Returns what to do about a refusal, as the end of a sentence; nothing if the next request may fare better.
+pub fn advice(party: Party, body: &Value, error: &ClientError) -> Option<String> {
+    let flag = party.body_flag();
+    if let ClientError::Status { status: 400 | 422, param: Some(param), .. } = error
+        && param.starts_with("messages[")
+        && param.ends_with(".role")
+        && !is_of_one(error)
+    {
+        return Some("; it does not take this role of a message".into());
+    }
+    let Refusal { field, rename_to } = refusal(body, error)?;
+    Some(match (rename_to, field) {
         (Some(other), _) => format!("; rename the field with {flag} {field}= {flag} {other}={}", body[field]),
         (None, "logprobs" | "top_logprobs") if party == Party::Judge => {
-            "; use an annotator that reads the judge's text instead of log-probabilities (--annotator-config)".into()
+            "; use --judge-verdict auto, or an annotator that reads the judge's text instead of log-probabilities \
+             (--annotator-config)"
+                .into()
         }
-        (None, _) => {
-            let last = named.or(mentioned.last().copied()).unwrap_or(field);
-            format!("; {flag} {last}= leaves the field out, and {flag} {last}=VALUE changes it")
-        }
+        (None, _) => format!("; {flag} {field}= leaves the field out, and {flag} {field}=VALUE changes it"),
     })
 }
 
@@ -126,8 +148,8 @@ mod tests {
         let without = |field: &str| {
             format!("; --judge-body {field}= leaves the field out, and --judge-body {field}=VALUE changes it")
         };
-        let annotator =
-            "; use an annotator that reads the judge's text instead of log-probabilities (--annotator-config)";
+        let annotator = "; use --judge-verdict auto, or an annotator that reads the judge's text instead of log-probabilities \
+             (--annotator-config)";
         for (message, param, expected) in [
             (
                 "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",

@@ -21,8 +21,11 @@ pub struct Reply(Value);
 pub struct Usage {
     /// Tokens of the messages.
     pub prompt_tokens: u64,
-    /// Tokens of the reply.
+    /// Tokens of the reply, reasoning included.
     pub completion_tokens: u64,
+    /// Those of them that are reasoning, where the server counts them.
+    #[serde(default)]
+    pub reasoning_tokens: u64,
 }
 
 /// Why a response with a good status is not a reply that can be used.
@@ -291,16 +294,34 @@ impl Reply {
         })
     }
 
-    /// The tokens of question and reply, where the server counts them.
+    /// The tokens of question and reply, where the server counts them. Most servers count the tokens of reasoning among those
+    /// of the reply; where the total shows that one does not (xAI), they are added.
     pub fn usage(&self) -> Option<Usage> {
-        let count = |names: [&str; 2]| {
-            let count = names.into_iter().find_map(|name| self.0["usage"][name].as_f64())?;
-            (count >= 0.0).then_some(count as u64)
+        let usage = &self.0["usage"];
+        let whole = |count: &Value| count.as_f64().filter(|count| *count >= 0.0).map(|count| count as u64);
+        let count =
+            |names: [&str; 2]| whole(names.into_iter().map(|name| &usage[name]).find(|count| count.is_number())?);
+        let prompt_tokens = count(["prompt_tokens", "input_tokens"])?;
+        let completion_tokens = count(["completion_tokens", "output_tokens"])?;
+        let details = ["completion_tokens_details", "output_tokens_details"];
+        let reasoning_tokens =
+            details.into_iter().find_map(|name| whole(&usage[name]["reasoning_tokens"])).unwrap_or_default();
+        let apart = prompt_tokens + completion_tokens + reasoning_tokens;
+        let is_apart = reasoning_tokens > 0 && whole(&usage["total_tokens"]) == Some(apart);
+        let completion_tokens = completion_tokens + if is_apart { reasoning_tokens } else { 0 };
+        Some(Usage { prompt_tokens, completion_tokens, reasoning_tokens })
+    }
+
+    /// True if the model has reasoned before it ended: the server says so by a text of its own or by its count.
+    pub fn has_reasoned(&self) -> bool {
+        let message = self.message();
+        let is_there = |name: &str| match &message[name] {
+            Value::String(text) => !text.trim().is_empty(),
+            Value::Array(parts) => !parts.is_empty(),
+            _ => false,
         };
-        Some(Usage {
-            prompt_tokens: count(["prompt_tokens", "input_tokens"])?,
-            completion_tokens: count(["completion_tokens", "output_tokens"])?,
-        })
+        ["reasoning_content", "reasoning", "reasoning_details"].into_iter().any(is_there)
+            || self.usage().is_some_and(|usage| usage.reasoning_tokens > 0)
     }
 }
 
@@ -367,7 +388,7 @@ mod tests {
         assert_eq!(full.top_logprobs(0), Some(vec![("a".into(), -0.5)]));
         assert_eq!(full.top_logprobs(-1), Some(vec![("b".into(), -0.5)]));
         assert_eq!((full.top_logprobs(2), full.top_logprobs(-3)), (None, None));
-        assert_eq!(full.usage(), Some(Usage { prompt_tokens: 3, completion_tokens: 1 }));
+        assert_eq!(full.usage(), Some(Usage { prompt_tokens: 3, completion_tokens: 1, reasoning_tokens: 0 }));
         let bare = reply(json!({"content": null}), Value::Null);
         assert_eq!((bare.content(), bare.top_logprobs(0), bare.usage()), (None, None, None));
         let older = reply(json!({"content": null, "function_call": {"arguments": [1]}}), Value::Null);
@@ -393,6 +414,27 @@ mod tests {
             json!({"prompt_tokens": "3", "completion_tokens": "2"}),
         ] {
             assert_eq!(usage(unknown.clone()), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn tokens_of_reasoning_are_counted_once() {
+        let usage = |total: u64, details: &str| {
+            let usage = json!({"prompt_tokens": 10, "completion_tokens": 40, "total_tokens": total,
+                details: {"reasoning_tokens": 30}});
+            let reply = Reply::accept(json!({"choices": [{"message": {"content": ""}}], "usage": usage})).unwrap();
+            assert!(reply.has_reasoned());
+            reply.usage().map(|usage| (usage.completion_tokens, usage.reasoning_tokens))
+        };
+        assert_eq!(usage(50, "completion_tokens_details"), Some((40, 30)));
+        assert_eq!(usage(80, "completion_tokens_details"), Some((70, 30)), "counted apart");
+        assert_eq!(usage(50, "output_tokens_details"), Some((40, 30)));
+        for (message, has) in [
+            (json!({"content": null, "reasoning_content": "Hm"}), true),
+            (json!({"content": null, "reasoning_details": [{}]}), true),
+            (json!({"content": null, "reasoning": null, "reasoning_content": ""}), false),
+        ] {
+            assert_eq!(reply(message, json!("stop")).has_reasoned(), has);
         }
     }
 

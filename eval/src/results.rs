@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::jsonl::{self, InputError};
+use crate::learning::Lesson;
 use crate::stats::Proportion;
 pub use crate::stats::{Metric, Missing};
 
@@ -55,6 +56,9 @@ pub struct Results {
     /// The file of responses that was scored instead of asking a model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub responses: Option<DataSource>,
+    /// The fields that the model's server refused in this run, and what was done about them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub learnt: Vec<Lesson>,
     /// The version of this crate.
     #[serde(default)]
     pub code_version: String,
@@ -212,6 +216,7 @@ mod tests {
             lineage: None,
             data: None,
             responses: None,
+            learnt: Vec::new(),
             code_version: "0".into(),
             started_at: "2026-01-01T00:00:00Z".into(),
             seconds: 1.5,

@@ -51,6 +51,19 @@ pub fn check<S: Serialize>(directory: &Path, settings: &S, contents: &[&str]) ->
     )))
 }
 
+/// The settings that a directory has, if it has any.
+///
+/// # Errors
+/// When its file cannot be read.
+pub fn read(directory: &Path) -> Result<Option<Value>, InputError> {
+    let path = directory.join(FILE_NAME);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = jsonl::read_json(&path)?;
+    serde_json::from_str(&text).map(Some).map_err(|error| InputError::File { path, problem: error.to_string() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,13 @@
 //! Results as tables for people.
 
 use comfy_table::{CellAlignment, Table, presets};
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::ifeval::metrics;
+use crate::judge::way::{Measure, describe_lessons};
+use crate::judge::{Outcomes, Tally};
+use crate::learning::Lesson;
 use crate::results::{Metric, Results};
 
 /// The metrics, the counts, and the verdicts by category and by type of instruction. Plain text without colour.
@@ -82,6 +87,43 @@ pub(crate) fn metric_row(name: &str, metric: &Metric, factor: f64) -> [String; 5
 /// What a table shows of a value that may be missing.
 pub(crate) fn or_dash<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
     value.map_or_else(|| "-".to_owned(), show)
+}
+
+/// What the results say about asking the judge: the measure, what became of the requests, tokens, and what was learnt.
+pub(crate) fn judge_notes(judge: Option<&Value>) -> String {
+    let Some(judge) = judge else { return String::new() };
+    let mut text = String::new();
+    let is_official = judge["measure"].as_str().is_none_or(|measure| measure == Measure::Weighted.to_string());
+    if let Some(measure) = judge["measure"].as_str() {
+        let way = match (judge["verdict"]["way"].as_str(), judge["verdict"]["field"].as_str()) {
+            (_, Some(field)) => format!("replies constrained by `{field}`"),
+            (Some("logprobs"), _) => "log-probabilities".into(),
+            _ => "the judge's text".into(),
+        };
+        let warning = if is_official { "" } else { "; not comparable with weighted numbers" };
+        text += &format!("measure: {measure}, from {way}{warning}\n");
+    }
+    if let Ok(outcomes) = Outcomes::deserialize(&judge["outcomes"]) {
+        text += &format!("judge: {outcomes}\n");
+    }
+    if let Ok(Tally { prompt_tokens, completion_tokens, reasoning_tokens, asked_again, dollars, .. }) =
+        Tally::deserialize(&judge["requests"])
+        && prompt_tokens + completion_tokens > 0
+    {
+        text += &format!("tokens of the judge in this run: {prompt_tokens} sent, {completion_tokens} received");
+        if reasoning_tokens > 0 {
+            text += &format!(", {reasoning_tokens} of them reasoning");
+        }
+        if asked_again > 0 {
+            text += &format!("; {} sent once more with twice the limit", count(asked_again, "request"));
+        }
+        text += &dollars.map_or(String::new(), |dollars| format!("; {dollars:.2} US dollars"));
+        text.push('\n');
+    }
+    if let Ok(lessons) = Vec::<Lesson>::deserialize(&judge["learnt"]) {
+        text += &describe_lessons(&lessons);
+    }
+    text
 }
 
 /// A number of things, such as `1 loss` and `2 losses`.

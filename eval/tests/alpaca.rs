@@ -359,16 +359,9 @@ fn a_judge_without_log_probabilities_is_asked_once() {
     let (server, endpoint) = Server::start(false, &[]);
     let directory = tempfile::tempdir().unwrap();
     let reference = write_reference(directory.path(), &["a", "b", "c"]);
-    let output = alpaca(&[
-        "--endpoint",
-        &endpoint,
-        "--reference",
-        &reference,
-        "--judge-endpoint",
-        &endpoint,
-        "--judge-model",
-        "judge",
-    ]);
+    let arguments =
+        ["--endpoint", &endpoint, "--reference", &reference, "--judge-endpoint", &endpoint, "--judge-model", "judge"];
+    let output = alpaca(&[&arguments[..], &["--judge-verdict", "logprobs"]].concat());
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("needs the log-probabilities of the likeliest tokens"), "{}", stderr(&output));
     assert!(stderr(&output).contains("or an annotator with another parser"), "{}", stderr(&output));

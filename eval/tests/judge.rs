@@ -96,6 +96,7 @@ fn judge(endpoint: &str, concurrency: usize) -> Judge {
         edits: Edits::default(),
         reasoning: Reasoning::new([Format::Auto]),
         retry_unscored: false,
+        used: Mutex::default(),
     }
 }
 
@@ -131,7 +132,7 @@ fn everything_is_asked_again_or_counted() {
     assert_eq!(replied, [true, true, true, true, true, false, true, true, true, true]);
     assert!(outcomes[5].problem().unwrap().ends_with("answered 400: no"), "{:?}", outcomes[5]);
     assert_eq!(outcomes[6].reply().unwrap().top_logprobs(0), None);
-    let expected = Tally { requests: 9, cached: 0, failed: 1, prompt_tokens: 80, completion_tokens: 8, dollars: None };
+    let expected = Tally { requests: 9, failed: 1, prompt_tokens: 80, completion_tokens: 8, ..Tally::default() };
     assert_eq!(tally, expected);
     let expected =
         [("good", 1), ("busy", 2), ("broken", 3), ("half", 2), ("hollow", 2), ("refused", 1), ("hanging", 2)];
@@ -178,14 +179,14 @@ fn the_spending_cap_holds() {
     let path = directory.path().join("verdicts.jsonl");
     // By the server's count each costs 10 + 1; by the estimate at most 6 + 1.
     let prices = Some(Prices { prompt: 1e6, completion: 1e6 });
-    let judge = Judge { prices, max_cost: Some(39.0), ..judge(&endpoint, 1) };
+    let run = || Judge { prices, max_cost: Some(39.0), ..judge(&endpoint, 1) };
     let questions: Vec<String> = (0..9).map(|number| format!("good {number}")).collect();
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
-    let (outcomes, tally) = ask(&judge, &path, &questions).unwrap();
+    let (outcomes, tally) = ask(&run(), &path, &questions).unwrap();
     assert_eq!((tally.dollars, tally.failed), (Some(33.0), 6));
     assert_eq!(asked(&server).len(), 3);
     assert_eq!(outcomes[3], Outcome::NotAsked("not asked: the spending cap is reached".into()));
-    let (_, tally) = ask(&judge, &path, &questions).unwrap();
+    let (_, tally) = ask(&run(), &path, &questions).unwrap();
     assert_eq!((tally.cached, tally.failed), (3, 3), "the next run goes on where this one stopped");
 }
 

@@ -17,6 +17,7 @@ use orpo_eval::body::Edits;
 use orpo_eval::client::{Client, Retry};
 use orpo_eval::judge::verdicts::VerdictStore;
 use orpo_eval::judge::{Judge, JudgeError, Pace, Request};
+use orpo_eval::learning::Action;
 use orpo_eval::progress::Progress;
 use orpo_eval::reasoning::{Format, Reasoning};
 use orpo_eval::reply::{NoAnswer, Reply, Unusable};
@@ -233,13 +234,13 @@ fn wants_another_limit(reply: &'static str) -> impl Fn(&Value, usize) -> Answer 
 }
 
 #[test]
-fn a_refused_field_ends_the_run_at_the_first_request_and_can_be_renamed() {
+fn a_refused_field_is_learnt_unless_the_user_has_set_it() {
     let (asked, endpoint) = stub(wants_another_limit("fine"));
     let directory = tempfile::tempdir().unwrap();
     let data = write_data(directory.path(), &["a", "b", "c"]);
     let out = directory.path().join("out");
     let arguments = ["--endpoint", &endpoint, "--data", &data, "--out", text(&out), "--max-tokens", "77"];
-    let output = orpo_eval(&arguments);
+    let output = orpo_eval(&[&arguments[..4], &["--body", "max_tokens=77"]].concat());
     assert_eq!((output.status.code(), count(&asked)), (Some(2), 1), "{}", stderr(&output));
     let advice = "Use 'max_completion_tokens' instead; rename the field with --body max_tokens= --body max_completion_tokens=77\n";
     assert!(
@@ -247,7 +248,16 @@ fn a_refused_field_ends_the_run_at_the_first_request_and_can_be_renamed() {
         "{}",
         stderr(&output)
     );
-    // The same directory takes the settings that work.
+    // What is learnt is one refused request, said and recorded.
+    let learning = directory.path().join("learning");
+    let output = orpo_eval(&[&arguments[..4], &["--max-tokens", "77", "--out", text(&learning)]].concat());
+    assert_eq!((output.status.code(), count(&asked)), (Some(0), 5), "{}", stderr(&output));
+    let note =
+        "note: the model's server takes `max_completion_tokens` instead of `max_tokens`: the limit of 77 tokens stays";
+    assert!(stderr(&output).starts_with(note), "{}", stderr(&output));
+    let learnt = &read_json(&learning.join("results.json"))["learnt"];
+    assert_eq!((&learnt[0]["field"], &learnt[0]["action"]), (&json!("max_tokens"), &json!("renamed")), "{learnt}");
+    asked.lock().unwrap().truncate(1);
     let edits = ["--body", "max_tokens=", "--body", "max_completion_tokens=77", "--body", "reasoning_effort=low"];
     let output = orpo_eval(&[&arguments[..], &edits].concat());
     assert_eq!((output.status.code(), count(&asked)), (Some(0), 4), "{}", stderr(&output));
@@ -396,7 +406,9 @@ fn why_a_judge_gave_no_score_is_told() {
     ] {
         let (asked, endpoint) = stub(move |_, _| answer.clone());
         let output = bench.run(&endpoint, &["--max-unscored", "1"]);
-        assert_eq!((output.status.code(), count(&asked)), (Some(1), 2), "{}", stderr(&output));
+        // Reasoning that took all the room is given twice as much, once.
+        let requests = if reason.contains("before it said anything") { 4 } else { 2 };
+        assert_eq!((output.status.code(), count(&asked)), (Some(1), requests), "{}", stderr(&output));
         assert!(stderr(&output).contains(&format!("first reason: {reason}\n")), "{reason}: {}", stderr(&output));
         assert!(stderr(&output).contains("note: --retry-unscored asks the judge again"), "{}", stderr(&output));
         let counts = &results_of(&output)["counts"];
@@ -411,7 +423,8 @@ fn a_judge_without_room_for_an_answer_is_asked_no_further() {
     let (asked, endpoint) = stub(|_, _| ends(&json!(""), "length"));
     let other = bench.path("b.jsonl");
     let output = bench.run(&endpoint, &["--answers", text(&other)]);
-    assert_eq!((output.status.code(), count(&asked)), (Some(2), 3), "{}", stderr(&output));
+    // Each of the three had a second chance with twice the room.
+    assert_eq!((output.status.code(), count(&asked)), (Some(2), 6), "{}", stderr(&output));
     let message = "its first 3 replies were cut off at the token limit before they said anything; raise the limit with \
                    --judge-body max_tokens=N";
     assert!(stderr(&output).contains(message), "{}", stderr(&output));
@@ -421,7 +434,7 @@ fn a_judge_without_room_for_an_answer_is_asked_no_further() {
 fn a_judge_that_refuses_a_field_is_asked_once_and_takes_another() {
     let bench = Bench::new();
     let (asked, endpoint) = stub(wants_another_limit("Rating: [[8]]"));
-    let output = bench.run(&endpoint, &[]);
+    let output = bench.run(&endpoint, &["--judge-body", "max_tokens=2048"]);
     assert_eq!((output.status.code(), count(&asked)), (Some(2), 1), "{}", stderr(&output));
     let advice = "rename the field with --judge-body max_tokens= --judge-body max_completion_tokens=2048\n";
     assert!(stderr(&output).contains("\nerror: the judge cannot be asked: "), "{}", stderr(&output));
@@ -591,7 +604,7 @@ fn a_first_reply_that_says_nothing_condemns_no_judge() {
     // A reply with a text does.
     let directory = tempfile::tempdir().unwrap();
     let (asked, endpoint) = stub(|_, before| if before == 0 { ends(&Value::Null, "stop") } else { says("m") });
-    let output = alpaca(directory.path(), &endpoint, &[]);
+    let output = alpaca(directory.path(), &endpoint, &["--judge-verdict", "logprobs"]);
     assert_eq!((output.status.code(), count(&asked)), (Some(2), 2), "{}", stderr(&output));
     assert!(stderr(&output).contains("needs the log-probabilities"), "{}", stderr(&output));
 }
@@ -651,7 +664,14 @@ fn every_known_refusal_is_taken_for_what_it_is() {
             (row["id"].as_str().unwrap().to_owned(), (row["status"].as_u64().unwrap() as u16, body))
         })
         .collect();
-    let (_, endpoint) = stub(move |body, _| answers.iter().find(|(id, _)| *id == prompt(body)).unwrap().1.clone());
+    let when: Vec<Value> = rows.iter().map(|row| row["when"].clone()).collect();
+    let (_, endpoint) = stub(move |body, _| {
+        let row = answers.iter().position(|(id, _)| *id == prompt(body)).unwrap();
+        // Without what it objects to, a server answers.
+        let has = |name: &Value| name.as_str().is_none_or(|name| body.get(name).is_some());
+        let all = when[row]["has_all"].as_array().into_iter().flatten().all(has);
+        if has(&when[row]["has"]) && all { answers[row].1.clone() } else { says("fine") }
+    });
     let retry = Retry { retries: 0, ..Retry::default() };
     let judge = Judge {
         client: Client::new(&endpoint, None, Duration::from_secs(10), retry).unwrap(),
@@ -663,6 +683,7 @@ fn every_known_refusal_is_taken_for_what_it_is() {
         edits: Edits::default(),
         reasoning: Reasoning::default(),
         retry_unscored: false,
+        used: Mutex::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for row in rows {
@@ -695,13 +716,22 @@ fn every_known_refusal_is_taken_for_what_it_is() {
             Err(JudgeError::Hopeless(end)) => Some(end.to_string()),
             Err(other) => panic!("{row}: {other}"),
         };
+        let learnt = store.lessons(None, "j");
+        let is_learnt = |to: Option<&str>| {
+            hopeless.is_none()
+                && learnt.len() == 1
+                && remedy["param"] == *learnt[0].field
+                && learnt[0].to.as_deref() == to
+        };
         let param = remedy["param"].as_str().unwrap_or_default();
         let flag = |end: &str| format!("--judge-body {param}={end}");
         let (advice, op) = (hopeless.as_deref().unwrap_or_default(), remedy["op"].as_str().unwrap());
         let is_right = match op {
-            "rename" => advice.contains(&flag(" ")) && advice.contains("--judge-body max_completion_tokens=2048"),
-            "remove" => advice.contains(&flag(" leaves")),
-            "no_logprobs" => advice.ends_with("(--annotator-config)"),
+            "rename" => is_learnt(Some("max_completion_tokens")),
+            // Only the user can have set it.
+            "remove" if param == "prompt_logprobs" => advice.contains(&flag(" leaves")),
+            "remove" => is_learnt(None),
+            "no_logprobs" => advice.ends_with("(--annotator-config)") && learnt[0].action == Action::AnotherWay,
             "system_to_user" => advice.ends_with("it does not take this role of a message"),
             "fail" => hopeless.is_some(),
             "retry" | "too_long" => hopeless.is_none(),

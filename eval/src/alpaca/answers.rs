@@ -1,17 +1,18 @@
 //! The model's answers: asked for, or from a file, and put beside the baseline's.
 
 use std::borrow::Cow;
+use std::sync::Mutex;
 
 use serde_json::Value;
 
 use super::comparison::{Comparison, Problem};
 use super::outputs::{Output, Outputs};
 use crate::asking::{Hopeless, Party};
-use crate::body::Edits;
 use crate::client::Message;
 use crate::jsonl::InputError;
 use crate::judge::verdicts::VerdictStore;
 use crate::judge::{Judge, JudgeError, Outcome, Pace, Request};
+use crate::learning::Lesson;
 use crate::progress::Progress;
 use crate::reasoning::Reasoning;
 use crate::server::{Connected, Server, ServerError};
@@ -25,6 +26,8 @@ pub struct Respondent {
     pub endpoint: String,
     /// Where it comes from, if its server says so.
     pub lineage: Option<Value>,
+    /// The fields that its server refused, and what was done about them.
+    pub learnt: Vec<Lesson>,
 }
 
 /// Why a model could not be asked.
@@ -71,15 +74,18 @@ pub async fn ask(
         pace: Pace::new(None, None),
         prices: None,
         max_cost: None,
-        edits: Edits::default(),
+        edits: server.edits.clone(),
         reasoning: Reasoning::default(),
         retry_unscored: false,
+        used: Mutex::default(),
     };
     let (outcomes, _) = asker.ask(&requests, store, |_| Ok(()), progress).await.map_err(|error| match error {
         JudgeError::Store(error) => AnswerError::File(error),
         JudgeError::Unreachable(error) => AnswerError::Silent(error),
         JudgeError::Hopeless(end) => AnswerError::Hopeless(end),
-        JudgeError::Unfit { .. } => unreachable!("every reply is fit"),
+        JudgeError::Unfit { .. } | JudgeError::NotAgreed(_) => {
+            unreachable!("every reply is fit, and nobody has to agree")
+        }
     })?;
     let comparison = |(reference, outcome): (&Output, Outcome)| {
         let comparison = of_reference(reference);
@@ -89,13 +95,14 @@ pub async fn ask(
                 finish_reason: reply.finish_reason().map(Cow::into_owned),
                 ..comparison
             },
-            Outcome::Failed(reason) | Outcome::NotAsked(reason) => {
+            Outcome::Filtered(reason) | Outcome::Failed(reason) | Outcome::NotAsked(reason) => {
                 Comparison { problem: Some(Problem::Unanswered(reason)), ..comparison }
             }
         }
     };
     let comparisons = references.iter().zip(outcomes).map(comparison).collect();
-    Ok((comparisons, Respondent { model, endpoint, lineage }))
+    let learnt = store.lessons(None, &model);
+    Ok((comparisons, Respondent { model, endpoint, lineage, learnt }))
 }
 
 /// Puts the answers of a file beside the baseline's, in the order of the latter. An instruction that the file does not

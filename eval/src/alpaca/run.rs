@@ -12,6 +12,7 @@ use super::summary::{LengthControl, Summary};
 use super::{TASK, TASK_VERSION};
 use crate::clock::Clock;
 use crate::jsonl::{self, InputError};
+use crate::judge::way::Measure;
 use crate::results::{self, Results};
 use crate::settings;
 
@@ -75,7 +76,30 @@ impl Evaluation {
     pub fn claim(out: &Path) -> Result<(), InputError> {
         std::fs::create_dir_all(out)
             .map_err(|error| InputError::File { path: out.to_owned(), problem: error.to_string() })?;
-        settings::check(out, &json!({"task": TASK}), &[results::FILE_NAME, SAMPLES])
+        let mut wanted = json!({"task": TASK});
+        if let Some(measure) = settings::read(out)?.and_then(|mut found| found.get_mut("measure").map(Value::take)) {
+            wanted["measure"] = measure;
+        }
+        settings::check(out, &wanted, &[results::FILE_NAME, SAMPLES])
+    }
+
+    /// Finds that a claimed directory holds results of this measure, or none yet. Directories without a word on it are of
+    /// weighted results.
+    ///
+    /// # Errors
+    /// When it holds results of another measure, or cannot be used.
+    pub fn claim_measure(out: &Path, measure: Measure) -> Result<(), InputError> {
+        let mut wanted = json!({"task": TASK});
+        if measure != Measure::Weighted {
+            wanted["measure"] = measure.to_string().into();
+        }
+        settings::check(out, &wanted, &[results::FILE_NAME, SAMPLES])
+    }
+
+    /// The measure of the results, where it is known and not the official one.
+    pub fn other_measure(&self) -> Option<&str> {
+        let measure = self.results.judge.as_ref()?["measure"].as_str()?;
+        (measure != Measure::Weighted.to_string()).then_some(measure)
     }
 
     /// Writes the files into a directory that has been claimed. The leaderboard keeps the models that it has, and takes
@@ -89,7 +113,11 @@ impl Evaluation {
         for path in more.into_iter().chain(own.exists().then_some(own.as_path())) {
             leaderboard.extend(Leaderboard::parse(path, &jsonl::read(path)?)?);
         }
-        leaderboard.insert(self.names.model.as_deref().unwrap_or("Current model"), self.summary.leaderboard_row());
+        let mut row = self.summary.leaderboard_row();
+        if let Some(measure) = self.other_measure() {
+            row.iter_mut().filter(|(column, _)| *column == "mode").for_each(|(_, mode)| *mode = measure.to_owned());
+        }
+        leaderboard.insert(self.names.model.as_deref().unwrap_or("Current model"), row);
         let is_input = |path: &Path| {
             let real = path.canonicalize().ok();
             real.is_some() && inputs.iter().any(|input| input.canonicalize().ok() == real)

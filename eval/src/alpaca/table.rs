@@ -2,7 +2,7 @@
 
 use super::run::Evaluation;
 use super::summary::METRICS;
-use crate::table::{METRIC_COLUMNS, count, metric_row, new_table, or_dash};
+use crate::table::{METRIC_COLUMNS, count, judge_notes, metric_row, new_table, or_dash};
 
 /// The metrics, the counts, and the win rates by part of the evaluation set. Plain text without colour.
 pub fn render(evaluation: &Evaluation) -> String {
@@ -10,7 +10,8 @@ pub fn render(evaluation: &Evaluation) -> String {
     let mut table = new_table(&METRIC_COLUMNS);
     for name in METRICS {
         let Some(metric) = results.metrics.get(name) else { continue };
-        table.add_row(metric_row(name, metric, 1.0));
+        let name = evaluation.other_measure().map_or(name.to_owned(), |measure| format!("{name} ({measure})"));
+        table.add_row(metric_row(&name, metric, 1.0));
     }
     let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "?".into());
     let mut text =
@@ -33,6 +34,7 @@ pub fn render(evaluation: &Evaluation) -> String {
     if let Some(bias) = &summary.bias {
         text += &bias.render("the judge");
     }
+    text += &judge_notes(results.judge.as_ref());
     match &summary.length_controlled {
         Ok(found) => {
             let [length, difficulty, model] = found.coef;

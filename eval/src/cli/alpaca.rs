@@ -16,15 +16,15 @@ use crate::alpaca::gamed::{read_difficulty, read_gamed};
 use crate::alpaca::outputs::{Output, Outputs};
 use crate::alpaca::run::Evaluation;
 use crate::alpaca::summary::LengthControl;
-use crate::alpaca::verdicts::Orders;
+use crate::alpaca::verdicts::{Judged, Orders};
 use crate::alpaca::{FoldLayout, table, verdicts};
 use crate::client::ClientError;
 use crate::clock::Clock;
 use crate::jsonl;
+use crate::judge::Judge;
 use crate::judge::annotator::Annotator;
 use crate::judge::template::Templating;
 use crate::judge::verdicts::VerdictStore;
-use crate::judge::{Judge, Tally};
 use crate::progress::Progress;
 use crate::reasoning::{Format, Reasoning};
 use crate::results::{DataSource, RequestSettings, Results};
@@ -205,6 +205,7 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
     };
     let reference = Outputs::read(arguments.reference.as_deref().context("--reference is needed")?)?;
     let references = &reference.rows[..arguments.limit.unwrap_or(usize::MAX).min(reference.rows.len())];
+    let ways = arguments.judge.ways(&annotator)?;
     let judge = arguments.judge.judge(Some(Format::Auto))?;
     let judge_model = arguments.judge.judge_model.clone().or(annotator.model.clone());
     let judge_model = judge_model.context("--judge-model is needed: the annotator names none")?;
@@ -239,6 +240,7 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
             names.model = names.model.or(Some(respondent.model));
             answered.endpoint = Some(respondent.endpoint);
             answered.lineage = respondent.lineage;
+            answered.learnt = respondent.learnt;
             comparisons
         }
     };
@@ -249,24 +251,25 @@ fn compare(arguments: &Alpaca, control: Result<&LengthControl, &String>, clock: 
     let (refused, empty) = (count(Comparison::is_refusal), count(Comparison::is_empty));
 
     let templating = if arguments.official_templating { Templating::Official } else { Templating::Safe };
-    let mut plan = verdicts::plan(&mut comparisons, &annotator, &judge_model, templating, orders);
-    judge.edit(&mut plan.requests);
     let mut store = arguments.judge.open_verdicts(arguments.out.as_deref())?;
-    judge.forget_unread(&plan.requests, &mut store, |_, request, reply| {
-        annotator.preference(&judge, request, reply).is_ok()
-    });
-    let estimate = judge.estimate(&plan.requests, &store);
-    arguments.judge.confirm(&estimate, plan.requests.len() - estimate.requests)?;
+    let confirm = |annotator: &Annotator, estimate: &_, cached| {
+        if let Some(out) = &arguments.out {
+            Evaluation::claim_measure(out, annotator.measure())?;
+        }
+        arguments.judge.confirm(estimate, cached)
+    };
     let progress = Progress::new(arguments.quiet);
-    let asked = verdicts::ask(&plan, &mut comparisons, &annotator, &judge, &mut store, &progress);
-    let tally = runtime.block_on(asked)?;
+    let asked = (judge_model.as_str(), templating, orders);
+    let asked = verdicts::ask(&mut comparisons, ways, asked, &judge, &mut store, confirm, &progress);
+    let judged = runtime.block_on(asked)?;
 
-    let mut judge = described(&annotator, &judge_model, &judge, templating, &tally);
+    let mut judge = described(&judged, &judge_model, &judge, templating, &store);
     judge["annotator"] = annotator_name.into();
     judge["orders"] = if orders == Orders::Both { "both" } else { "one" }.into();
     Ok(Evaluation::new(comparisons, names, control.map_err(Clone::clone), clock, |results| {
         results.endpoint = answered.endpoint;
         results.lineage = answered.lineage;
+        results.learnt = answered.learnt;
         results.sampling = answered.sampling;
         results.system = answered.system;
         results.requests = answered.requests;
@@ -326,20 +329,23 @@ fn report_pairing(comparisons: &[Comparison], outputs: &Outputs, reference: &Out
 }
 
 /// The judge, as the results name it.
-fn described(annotator: &Annotator, model: &str, judge: &Judge, templating: Templating, tally: &Tally) -> Value {
-    let mut parameters = annotator.parameters.clone();
-    judge.edits.apply(&mut parameters);
-    json!({
+fn described(judged: &Judged, model: &str, judge: &Judge, templating: Templating, store: &VerdictStore) -> Value {
+    let Judged { annotator, tally, outcomes } = judged;
+    let mut described = json!({
         "annotator": annotator.name,
         "model": model,
         "endpoint": judge.client.base(),
+        "measure": annotator.measure(),
+        "verdict": annotator.describe_way(),
         "template_sha256": orpo_files::sha256(annotator.template.source().as_bytes()),
         "templating": templating,
-        "parameters": parameters,
+        "parameters": judge.parameters(annotator.parameters.clone(), model, store),
         "strip_reasoning": judge.reasoning.formats().map(ToString::to_string).collect::<Vec<_>>(),
         "seed": verdicts::SEED,
         "requests": tally,
-    })
+    });
+    judge.describe_ends(outcomes, model, store, &mut described);
+    described
 }
 
 /// Says on stderr what has no preference, and whether that is too much.

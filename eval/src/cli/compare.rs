@@ -14,7 +14,7 @@ use crate::alpaca::comparison::Comparison;
 use crate::alpaca::outputs::Output;
 use crate::clock::Clock;
 use crate::compare::answers::{self, Answers};
-use crate::compare::judging::{self, Style};
+use crate::compare::judging::{self, Asker, Style, Styles};
 use crate::compare::pair::{self, Pair};
 use crate::compare::summary::Summary;
 use crate::compare::{TASK, TASK_VERSION, agreement, checklist, table};
@@ -242,26 +242,28 @@ fn decide_by_model(
         arguments.judge_args.judge_endpoint.is_some(),
         "who decides? give --judge-endpoint URL and --judge-model MODEL, or --judge checklist"
     );
-    let (style, named) = match (&arguments.annotator_config, &arguments.judge_prompts) {
+    let flags = &arguments.judge_args;
+    let (styles, named) = match (&arguments.annotator_config, &arguments.judge_prompts) {
         (Some(path), _) => {
             let annotator = Annotator::read(path)?;
-            let named = annotator.model.clone();
-            (Style::Annotator(Box::new(annotator)), named)
+            (Styles::Annotators(flags.ways(&annotator)?), annotator.model)
         }
-        (None, Some(path)) => (Style::of_prompts(&JudgePrompts::read(path)?), None),
-        (None, None) => (Style::of_prompts(&JudgePrompts::embedded()), None),
+        (None, prompts) => {
+            flags.check_text("the prompts of MT-Bench")?;
+            let prompts = prompts.as_deref().map_or_else(|| Ok(JudgePrompts::embedded()), JudgePrompts::read)?;
+            (Styles::Prompt(Style::of_prompts(&prompts)), None)
+        }
     };
-    let judge = arguments.judge_args.judge(Some(Format::Auto))?;
-    let model = arguments.judge_args.judge_model.clone().or(named).context("--judge-model is needed")?;
-    let mut plan = judging::plan(pairs, &style, &model, arguments.judge_repeats);
-    judge.edit(&mut plan.0);
-    let mut store = arguments.judge_args.open_verdicts(arguments.out.as_deref())?;
-    judge.forget_unread(&plan.0, &mut store, |_, request, reply| style.preference(&judge, request, reply).is_ok());
-    let estimate = judge.estimate(&plan.0, &store);
-    arguments.judge_args.confirm(&estimate, plan.0.len() - estimate.requests)?;
+    let judge = flags.judge(Some(Format::Auto))?;
+    let model = flags.judge_model.clone().or(named).context("--judge-model is needed")?;
+    let mut store = flags.open_verdicts(arguments.out.as_deref())?;
     let progress = Progress::new(arguments.quiet);
-    let tally = runtime.block_on(judging::ask(pairs, &plan, &style, &judge, &mut store, &progress))?;
-    let mut described = style.describe();
+    let (repeats, samples) = (arguments.judge_repeats, flags.judge_samples);
+    let asker = Asker { judge: &judge, model: &model, repeats, samples, one_order: None };
+    let confirm = |estimate: &_, cached| flags.confirm(estimate, cached);
+    let judged = runtime.block_on(judging::ask(pairs, styles, asker, &mut store, confirm, &progress))?;
+    let mut described = judged.style.describe(samples);
+    judge.describe_ends(&judged.outcomes, &model, &store, &mut described);
     described["model"] = model.into();
     described["endpoint"] = judge.client.base().into();
     if !judge.edits.is_empty() {
@@ -269,7 +271,7 @@ fn decide_by_model(
     }
     described["strip_reasoning"] = judge.reasoning.formats().map(ToString::to_string).collect();
     described["repeats"] = arguments.judge_repeats.into();
-    described["requests"] = serde_json::to_value(tally).expect("a tally is an object");
+    described["requests"] = serde_json::to_value(judged.tally).expect("a tally is an object");
     Ok(described)
 }
 

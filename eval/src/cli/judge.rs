@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -13,8 +14,10 @@ use crate::asking::Party;
 use crate::body::Edit;
 use crate::client::{ApiKey, Client, ClientError, Retry};
 use crate::jsonl;
+use crate::judge::annotator::Annotator;
 use crate::judge::cost::{Estimate, Prices};
 use crate::judge::verdicts::VerdictStore;
+use crate::judge::way::Wanted;
 use crate::judge::{Judge, Pace};
 use crate::reasoning::{Format, Reasoning};
 use crate::table::count;
@@ -56,6 +59,14 @@ pub(super) struct JudgeArgs {
     /// `harmony`, START...END, or `none` [default: auto]
     #[arg(long, value_name = "FORMAT")]
     judge_strip_reasoning: Vec<StripArg>,
+    /// How a verdict is got where the annotator reads log-probabilities. `auto` tries one way after the other with the first
+    /// request; the results say which it was, and only log-probabilities give the official, weighted numbers
+    #[arg(long, value_enum, value_name = "WAY", default_value = "auto")]
+    judge_verdict: Wanted,
+    /// Verdicts on each pair where they are not weighted by log-probabilities: the preference is their mean, or with letters
+    /// the verdict of most of them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub judge_samples: u32,
     /// Ask again where the judge's reply is kept but no verdict could be read from it: a refusal, a reply that was cut off,
     /// none or two different verdicts
     #[arg(long)]
@@ -130,7 +141,28 @@ impl JudgeArgs {
             edits: self.judge_body.iter().cloned().collect(),
             reasoning: self.reasoning(otherwise),
             retry_unscored: self.retry_unscored,
+            used: Mutex::default(),
         })
+    }
+
+    /// The annotator in each of the ways that the flags allow.
+    ///
+    /// # Errors
+    /// When it cannot be used so.
+    pub(super) fn ways(&self, annotator: &Annotator) -> anyhow::Result<Vec<Annotator>> {
+        annotator.ways(self.judge_verdict, self.judge_samples).map_err(anyhow::Error::msg)
+    }
+
+    /// Refuses a way of getting verdicts other than from the judge's text, which is all that `prompts` allow.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub(super) fn check_text(&self, prompts: &str) -> anyhow::Result<()> {
+        ensure!(
+            matches!(self.judge_verdict, Wanted::Auto | Wanted::Text),
+            "{prompts} give verdicts in the judge's text; leave out --judge-verdict"
+        );
+        Ok(())
     }
 
     fn reasoning(&self, otherwise: Option<Format>) -> Reasoning {

@@ -14,7 +14,7 @@ use super::{DONE, INCOMPLETE, print, runtime};
 use crate::alpaca::is_switched;
 use crate::alpaca::verdicts::SEED;
 use crate::clock::Clock;
-use crate::compare::judging::{self, Style};
+use crate::compare::judging::{self, Asker, Style, Styles};
 use crate::compare::pair::Pair;
 use crate::judge::annotator::Annotator;
 use crate::judge_agreement::reference::{Reference, of_files};
@@ -188,44 +188,41 @@ fn ask(arguments: &JudgeAgreement, items: &mut [Item]) -> anyhow::Result<Decided
         arguments.judge.judge_endpoint.is_some(),
         "who decides? give --judge-endpoint URL and --judge-model MODEL, or --decisions FILE"
     );
-    let (style, named) = match (&arguments.judge_prompts, &arguments.annotator_config) {
-        (Some(path), _) if path.as_os_str() == EMBEDDED => (Style::of_prompts(&JudgePrompts::embedded()), None),
-        (Some(path), _) => (Style::of_prompts(&JudgePrompts::read(path)?), None),
+    let flags = &arguments.judge;
+    let (styles, named) = match (&arguments.judge_prompts, &arguments.annotator_config) {
+        (Some(path), _) => {
+            flags.check_text("the prompts of MT-Bench")?;
+            let embedded = path.as_os_str() == EMBEDDED;
+            let prompts = if embedded { JudgePrompts::embedded() } else { JudgePrompts::read(path)? };
+            (Styles::Prompt(Style::of_prompts(&prompts)), None)
+        }
         (None, path) => {
             let annotator = path.as_deref().map_or_else(|| Ok(Annotator::embedded()), Annotator::read)?;
             let named = annotator.model.clone();
-            (Style::Annotator(Box::new(annotator)), named)
+            (Styles::Annotators(flags.ways(&annotator)?), named)
         }
     };
-    let judge = arguments.judge.judge(Some(Format::Auto))?;
-    let model = arguments.judge.judge_model.clone().or(named).context("--judge-model is needed")?;
+    let judge = flags.judge(Some(Format::Auto))?;
+    let model = flags.judge_model.clone().or(named).context("--judge-model is needed")?;
     let mut pairs: Vec<Pair> = items.iter_mut().map(|item| mem::take(&mut item.pair)).collect();
-    let (requests, of) = judging::plan(&mut pairs, &style, &model, 1);
-    let is_asked = |[index, _, order]: [usize; 3]| {
-        !arguments.one_order || usize::from(is_switched(&pairs[index].prompt, SEED)) == order
-    };
-    let mut plan: (Vec<_>, Vec<_>) = requests.into_iter().zip(of).filter(|(_, of)| is_asked(*of)).unzip();
-    judge.edit(&mut plan.0);
-    let mut store = arguments.judge.open_verdicts(arguments.out.as_deref())?;
-    judge.forget_unread(&plan.0, &mut store, |_, request, reply| style.preference(&judge, request, reply).is_ok());
-    let estimate = judge.estimate(&plan.0, &store);
-    arguments.judge.confirm(&estimate, plan.0.len() - estimate.requests)?;
+    let by_coin: fn(&Pair) -> usize = |pair| usize::from(is_switched(&pair.prompt, SEED));
+    let samples = flags.judge_samples;
+    let asker =
+        Asker { judge: &judge, model: &model, repeats: 1, samples, one_order: arguments.one_order.then_some(by_coin) };
+    let mut store = flags.open_verdicts(arguments.out.as_deref())?;
     let progress = Progress::new(arguments.quiet);
-    let tally = runtime()?.block_on(judging::ask(&mut pairs, &plan, &style, &judge, &mut store, &progress))?;
+    let confirm = |estimate: &_, cached| flags.confirm(estimate, cached);
+    let judged = runtime()?.block_on(judging::ask(&mut pairs, styles, asker, &mut store, confirm, &progress))?;
 
     // A pair with a request that has no reply could not be asked about; in other replies no verdict was found.
-    let mut has_failed = vec![false; pairs.len()];
-    for (request, [index, ..]) in plan.0.iter().zip(&plan.1) {
-        has_failed[*index] |= store.get(&request.key()).is_none();
-    }
-    let open = |failed: bool| {
-        pairs.iter().zip(&has_failed).filter(|(pair, found)| pair.problem.is_some() && **found == failed).count()
-    };
-    let (no_reply, no_verdict) = (open(true), open(false));
+    let open: Vec<usize> = (0..pairs.len()).filter(|index| pairs[*index].problem.is_some()).collect();
+    let no_reply = open.iter().filter(|index| judged.without_reply.contains(index)).count();
+    let no_verdict = open.len() - no_reply;
     for (item, pair) in items.iter_mut().zip(pairs) {
         item.pair = pair;
     }
-    let mut described = style.describe();
+    let mut described = judged.style.describe(samples);
+    judge.describe_ends(&judged.outcomes, &model, &store, &mut described);
     described["model"] = model.clone().into();
     described["endpoint"] = judge.client.base().into();
     if !judge.edits.is_empty() {
@@ -233,7 +230,7 @@ fn ask(arguments: &JudgeAgreement, items: &mut [Item]) -> anyhow::Result<Decided
     }
     described["strip_reasoning"] = judge.reasoning.formats().map(ToString::to_string).collect();
     described["orders"] = if arguments.one_order { "one" } else { "both" }.into();
-    described["requests"] = serde_json::to_value(tally).expect("a tally is an object");
+    described["requests"] = serde_json::to_value(judged.tally).expect("a tally is an object");
     let unscored = BTreeMap::from([("no_reply", no_reply), ("no_verdict", no_verdict)]);
     Ok(Decided { name: model, judge: described, unscored, errors: no_reply })
 }

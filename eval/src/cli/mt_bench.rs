@@ -172,6 +172,12 @@ impl MtBench {
     }
 
     fn evaluate(&self) -> anyhow::Result<Evaluation> {
+        self.judge.check_text("the prompts of MT-Bench")?;
+        ensure!(
+            self.judge.judge_samples == 1,
+            "MT-Bench takes one verdict on each answer; leave out --judge-samples, and repeat the run with another --out to \
+             see how much the judge agrees with itself"
+        );
         let judge_model = self.judge.judge_model.clone().context("--judge-model is needed")?;
         // The official program reads whatever the judge says.
         let judge = self.judge.judge((!self.official).then_some(Format::Auto))?;

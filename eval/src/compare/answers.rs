@@ -71,7 +71,7 @@ impl Answers {
 
     /// Answers that a server has given, in order.
     pub fn of_server(respondent: Respondent, rows: Vec<(String, Option<String>)>) -> Self {
-        let Respondent { model: name, endpoint: source, lineage } = respondent;
+        let Respondent { model: name, endpoint: source, lineage, .. } = respondent;
         let said = rows.iter().map(|(prompt, answer)| format!("{prompt}\0{}\0", answer.as_deref().unwrap_or_default()));
         let sha256 = orpo_files::sha256(said.collect::<String>().as_bytes());
         Self { name, source: DataSource { source, sha256 }, lineage, rows }

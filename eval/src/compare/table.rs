@@ -2,7 +2,7 @@
 
 use super::summary::Summary;
 use crate::results::{Missing, Results};
-use crate::table::{METRIC_COLUMNS, count, metric_row, new_table, or_dash, percent};
+use crate::table::{METRIC_COLUMNS, count, judge_notes, metric_row, new_table, or_dash, percent};
 
 /// The metrics with what else was found, in plain text.
 pub fn render(summary: &Summary, results: &Results, [a, b]: [&str; 2]) -> String {
@@ -51,6 +51,7 @@ pub fn render(summary: &Summary, results: &Results, [a, b]: [&str; 2]) -> String
             count(agreement.n, "pair")
         );
     }
+    text += &judge_notes(results.judge.as_ref());
     let counts = &results.counts;
     text + &format!("{}: {} decided, {} not\n", count(counts.total, "pair"), counts.scored, counts.unscored)
 }

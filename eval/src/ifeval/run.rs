@@ -1,6 +1,7 @@
 //! An evaluation from the first request to the last file.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -11,11 +12,12 @@ use super::export::Export;
 use super::responses::Responses;
 use super::sample::{Answer, Outcome, Sample};
 use super::{TASK_VERSION, metrics};
-use crate::asking::{Party, ask_all};
+use crate::asking::{Party, Step, ask_all};
 use crate::breaker::{Breaker, Next};
 use crate::client::{ClientError, Message};
 use crate::clock::Clock;
 use crate::jsonl::InputError;
+use crate::learning::Lessons;
 use crate::progress::Progress;
 use crate::reasoning::Reasoning;
 use crate::reply::Reply;
@@ -100,14 +102,22 @@ pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -
     let missing: Vec<usize> = (0..selected.len()).filter(|&index| outcomes[index].is_none()).collect();
     progress.begin(selected.len(), selected.len() - missing.len());
 
+    let lessons = RefCell::new(Lessons::default());
     let ask = async |&index: &usize| {
         let user = Message { role: "user", content: selected[index].0.prompt.clone() };
-        let body = server.body(&model, &[user], &server.sampling);
+        let body = lessons.borrow().applied(&server.body(&model, &[user], &server.sampling));
         let result = client.chat(&body, async || ()).await;
         (body, result)
     };
     let mut breaker = Breaker::new(Party::Model, server.concurrency, options.reasoning.clone());
     let take = |index: usize, (body, result): (Value, Result<Reply, ClientError>)| {
+        if let Err(error) = &result
+            && breaker.next() == Next::Alone
+            && let Some(lesson) = lessons.borrow_mut().learn(Party::Model, &server.edits, &body, error)
+        {
+            lesson.announce(Party::Model);
+            return Ok(Step { next: Next::Alone, again: Some(index) });
+        }
         outcomes[index] = Some(match &result {
             Ok(reply) => {
                 let answer =
@@ -119,7 +129,7 @@ pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -
             }
             Err(error) => Outcome::Failed(error.to_string()),
         });
-        breaker.note(&body, &result).map_err(|end| RunError::Server(ServerError::Hopeless(end)))
+        breaker.note(&body, &result).map(Step::from).map_err(|end| RunError::Server(ServerError::Hopeless(end)))
     };
     ask_all(missing, server.concurrency, Next::Alone, progress, ask, take).await?;
     progress.end();
@@ -137,6 +147,7 @@ pub async fn evaluate(options: &Options, server: &Server, progress: &Progress) -
             retries: server.retry.retries,
         });
         results.counts.retries = client.repetitions();
+        results.learnt = lessons.into_inner().list().to_vec();
     });
     finish(options, directory, &evaluation)?;
     Ok(evaluation)
@@ -191,6 +202,7 @@ fn assemble(
         lineage: None,
         data: Some(options.data_source()),
         responses: None,
+        learnt: Vec::new(),
         code_version: env!("CARGO_PKG_VERSION").into(),
         started_at: clock.started_at(),
         seconds: clock.seconds(),

@@ -8,9 +8,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::parser::Parser;
+use super::parser::{Parser, Words};
 use super::template::{Template, Templating, Texts};
-use super::{Judge, Reply, Request};
+use super::way::Way;
+use super::{Judge, Reply, Request, Unread};
 use crate::jsonl::{self, InputError};
 
 /// Who judges, and how.
@@ -28,6 +29,10 @@ pub struct Annotator {
     pub parser: Parser,
     /// Whether the two answers change places for a random half of the instructions.
     pub switches: bool,
+    /// How its verdicts are got.
+    pub way: Way,
+    /// Verdicts on each pair; their mean is the preference.
+    pub samples: u32,
 }
 
 /// An annotator in a file, with all keys that the official class takes.
@@ -135,6 +140,22 @@ const ASKED: [&str; 22] = [
 /// Processors that leave preferences alone: they only add columns to the annotations.
 const PROCESSORS: [&str; 3] = ["ChainOfThoughtProcessor", "JsonKeysToColumnProcessor", "PaddingForBatchesProcessor"];
 
+/// The requests for so many verdicts by one body, in a repetition of the judging. Where there are several, each has a seed of
+/// its own: some servers take equal requests for one.
+pub fn samples(body: &Value, repeat: u32, samples: u32) -> impl Iterator<Item = Request> {
+    (0..samples).map(move |sample| {
+        let repeat = repeat * samples + sample;
+        let mut body = body.clone();
+        if samples > 1 {
+            body["seed"] = (repeat + 1).into();
+        }
+        Request { body, repeat }
+    })
+}
+
+/// The least limit of a reply from whose text a verdict is read: reasoning comes out of it.
+const ROOM_FOR_REASONING: u64 = 2048;
+
 impl Annotator {
     /// The annotator that is used where no other is named.
     ///
@@ -184,12 +205,54 @@ impl Annotator {
         Ok(Value::Object(body))
     }
 
+    /// True if its verdicts are read from log-probabilities.
+    pub fn reads_logprobs(&self) -> bool {
+        matches!(self.parser, Parser::LogProb(_))
+    }
+
+    /// True if log-probabilities weigh its verdicts.
+    pub(super) fn weighs(&self) -> bool {
+        matches!(&self.parser, Parser::LogProb(parser) if !parser.is_binarize)
+    }
+
+    /// The same annotator reading words instead of the log-probabilities of these words. There is room for reasoning, and the
+    /// judge's likeliest verdict is asked for, which is all that one verdict can be.
+    pub(super) fn by_words(&self, way: Way) -> Self {
+        let Parser::LogProb(tokens) = &self.parser else { return self.clone() };
+        let words = Words::of(tokens);
+        let mut parameters = self.parameters.clone();
+        parameters.retain(|name, _| !matches!(name.as_str(), "logprobs" | "top_logprobs" | "logit_bias"));
+        let limit =
+            if parameters.contains_key("max_completion_tokens") { "max_completion_tokens" } else { "max_tokens" };
+        let room = parameters.get(limit).and_then(Value::as_u64).unwrap_or_default().max(ROOM_FOR_REASONING);
+        parameters.insert(limit.into(), room.into());
+        parameters.insert("temperature".into(), 0.into());
+        if let Way::Constrained(constraint) = way {
+            parameters.insert(constraint.field().into(), constraint.value(&words.all()));
+        }
+        Self { parameters, parser: Parser::Words(words), way, ..self.clone() }
+    }
+
+    /// The same annotator asking for this many verdicts on each pair. Several of them are drawn, else they would be equal.
+    pub(super) fn sampled(&self, samples: u32) -> Self {
+        let mut parameters = self.parameters.clone();
+        if samples > 1 && parameters.get("temperature").is_some_and(|temperature| temperature.as_f64() == Some(0.0)) {
+            parameters.insert("temperature".into(), 1.into());
+        }
+        Self { parameters, samples, ..self.clone() }
+    }
+
+    /// The requests for all verdicts on a pair. Where there are several, each has a seed of its own.
+    pub fn requests(&self, body: &Value, repeat: u32) -> impl Iterator<Item = Request> {
+        samples(body, repeat, self.samples)
+    }
+
     /// Reads the preference of a judge from its reply to a request.
     ///
     /// # Errors
     /// When there is none, with the reason.
-    pub fn preference(&self, judge: &Judge, request: &Request, reply: &Reply) -> Result<f64, String> {
-        judge.read(request, reply, |answer| self.parser.parse(answer)).map_err(|unread| unread.to_string())
+    pub fn preference(&self, judge: &Judge, request: &Request, reply: &Reply) -> Result<f64, Unread<String>> {
+        judge.read(request, reply, |answer| self.parser.parse(answer))
     }
 
     /// Whether a model that replies like this can be used at all: log-probabilities that are needed must be there.
@@ -200,9 +263,15 @@ impl Annotator {
         match &self.parser {
             Parser::LogProb(_) if reply.top_logprobs(0).is_none_or(|top| top.is_empty()) => Err(format!(
                 "annotator `{}` needs the log-probabilities of the likeliest tokens (`logprobs`, `top_logprobs`), and \
-                 its reply has none; use a server that gives them, or an annotator with another parser",
+                 its reply has none; use a server that gives them, --judge-verdict auto, or an annotator with another parser",
                 self.name
             )),
+            Parser::Words(words) => match (self.way, reply.content()) {
+                (Way::Constrained(constraint), Some(text)) if words.alone(&text).is_none() => {
+                    Err(format!("its reply is more than a verdict, although `{}` forbids that", constraint.field()))
+                }
+                _ => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -223,7 +292,7 @@ impl Config {
         let parser = Parser::new(&self.fn_completion_parser, &self.completion_parser_kwargs.unwrap_or_default())?;
         let (needed, what) = match parser {
             Parser::LogProb(_) => ("completions_all", "log-probabilities"),
-            Parser::Text { .. } => ("completions", "the text"),
+            Parser::Text { .. } | Parser::Words(_) => ("completions", "the text"),
         };
         if self.completion_key != needed {
             return Err(format!(
@@ -233,7 +302,8 @@ impl Config {
         }
         let (model, parameters) = parameters(&self.fn_completions, self.completions_kwargs.unwrap_or_default())?;
         let template = Template::new(&template(&self.prompt_template)?, &name)?;
-        Ok(Annotator { name, model, template, parameters, parser, switches: self.is_randomize_output_order })
+        let switches = self.is_randomize_output_order;
+        Ok(Annotator { name, model, template, parameters, parser, switches, way: Way::Own, samples: 1 })
     }
 }
 

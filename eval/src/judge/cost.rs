@@ -7,8 +7,33 @@ use super::{Reply, Request};
 pub struct Prices {
     /// Of the questions.
     pub prompt: f64,
-    /// Of the replies.
+    /// Of the replies, reasoning included.
     pub completion: f64,
+}
+
+/// What a judge has used in this run, over all that it was asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Used {
+    /// Tokens of the questions, as the server counts them.
+    pub prompt_tokens: u64,
+    /// Tokens of the replies.
+    pub completion_tokens: u64,
+    /// Those of them that are reasoning.
+    pub reasoning_tokens: u64,
+    /// Requests that were sent once more with more room.
+    pub asked_again: usize,
+    /// Dollars, where prices are known.
+    pub dollars: f64,
+}
+
+impl Used {
+    /// Counts the tokens of a reply.
+    pub(super) fn note(&mut self, reply: &Reply) {
+        let Some(usage) = reply.usage() else { return };
+        self.prompt_tokens += usage.prompt_tokens;
+        self.completion_tokens += usage.completion_tokens;
+        self.reasoning_tokens += usage.reasoning_tokens;
+    }
 }
 
 /// The tokens that a reply is taken to have where its request names no limit.
@@ -73,8 +98,9 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) fn new(prices: Option<Prices>, cap: Option<f64>) -> Self {
-        Self { prices, cap, spent: 0.0, in_flight: 0.0 }
+    /// A cap of which some is spent already.
+    pub(super) fn new(prices: Option<Prices>, cap: Option<f64>, spent: f64) -> Self {
+        Self { prices, cap, spent, in_flight: 0.0 }
     }
 
     /// Whether the request may be asked; if so, its cost is set aside.
@@ -131,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_cap_holds_with_requests_in_flight() {
-        let mut budget = Budget::new(Some(PRICES), Some(70.0));
+        let mut budget = Budget::new(Some(PRICES), Some(70.0), 0.0);
         assert!(budget.reserve(&request()) && budget.reserve(&request()));
         assert!(!budget.reserve(&request()), "32 + 32 + 32 > 70");
         budget.settle(&request(), Some(&reply(&json!({"prompt_tokens": 1, "completion_tokens": 1}))));

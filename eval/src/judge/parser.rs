@@ -23,6 +23,19 @@ pub enum Parser {
         /// Whether single values are taken out of their lists between the stages.
         squeeze: bool,
     },
+    /// From the text, by the words that are verdicts. Not official: it stands in for log-probabilities.
+    Words(Words),
+}
+
+/// The words that are verdicts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words {
+    /// The word that says that the first answer is better.
+    pub first: String,
+    /// The words that say that the second one is.
+    pub second: Vec<String>,
+    /// Whether the reply explains its verdict first: only its last word counts then.
+    pub is_last: bool,
 }
 
 /// `logprob_parser`: the share of one token's probability in that of several.
@@ -152,6 +165,7 @@ impl Parser {
     pub fn parse(&self, reply: &Reply) -> Result<f64, Unparsed> {
         let preference = match self {
             Self::LogProb(parser) => parser.parse(reply)?,
+            Self::Words(words) => words.find(&reply.content().ok_or("the reply has no text")?)?,
             Self::Text { stages, squeeze } => {
                 let text = reply.tool_arguments().or(reply.content()).ok_or("the reply has no text")?;
                 let values = apply(stages, *squeeze, &Value::from(text.as_ref()))?;
@@ -169,6 +183,61 @@ impl Parser {
             _ => Err(format!("the verdict {preference} is not between 1 and 2")),
         }
     }
+}
+
+impl Words {
+    /// The words whose tokens a parser weighs.
+    pub fn of(parser: &LogProb) -> Self {
+        let word = |token: &String| token.trim().to_owned();
+        let first = word(&parser.numerator_token);
+        let second = parser.denominator_tokens.iter().map(word).filter(|word| *word != first).collect();
+        Self { first, second, is_last: parser.log_prob_index != Position::Only }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<&str> {
+        [&self.first].into_iter().chain(&self.second).map(String::as_str).collect()
+    }
+
+    /// The preference that a word states. Case decides.
+    fn of_word(&self, word: &str) -> Option<f64> {
+        let is_second = self.second.iter().any(|second| second == word);
+        if word == self.first { Some(1.0) } else { is_second.then_some(2.0) }
+    }
+
+    /// The preference of a text that is nothing but a verdict, be it in the JSON that was asked for.
+    pub fn alone(&self, text: &str) -> Option<f64> {
+        let stated =
+            serde_json::from_str::<Value>(text).ok().and_then(|json| json["verdict"].as_str().map(str::to_owned));
+        self.of_word(bare(stated.as_deref().unwrap_or(text)))
+    }
+
+    /// The preference of a text that names one verdict, and no other.
+    fn find(&self, text: &str) -> Result<f64, Unparsed> {
+        if let Some(preference) = self.alone(text) {
+            return Ok(preference);
+        }
+        let is_part = |character: char| character.is_alphanumeric() || "_'\u{2019}".contains(character);
+        let mut words: Vec<&str> =
+            text.split(|character| !is_part(character)).map(bare).filter(|word| !word.is_empty()).collect();
+        if self.is_last {
+            words = words.split_off(words.len().saturating_sub(1));
+        }
+        let mut found = words.into_iter().filter_map(|word| self.of_word(word));
+        let all = || self.all().join(" or ");
+        let first = found.next().ok_or_else(|| format!("the reply does not say {}", all()))?;
+        if found.any(|other| other != first) {
+            return Err(format!("the reply says both: {}", all()));
+        }
+        Ok(first)
+    }
+}
+
+/// A word without what people put around it.
+fn bare(text: &str) -> &str {
+    text.trim_matches(|character: char| {
+        character.is_whitespace() || "\"'`*.\u{201c}\u{201d}\u{2018}\u{2019}".contains(character)
+    })
 }
 
 impl LogProb {
@@ -447,6 +516,38 @@ mod tests {
         assert_eq!(of(&[("m", -0.7), ("M", -0.7)]), Ok(2.0));
         assert_eq!(of(&[("M", -0.7)]), Ok(2.0));
         assert_eq!(of(&[("m", -9.0)]), Ok(1.0));
+    }
+
+    #[test]
+    fn words_are_read_with_their_case_and_only_if_they_agree() {
+        let Parser::LogProb(tokens) = parser("logprob_parser", &weighted()).unwrap() else { panic!("not weighted") };
+        let words = Words::of(&tokens);
+        let parser = Parser::Words(words.clone());
+        for (text, preference) in [
+            ("m", Some(1.0)),
+            (" M\n", Some(2.0)),
+            ("**M**.", Some(2.0)),
+            ("`m`", Some(1.0)),
+            ("\"M\"", Some(2.0)),
+            ("\u{201c}m\u{201d}", Some(1.0)),
+            (r#"{"verdict": "M"}"#, Some(2.0)),
+            ("The better answer is M.", Some(2.0)),
+            ("Model m, clearly: m", Some(1.0)),
+            ("I'm sure it is M", Some(2.0)),
+            ("m is better than M", None),
+            ("I'm not sure", None),
+            ("Mm", None),
+            ("", None),
+            ("both", None),
+        ] {
+            assert_eq!(parser.parse(&says(text)).ok(), preference, "{text}");
+        }
+        assert_eq!(parser.parse(&says("m or M")).unwrap_err(), "the reply says both: m or M");
+        assert_eq!(parser.parse(&says("neither")).unwrap_err(), "the reply does not say m or M");
+        assert_eq!((words.alone("**m**"), words.alone("It is m")), (Some(1.0), None));
+        let explained = Parser::Words(Words { is_last: true, ..words });
+        assert_eq!(explained.parse(&says("m is short, but right. So: M")), Ok(2.0));
+        assert!(explained.parse(&says("M is better, I think")).is_err());
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub struct Request {
     pub repeat: u32,
 }
 
+/// The tokens below which a limit is meant for a verdict without a word of reasoning.
+const LEAST_ROOM: u64 = 16;
+
 impl Request {
     /// A question asked once.
     pub fn new(body: Value) -> Self {
@@ -25,6 +28,16 @@ impl Request {
     pub fn key(&self) -> String {
         let repeat = if self.repeat > 0 { format!("#{}", self.repeat) } else { String::new() };
         sha256(canonical_json(&self.body) + &repeat)
+    }
+
+    /// The same question with twice the room for a reply, for a judge whose reasoning took it all; nothing where the room is
+    /// not limited, or is that of a bare verdict, in which no reasoning could fit.
+    pub fn with_more_room(&self) -> Option<Self> {
+        let limit = limit(&self.body)?;
+        let room = self.body[limit].as_u64().filter(|room| *room >= LEAST_ROOM)?;
+        let mut body = self.body.clone();
+        body[limit] = (2 * room).into();
+        Some(Self { body, repeat: self.repeat })
     }
 
     /// About how many tokens the messages are: a quarter of their characters, and four for each message's frame.
@@ -64,5 +77,14 @@ mod tests {
         let request = Request::new(json!({"messages": [message("12345"), message("")], "max_tokens": 7}));
         assert_eq!((request.prompt_tokens(), request.most_reply_tokens()), (2 + 4 + 4, Some(7)));
         assert_eq!(Request::new(json!({})).most_reply_tokens(), None);
+    }
+
+    #[test]
+    fn the_room_is_doubled_whichever_field_limits_it() {
+        let more =
+            |body: Value| Request { body, repeat: 2 }.with_more_room().map(|request| (request.body, request.repeat));
+        assert_eq!(more(json!({"max_tokens": 400})), Some((json!({"max_tokens": 800}), 2)));
+        assert_eq!(more(json!({"max_completion_tokens": 16})), Some((json!({"max_completion_tokens": 32}), 2)));
+        assert_eq!((more(json!({"max_tokens": 1})), more(json!({}))), (None, None));
     }
 }

@@ -4,6 +4,7 @@
 //! there.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -12,10 +13,11 @@ use serde_json::Value;
 
 use super::answer::{AnswerRow, Answers};
 use super::{Id, Question, Turn};
-use crate::asking::{Hopeless, Party, ask_all};
+use crate::asking::{Hopeless, Party, Step, ask_all};
 use crate::breaker::{Breaker, Next};
 use crate::client::{Client, ClientError, Message, Sampling};
 use crate::jsonl::InputError;
+use crate::learning::{Lesson, Lessons};
 use crate::progress::Progress;
 use crate::reasoning::Reasoning;
 use crate::reply::{self, LENGTH, REFUSAL, Reply};
@@ -67,6 +69,8 @@ pub struct Answered {
     pub refused: usize,
     /// Answers that are empty.
     pub empty: usize,
+    /// The fields that the server refused in this run, and what was done about them.
+    pub learnt: Vec<Lesson>,
 }
 
 /// Why the questions could not be asked.
@@ -86,9 +90,9 @@ impl Respondent<'_> {
     /// # Errors
     /// When the log cannot be used, or the server cannot be asked at all. A failed request is no error but a missing
     /// answer.
-    pub async fn answer(
+    pub async fn answer<'q>(
         &self,
-        questions: &[Question],
+        questions: &'q [Question],
         out: Option<&Path>,
         progress: &Progress,
     ) -> Result<Answered, AnswerError> {
@@ -108,6 +112,7 @@ impl Respondent<'_> {
         let kept = wanted().filter(|&(question, turn)| replies.contains_key(&key(question, turn))).count();
         progress.begin(wanted().count(), kept);
 
+        let lessons = RefCell::new(Lessons::default());
         let mut breaker = Breaker::new(Party::Model, self.server.concurrency, self.reasoning.clone());
         for turn in Turn::BOTH {
             let mut missing = Vec::new();
@@ -127,13 +132,20 @@ impl Respondent<'_> {
                 }
             }
             let ask = async |(question, first): &(&Question, Option<String>)| {
-                let body = self.body(question, first.clone());
+                let body = lessons.borrow().applied(&self.body(question, first.clone()));
                 let result = self.client.chat(&body, async || ()).await;
                 (body, result)
             };
             let start = breaker.next();
-            let take = |(question, _): (&Question, Option<String>),
+            let take = |(question, first): (&'q Question, Option<String>),
                         (body, result): (Value, Result<Reply, ClientError>)| {
+                if let Err(error) = &result
+                    && breaker.next() == Next::Alone
+                    && let Some(lesson) = lessons.borrow_mut().learn(Party::Model, &self.server.edits, &body, error)
+                {
+                    lesson.announce(Party::Model);
+                    return Ok(Step { next: Next::Alone, again: Some((question, first)) });
+                }
                 let key = key(question, turn);
                 match &result {
                     Ok(reply) => {
@@ -151,7 +163,7 @@ impl Respondent<'_> {
                     }
                     Err(error) => drop(failures.insert(key, error.to_string())),
                 }
-                breaker.note(&body, &result).map_err(AnswerError::Hopeless)
+                breaker.note(&body, &result).map(Step::from).map_err(AnswerError::Hopeless)
             };
             ask_all(missing, self.server.concurrency, start, progress, ask, take).await?;
         }
@@ -162,7 +174,8 @@ impl Respondent<'_> {
                 failures.entry(key).or_insert_with(|| breaker.not_asked());
             }
         }
-        Ok(self.collect(questions, &replies, failures))
+        let learnt = lessons.into_inner().list().to_vec();
+        Ok(Answered { learnt, ..self.collect(questions, &replies, failures) })
     }
 
     /// An answer without its reasoning; one whose reasoning does not end is empty.
@@ -199,6 +212,7 @@ impl Respondent<'_> {
             unterminated_reasoning: 0,
             refused: 0,
             empty: 0,
+            learnt: Vec::new(),
         };
         for question in questions {
             let key = |turn| (question.question_id.clone(), turn);

@@ -10,7 +10,7 @@ use super::plan::{Game, Match, Setting};
 use super::single::Unscored;
 use super::verdict::{self, Format, NoScore, NoWinner, Position, Rule};
 use super::{Id, Turn, pairwise};
-use crate::judge::{Judge, Outcome, Reply, Request, Unread, Why};
+use crate::judge::{Judge, Outcome, Outcomes, Reply, Request, Unread, Why};
 
 /// A line of `samples.jsonl`: what was asked and answered, and what became of it.
 ///
@@ -52,6 +52,8 @@ pub struct Judged {
     pub pairs: Vec<PairJudgment>,
     /// Every match, judged or not.
     pub samples: Vec<Sample>,
+    /// What became of the requests.
+    pub outcomes: Outcomes,
 }
 
 /// Why there is no winner of a game.
@@ -98,9 +100,16 @@ impl Asked<'_> {
 
     /// True if the reply has a verdict of this format.
     pub fn is_read(self, format: Format, rule: Rule) -> bool {
+        self.read(format, rule).is_ok()
+    }
+
+    /// Finds out whether the reply has a verdict of this format.
+    fn read(self, format: Format, rule: Rule) -> Result<(), Unread<()>> {
         match format {
-            Format::Rating => self.score(rule).is_ok(),
-            Format::Letter | Format::TwoRatings => self.winner(format, rule).is_ok(),
+            Format::Rating => self.score(rule).map(drop).map_err(|unread| unread.map(drop)),
+            Format::Letter | Format::TwoRatings => {
+                self.winner(format, rule).map(drop).map_err(|unread| unread.map(drop))
+            }
         }
     }
 }
@@ -121,6 +130,13 @@ pub fn judged(
         let asked: Vec<(&Request, &Outcome)> = asked.by_ref().take(games.len()).collect();
         let replies: Option<Vec<Asked<'_>>> =
             asked.iter().map(|&(request, outcome)| Some(Asked { judge, request, reply: outcome.reply()? })).collect();
+        for (game, &(request, outcome)) in games.iter().zip(&asked) {
+            let read = outcome.reply().map(|reply| {
+                let asked = Asked { judge, request, reply };
+                asked.read(game.rendered.prompt.format, setting.rule)
+            });
+            judged.outcomes.note(outcome, read.as_ref());
+        }
         let texts = asked.iter().map(|(_, outcome)| outcome.reply().and_then(Reply::content).map(Cow::into_owned));
         let mut sample = one.sample(texts.collect());
         sample.unscored = match (&one.games, replies.as_deref()) {

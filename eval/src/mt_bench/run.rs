@@ -182,13 +182,16 @@ pub async fn evaluate(
         options.baseline.as_deref(),
         &Categories::new(Some(setting.questions)),
     );
-    let mut summary = Summary::new(options.mode, by_model, counts, options.judge(judge, tally), &clock);
+    let mut described = options.judge(judge, store, tally);
+    judge.describe_ends(&judged.outcomes, &options.judge_model, store, &mut described);
+    let mut summary = Summary::new(options.mode, by_model, counts, described, &clock);
     summary.bias = pairwise::bias(&judged.pairs, &judged.samples);
     summary.baseline = options.baseline.clone().filter(|_| options.mode == Mode::PairwiseBaseline);
     summary.data = Some(options.questions.source.clone());
     summary.answers =
         answers.iter().filter_map(|answers| Some((answers.model.clone(), answers.source.clone()?))).collect();
     summary.strip_reasoning = options.reasoning.formats().map(ToString::to_string).collect();
+    summary.learnt = answered.map(|answered| answered.learnt).unwrap_or_default();
     if let (Some(source), Some(respondent)) = (source, &respondent) {
         source.note(&mut summary, respondent, setting.questions);
     }
@@ -217,9 +220,8 @@ impl Options {
     }
 
     /// The judge, for the results.
-    fn judge(&self, judge: &Judge, tally: Tally) -> Value {
-        let mut parameters = render::parameters();
-        judge.edits.apply(&mut parameters);
+    fn judge(&self, judge: &Judge, store: &VerdictStore, tally: Tally) -> Value {
+        let parameters = judge.parameters(render::parameters(), &self.judge_model, store);
         let mut described = json!({
             "model": self.judge_model,
             "endpoint": judge.client.base(),

@@ -18,6 +18,7 @@ use super::{Id, Questions, TASK_VERSION};
 use crate::bias::Bias;
 use crate::clock::Clock;
 use crate::jsonl::InputError;
+use crate::learning::Lesson;
 use crate::results::{self, Counts, DataSource, Metric, RequestSettings};
 
 /// The name of the task.
@@ -75,6 +76,9 @@ pub struct Summary {
     /// The file of judgments that was aggregated instead of asking a judge.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub judgments: Option<DataSource>,
+    /// The fields that the model's server refused in this run, and what was done about them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub learnt: Vec<Lesson>,
     /// The version of this crate.
     pub code_version: &'static str,
     /// When the run began, in UTC (RFC 3339).
@@ -211,6 +215,7 @@ impl Summary {
             data: None,
             answers: BTreeMap::new(),
             judgments: None,
+            learnt: Vec::new(),
             code_version: env!("CARGO_PKG_VERSION"),
             started_at: clock.started_at(),
             seconds: clock.seconds(),

@@ -40,6 +40,7 @@ pub fn render(summary: &Summary) -> String {
     if let Some(bias) = &summary.bias {
         text += &bias.render("the judge");
     }
+    text += &table::judge_notes(Some(&summary.judge));
     if !summary.by_category.is_empty() {
         let mut table = scored_table("category");
         for category in category::in_order(summary.by_category.keys().map(String::as_str)) {

@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::evaluation::{Evaluation, Task};
+use crate::judge::way::Measure;
 use crate::results::DataSource;
 use crate::table::count;
 use crate::{ifeval, mt_bench};
@@ -66,7 +67,7 @@ pub fn comparability(evaluation: &Evaluation) -> Option<String> {
     let data = evaluation.common.data.as_ref();
     match &evaluation.task {
         Task::Ifeval(_) => Some(ifeval_data(data, total)),
-        Task::Alpaca(_) => Some(alpaca_judge(evaluation.judge("annotator"), total)),
+        Task::Alpaca(_) => Some(alpaca_judge(evaluation.judge("annotator"), evaluation.judge("measure"), total)),
         Task::MtBench(found) => match &found.by_model {
             mt_bench::summary::ByModel::Single(models) => {
                 Some(mt_bench_judge(data, evaluation.common.judge.as_ref(), total, models.len()))
@@ -104,13 +105,15 @@ fn ifeval_data(data: Option<&DataSource>, total: usize) -> String {
     }
 }
 
-fn alpaca_judge(annotator: Option<&str>, total: usize) -> String {
-    if annotator == Some(ALPACA_JUDGE) && total == ALPACA_INSTRUCTIONS {
+fn alpaca_judge(annotator: Option<&str>, measure: Option<&str>, total: usize) -> String {
+    let is_weighted = measure.is_none_or(|measure| measure == Measure::Weighted.to_string());
+    if annotator == Some(ALPACA_JUDGE) && is_weighted && total == ALPACA_INSTRUCTIONS {
         return format!(
             "AlpacaEval judged by `{ALPACA_JUDGE}` on {total} instructions: comparable with the published 2.0."
         );
     }
     let judge = annotator.map_or("an unnamed judge".to_owned(), |name| format!("`{name}`"));
+    let judge = if is_weighted { judge } else { format!("{judge} ({})", measure.unwrap_or_default()) };
     format!(
         "AlpacaEval judged by {judge} on {}: not comparable with the published numbers, which need `{ALPACA_JUDGE}` and \
          the official {ALPACA_INSTRUCTIONS} instructions.",
@@ -154,9 +157,13 @@ mod tests {
         assert!(ifeval_data(Some(&data("embedded", "x")), 124).contains("124 embedded prompts"));
         assert!(ifeval_data(Some(&data("mine.jsonl", "x")), 541).contains("if they are the same prompts"));
         assert!(ifeval_data(None, 3).contains("unknown prompts"));
-        assert!(alpaca_judge(Some(ALPACA_JUDGE), 805).contains(": comparable"));
-        assert!(alpaca_judge(Some(ALPACA_JUDGE), 804).contains("not comparable"));
-        assert!(alpaca_judge(None, 805).contains("an unnamed judge"));
+        assert!(alpaca_judge(Some(ALPACA_JUDGE), None, 805).contains(": comparable"));
+        assert!(alpaca_judge(Some(ALPACA_JUDGE), Some("weighted"), 805).contains(": comparable"));
+        assert!(
+            alpaca_judge(Some(ALPACA_JUDGE), Some("unweighted"), 805).contains("(unweighted) on 805 instructions: not")
+        );
+        assert!(alpaca_judge(Some(ALPACA_JUDGE), None, 804).contains("not comparable"));
+        assert!(alpaca_judge(None, None, 805).contains("an unnamed judge"));
         let judge = |name: &str| json!({"model": name});
         assert!(mt_bench_judge(None, Some(&judge("gpt-4")), 320, 2).contains(": comparable"));
         assert!(mt_bench_judge(None, Some(&judge("gpt-4o")), 160, 1).contains("not comparable"));

@@ -1,5 +1,6 @@
 //! Who is preferred: AlpacaEval against its baseline, and comparisons of two models.
 
+use crate::judge::way::Measure;
 use crate::report::charts::Style;
 use crate::report::charts::bars::{self, Bar, Group};
 use crate::report::collect::{Collected, Subject};
@@ -131,7 +132,12 @@ fn alpaca_table(evaluations: &[(&Subject, &Alpaca)]) -> Table {
         let numbers = [counts.n_wins, counts.n_wins_base, counts.n_draws, evaluation.common.counts.unscored];
         cells.extend(numbers.map(|number| Cell::number(number.to_string())));
         cells.push(found.avg_length.map_or_else(Cell::default, |length| Cell::number(fixed(length, 0))));
-        cells.push(Cell::words(evaluation.judge("annotator").unwrap_or("unknown")));
+        let annotator = evaluation.judge("annotator").unwrap_or("unknown");
+        let measure = evaluation.judge("measure").filter(|measure| *measure != Measure::Weighted.to_string());
+        cells.push(match measure {
+            Some(measure) => Cell::words(format!("{annotator} ({measure})")),
+            None => Cell::words(annotator),
+        });
         Row { head: subject.name().to_owned(), cells }
     };
     Table::new("AlpacaEval; the smaller numbers are 95 % intervals.", &header, evaluations.iter().map(row).collect())
