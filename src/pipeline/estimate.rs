@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use orpo_eval::alpaca::comparison::Comparison;
 use orpo_eval::alpaca::outputs::Outputs;
 use orpo_eval::alpaca::verdicts::{self, Orders};
-use orpo_eval::compare::judging::{self, Style};
+use orpo_eval::compare::judging::{self, Asking, Style};
 use orpo_eval::compare::pair::Pair;
 use orpo_eval::ifeval::data::Dataset;
 use orpo_eval::judge::Request;
@@ -147,7 +147,10 @@ fn alpaca_requests(pipeline: &Pipeline, table: &Table, mut comparisons: Vec<Comp
     let annotator = annotator(table)?;
     let is_both = table.get("both_orders").and_then(toml::Value::as_bool) == Some(true);
     let orders = if is_both { Orders::Both } else { Orders::One };
-    Ok(verdicts::plan(&mut comparisons, &annotator, judge_model(pipeline), Templating::Safe, orders).requests)
+    let requests =
+        verdicts::plan(&mut comparisons, &annotator, judge_model(pipeline), Templating::Safe, orders).requests;
+    let samples = number(table, "judge_samples").unwrap_or(1);
+    Ok(requests.into_iter().flat_map(|request| vec![request; samples]).collect())
 }
 
 fn annotator(table: &Table) -> Result<Annotator> {
@@ -224,6 +227,8 @@ fn compare_requests(pipeline: &Pipeline) -> Result<Vec<Request>> {
         Some(path) => Style::Annotator(Box::new(Annotator::read(path)?)),
         None => Style::of_prompts(&judge_prompts(table)?),
     };
-    let repeats = number(table, "judge_repeats").and_then(|repeats| repeats.try_into().ok()).unwrap_or(1);
-    Ok(judging::plan(&mut pairs, &style, judge_model(pipeline), repeats).0)
+    let times = |key: &str| number(table, key).and_then(|times| times.try_into().ok()).unwrap_or(1);
+    let (repeats, samples) = (times("judge_repeats"), times("judge_samples"));
+    let asking = Asking { model: judge_model(pipeline), repeats, samples, one_order: None };
+    Ok(judging::plan(&mut pairs, &style, asking).requests)
 }

@@ -14,7 +14,7 @@ use super::{DONE, INCOMPLETE, print, runtime};
 use crate::alpaca::is_switched;
 use crate::alpaca::verdicts::SEED;
 use crate::clock::Clock;
-use crate::compare::judging::{self, Asker, Style, Styles};
+use crate::compare::judging::{self, Asking, Style, Styles};
 use crate::compare::pair::Pair;
 use crate::judge::annotator::Annotator;
 use crate::judge_agreement::reference::{Reference, of_files};
@@ -207,12 +207,12 @@ fn ask(arguments: &JudgeAgreement, items: &mut [Item]) -> anyhow::Result<Decided
     let mut pairs: Vec<Pair> = items.iter_mut().map(|item| mem::take(&mut item.pair)).collect();
     let by_coin: fn(&Pair) -> usize = |pair| usize::from(is_switched(&pair.prompt, SEED));
     let samples = flags.judge_samples;
-    let asker =
-        Asker { judge: &judge, model: &model, repeats: 1, samples, one_order: arguments.one_order.then_some(by_coin) };
+    let asking = Asking { model: &model, repeats: 1, samples, one_order: arguments.one_order.then_some(by_coin) };
     let mut store = flags.open_verdicts(arguments.out.as_deref())?;
     let progress = Progress::new(arguments.quiet);
     let confirm = |estimate: &_, cached| flags.confirm(estimate, cached);
-    let judged = runtime()?.block_on(judging::ask(&mut pairs, styles, asker, &mut store, confirm, &progress))?;
+    let judged =
+        runtime()?.block_on(judging::ask(&judge, &mut pairs, styles, asking, &mut store, confirm, &progress))?;
 
     // A pair with a request that has no reply could not be asked about; in other replies no verdict was found.
     let open: Vec<usize> = (0..pairs.len()).filter(|index| pairs[*index].problem.is_some()).collect();

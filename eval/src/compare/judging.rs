@@ -131,8 +131,8 @@ pub struct Plan {
 
 /// Plans what is asked about the pairs: both orders of each or one, in so many repetitions, with so many verdicts each. Equal
 /// answers are a tie without a request.
-fn plan(pairs: &mut [Pair], style: &Style, asker: Asker<'_>, samples: u32) -> Plan {
-    let Asker { model, repeats, one_order, .. } = asker;
+pub fn plan(pairs: &mut [Pair], style: &Style, asking: Asking<'_>) -> Plan {
+    let Asking { model, repeats, samples, one_order } = asking;
     let mut plan = Plan::default();
     for (index, pair) in pairs.iter_mut().enumerate() {
         if pair.answers[0] == pair.answers[1] {
@@ -176,12 +176,10 @@ pub struct Judged {
     pub without_reply: BTreeSet<usize>,
 }
 
-/// Who judges pairs, and how often.
+/// How often pairs are judged, and in which orders.
 #[derive(Debug, Clone, Copy)]
-pub struct Asker<'a> {
-    /// The judge.
-    pub judge: &'a Judge,
-    /// Its model.
+pub struct Asking<'a> {
+    /// The judge's model.
     pub model: &'a str,
     /// Repetitions of the judging.
     pub repeats: u32,
@@ -197,28 +195,28 @@ pub struct Asker<'a> {
 /// # Errors
 /// As [`Judge::ask`], and when `confirm` refuses.
 pub async fn ask(
+    judge: &Judge,
     pairs: &mut [Pair],
     styles: Styles,
-    asker: Asker<'_>,
+    asking: Asking<'_>,
     store: &mut VerdictStore,
     mut confirm: impl FnMut(&Estimate, usize) -> anyhow::Result<()>,
     progress: &Progress,
 ) -> Result<Judged, JudgeError> {
-    let Asker { judge, samples, .. } = asker;
-    let (style, samples, requests, outcomes, tally) = match styles {
+    let (style, asking, requests, outcomes, tally) = match styles {
         Styles::Annotators(ways) => {
             let requests = |annotator: &Annotator| {
                 let style = Style::Annotator(Box::new(annotator.clone()));
-                plan(pairs, &style, asker, annotator.samples).requests
+                plan(pairs, &style, Asking { samples: annotator.samples, ..asking }).requests
             };
             let confirm = |_: &Annotator, estimate: &_, cached| confirm(estimate, cached);
             let Settled { annotator, requests, outcomes, tally } =
                 way::ask(judge, ways, requests, store, confirm, progress).await?;
-            let samples = annotator.samples;
-            (Style::Annotator(Box::new(annotator)), samples, requests, outcomes, tally)
+            let asking = Asking { samples: annotator.samples, ..asking };
+            (Style::Annotator(Box::new(annotator)), asking, requests, outcomes, tally)
         }
         Styles::Prompt(style) => {
-            let Plan { mut requests, .. } = plan(pairs, &style, asker, samples);
+            let Plan { mut requests, .. } = plan(pairs, &style, asking);
             judge.edit(&mut requests);
             let is_read = |_, request: &Request, reply: &Reply| style.preference(judge, request, reply).is_ok();
             judge.forget_unread(&requests, store, is_read);
@@ -226,13 +224,13 @@ pub async fn ask(
             let cached = requests.len() - estimate.requests;
             confirm(&estimate, cached).map_err(|error| JudgeError::NotAgreed(format!("{error:#}")))?;
             let (outcomes, tally) = judge.ask(&requests, store, |_| Ok(()), progress).await?;
-            (style, samples, requests, outcomes, tally)
+            (style, asking, requests, outcomes, tally)
         }
     };
-    let Plan { of, .. } = plan(pairs, &style, asker, samples);
+    let Plan { of, .. } = plan(pairs, &style, asking);
     let mut ends = Outcomes::default();
     let mut without_reply = BTreeSet::new();
-    let samples = samples as usize;
+    let samples = asking.samples as usize;
     for ((outcomes, requests), &[index, repeat, order]) in
         outcomes.chunks(samples).zip(requests.chunks(samples)).zip(&of)
     {
