@@ -407,13 +407,15 @@ impl Isa {
         {
             use std::arch::is_x86_feature_detected as has;
             let avx2 = has!("avx2") && has!("fma") && has!("f16c");
-            return match (avx2, has!("avx512f")) {
+            match (avx2, has!("avx512f")) {
                 (true, true) => &[Self::Portable, Self::Avx2, Self::Avx512],
                 (true, false) => &[Self::Portable, Self::Avx2],
                 (false, _) => &[Self::Portable],
-            };
+            }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        &[Self::Portable]
+        {
+            &[Self::Portable]
+        }
     }
 }

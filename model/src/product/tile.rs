@@ -174,6 +174,7 @@ unsafe fn each<L: Lanes, W: Weights, const R: usize, const P: usize>(
 }
 
 /// The sums of `R` rows and `P` panels.
+#[expect(clippy::needless_range_loop, reason = "the index is a panel's, too")]
 #[inline(always)]
 unsafe fn chains<L: Lanes, W: Weights, const R: usize, const P: usize>(
     weights: W,
@@ -206,6 +207,7 @@ unsafe fn chains<L: Lanes, W: Weights, const R: usize, const P: usize>(
 }
 
 /// Continues the chains over eight inputs.
+#[expect(clippy::needless_range_loop, reason = "one index for several arrays")]
 #[inline(always)]
 unsafe fn step<L: Lanes, W: Weights, const R: usize, const P: usize>(
     weights: W,
