@@ -4,6 +4,7 @@
 //!     cargo bench --workspace --bench judge_in_flight
 
 use std::net::TcpListener;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use axum::routing::post;
@@ -56,6 +57,7 @@ fn main() {
         edits: Edits::default(),
         reasoning: Reasoning::default(),
         retry_unscored: false,
+        used: Mutex::default(),
     };
     // The size of AlpacaEval's requests: two answers of 2,000 characters.
     let text = "x".repeat(4500);

@@ -50,7 +50,7 @@ pub enum Weights {
     /// A GGUF file, which brings its config with it.
     Gguf(Gguf),
     /// An adapter for the engine that serves the base.
-    Adapter(Adapter),
+    Adapter(Box<Adapter>),
 }
 
 /// All models that `args` ask for, the base first. Where the engine takes no adapters, they are merged into directories
@@ -112,7 +112,7 @@ fn adapter_model(
     check_vocabulary(&tokenizer, base)?;
     let lineage = manifest::lineage(&named.dir, !args.no_verify)?;
     let (name, parent) = (named.name.clone(), Some(base_name.to_string()));
-    Ok(Model { name, aliases: Vec::new(), parent, lineage, weights: Weights::Adapter(adapter), tokenizer })
+    Ok(Model { name, aliases: Vec::new(), parent, lineage, weights: Weights::Adapter(Box::new(adapter)), tokenizer })
 }
 
 /// Opens adapters of a base while it is served.

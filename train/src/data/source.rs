@@ -68,7 +68,10 @@ impl Source {
         let paths = glob::glob(&self.source).map_err(|e| TrainError::invalid(path, format!("not a pattern: {e}")))?;
         let mut files = Vec::new();
         for found in paths {
-            let found = found.map_err(|e| TrainError::read(&e.path().to_path_buf(), e.into()))?;
+            let found = found.map_err(|error| {
+                let path = error.path().to_path_buf();
+                TrainError::read(&path, error.into())
+            })?;
             if found.is_file() {
                 files.push(found);
             }
