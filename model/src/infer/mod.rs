@@ -135,7 +135,8 @@ impl Inference {
         workspace: &mut Workspace,
         logits: &mut Vec<f32>,
     ) -> Result<(), BatchError> {
-        self.forward_with(Isa::best(), batch, pages, workspace, logits)
+        // Within the pool: from outside, each of the products would be handed over to it and waited for.
+        rayon::scope(|_| self.forward_with(Isa::best(), batch, pages, workspace, logits))
     }
 
     fn forward_with(
