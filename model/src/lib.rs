@@ -7,6 +7,7 @@
 //! - [`adapter`] is LoRA in PEFT's format;
 //! - [`Decoder`] computes on the operations of [`kernels`], and [`Tape`] takes gradients back through it, to the slots of
 //!   its [`Param`]s;
+//! - [`gguf`] are models in llama.cpp's files, for serving;
 //! - [`kv`] keeps keys and values of many sequences in pages, and [`infer`] computes rows of them at once;
 //! - [`product`] multiplies with its matrices, bit-identically on every processor.
 //!
@@ -28,6 +29,7 @@ mod checkpoint;
 mod config;
 mod decoder;
 mod error;
+pub mod gguf;
 pub mod infer;
 pub mod kernels;
 pub mod kv;

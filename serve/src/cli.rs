@@ -15,12 +15,14 @@ use tokio_rustls::TlsAcceptor;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, Quantization, ServeArgs};
+use crate::engine::native::{NativeModel, NativeWeights};
 use crate::engine::stage::{self, Format};
 use crate::engine::{self, Engine, EngineChoice, Prepared, choice};
 #[cfg(unix)]
 use crate::keys;
 use crate::keys::ApiKeys;
 use crate::layers::Hosts;
+use crate::load::gguf::Gguf;
 use crate::load::{self, AdapterLoader, Weights};
 use crate::server::{self, Stop, stopped};
 use crate::state::{Access, AppState, Served};
@@ -131,14 +133,18 @@ async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(A
                 }
             }
         }
-        Weights::Gguf(_) if args.engine == EngineChoice::Native => {
-            anyhow::bail!("cannot serve `{name}`: the engine native reads no GGUF; leave out --engine")
-        }
         Weights::Adapter(_) => anyhow::bail!("cannot serve `{name}`: it is an adapter without its base"),
-        Weights::Gguf(gguf) => Prepared::Mistralrs(stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?),
+        Weights::Gguf(Gguf::Mistralrs(gguf)) => {
+            Prepared::Mistralrs(stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?)
+        }
+        Weights::Gguf(Gguf::Native(gguf)) => {
+            let (weights, config) = (NativeWeights::Gguf(gguf.clone()), gguf.config().clone());
+            Prepared::Native(Box::new(NativeModel { weights, config, quantize: None }))
+        }
     };
     let format = match &prepared {
         Prepared::Mistralrs(staged) => staged.format,
+        Prepared::Native(_) if matches!(weights, Weights::Gguf(_)) => Format::Gguf,
         Prepared::Native(_) => Format::Safetensors(args.quantize),
     };
     tracing::info!(%name, engine = %prepared.engine(), asked = %args.engine, weights = %format, "loading");

@@ -73,8 +73,8 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_DEFAULT_CHAT_TEMPLATE_KWARGS", value_name = "JSON", value_parser = variables)]
     pub default_chat_template_kwargs: Option<Map<String, Value>>,
 
-    /// What computes the tokens: native, the decoder that trains, for every family that trains; mistralrs for other
-    /// architectures and GGUF files, in builds with the feature of that name
+    /// What computes the tokens: native, the decoder that trains, for every family that trains and its GGUF files; mistralrs
+    /// for others, in builds with the feature of that name
     #[arg(long, env = "ORPO_SERVE_ENGINE", value_name = "ENGINE", value_enum, default_value_t)]
     pub engine: EngineChoice,
 

@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use orpo_model::{Family, ModelConfig};
 
-use super::native::NativeModel;
+use super::native::{NativeModel, NativeWeights};
 use super::stage::{self, EngineConfig, Staged, UnsupportedModel, engine_config};
 use crate::checkpoint::Checkpoint;
 
@@ -87,7 +87,8 @@ impl Selected {
         Ok(match self {
             Self::Mistralrs(config) => Prepared::Mistralrs(stage::stage(checkpoint, config, eos_ids)?),
             Self::Native(config) => {
-                Prepared::Native(Box::new(NativeModel { dir: checkpoint.dir.clone(), config: *config, quantize: None }))
+                let weights = NativeWeights::Directory(checkpoint.dir.clone());
+                Prepared::Native(Box::new(NativeModel { weights, config: *config, quantize: None }))
             }
         })
     }
