@@ -8,6 +8,7 @@
 //! - [`Decoder`] computes on the operations of [`kernels`], and [`Tape`] takes gradients back through it, to the slots of
 //!   its [`Param`]s;
 //! - [`kv`] keeps keys and values of many sequences in pages, and [`infer`] computes rows of them at once;
+//! - [`LogSumExp`] makes log-probabilities of logits;
 //! - [`product`] multiplies with its matrices, bit-identically on every processor.
 //!
 //! ```
@@ -28,6 +29,7 @@ mod checkpoint;
 mod config;
 mod decoder;
 mod error;
+mod formulas;
 pub mod infer;
 pub mod kernels;
 pub mod kv;
@@ -48,6 +50,7 @@ pub use config::{
 };
 pub use decoder::{Decoder, PackedRows, Scored};
 pub use error::ModelError;
+pub use formulas::LogSumExp;
 pub use load::Trained;
 pub use names::{BlockNames, LM_HEAD, Names};
 pub use param::{AdamWStep, Param, Slot};

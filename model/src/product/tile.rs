@@ -46,7 +46,7 @@ impl<'a> Columns<'a> {
     /// # Safety
     /// Nobody else uses the same panel meanwhile.
     #[expect(clippy::mut_from_ref, reason = "panels are disjoint")]
-    unsafe fn at(&self, row: usize, panel: usize) -> &mut [f32] {
+    pub(super) unsafe fn at(&self, row: usize, panel: usize) -> &mut [f32] {
         let first = panel * PANEL;
         assert!(row < self.rows && first < self.width);
         // SAFETY: the row and the columns are inside the array, and the caller says that nobody else uses them.
@@ -103,6 +103,8 @@ macro_rules! on_isa {
         }
     };
 }
+
+pub(super) use on_isa;
 
 on_isa! {
     /// A few rows against some panels.
@@ -237,12 +239,12 @@ unsafe fn step<L: Lanes, W: Weights, const R: usize, const P: usize>(
 }
 
 /// Rows of a full tile and panels beside one another, as many as the registers hold.
-const fn shape(wide: bool) -> (usize, usize) {
+pub(super) const fn shape(wide: bool) -> (usize, usize) {
     if wide { (12, 2) } else { (6, 1) }
 }
 
 /// Rows of a tile for the last `left` rows: a third, two thirds or all of a full tile.
-fn tile_rows(left: usize, full: usize) -> usize {
+pub(super) fn tile_rows(left: usize, full: usize) -> usize {
     full.min(left.next_multiple_of(full / 3))
 }
 
@@ -327,7 +329,7 @@ unsafe fn blocks<L: Lanes, W: Weights, const R: usize, const S: usize, const T: 
 
 /// Continues the chains of `R` rows and `P` panels over `x` `(inputs, R)`.
 #[inline(always)]
-unsafe fn corner<L: Lanes, const R: usize, const P: usize>(
+pub(super) unsafe fn corner<L: Lanes, const R: usize, const P: usize>(
     x: &[f32],
     lines: [&[Line]; P],
     stored: &mut [[[f32; PANEL]; P]],
