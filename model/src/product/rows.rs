@@ -13,7 +13,7 @@ use crate::lanes::{Avx2, Avx512};
 use crate::lanes::{Isa, Lanes, Portable};
 
 /// Inputs that are multiplied at a time, at most.
-const PIECE: usize = 384;
+const PIECE: usize = 256;
 
 /// Lines of a panel and some more, so that panels side by side do not share the places of a cache.
 const SPACED: usize = PIECE + 8;
@@ -24,7 +24,7 @@ thread_local! {
 }
 
 /// Rows of a task: fewer would lay out the weights too often, and more would not stay in a core's cache.
-const ROWS: Range<usize> = 192..512;
+const ROWS: Range<usize> = 192..1024;
 
 /// What becomes of a sum and its bias.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,10 +83,9 @@ pub(super) fn product_by_rows_with(
     }
     // Equally many rows for every thread, or where there are too few, fewer panels.
     let (full, _) = shape(is_wide(isa));
-    let fit = rows.div_ceil(ROWS.end);
     let (cuts, runs) = match rows >= threads * ROWS.start {
-        true => (fit.next_multiple_of(threads), 1),
-        false => (fit, (2 * threads).div_ceil(fit)),
+        true => (rows.div_ceil(ROWS.end).next_multiple_of(threads), 1),
+        false => (rows.div_ceil(ROWS.start), (2 * threads).div_ceil(rows.div_ceil(ROWS.start))),
     };
     let (rows_each, panels_each) =
         (rows.div_ceil(cuts).next_multiple_of(full), panels.div_ceil(runs).next_multiple_of(2));
@@ -106,9 +105,10 @@ on_isa! {
 unsafe fn task_on<L: Lanes>(job: &Job<'_>, rows: Range<usize>, panels: Range<usize>) {
     // SAFETY: as the caller's; rows and panels of different calls are different.
     unsafe {
-        match L::WIDE {
-            true => blocks::<L, 12, 8, 4, 2>(job, rows, panels),
-            false => blocks::<L, 6, 4, 2, 1>(job, rows, panels),
+        match (L::WIDE, panels.len()) {
+            (true, 1) => blocks::<L, 12, 8, 4, 1>(job, rows, panels),
+            (true, _) => blocks::<L, 12, 8, 4, 2>(job, rows, panels),
+            (false, _) => blocks::<L, 6, 4, 2, 1>(job, rows, panels),
         }
     }
 }
@@ -187,25 +187,25 @@ impl Job<'_> {
         panels: Range<usize>,
         sums: &[[[f32; PANEL]; P]],
     ) {
+        let columns = panels.start * PANEL..self.outputs.min(panels.end * PANEL);
+        let bias = self.bias.map(|bias| &bias[columns.clone()]);
         for (row, sums) in rows.zip(sums) {
-            for (panel, sums) in panels.clone().zip(sums) {
+            // SAFETY: as the caller's.
+            let y = unsafe { self.y.some(row, columns.clone()) };
+            let (whole, rest) = y.as_chunks_mut::<PANEL>();
+            for (p, y) in whole.iter_mut().enumerate() {
                 // SAFETY: as the caller's.
-                let y = unsafe { self.y.at(row, panel) };
-                let bias = self.bias.map(|bias| &bias[panel * PANEL..][..y.len()]);
-                match <&mut [f32; PANEL]>::try_from(&mut *y) {
-                    // SAFETY: as the caller's.
-                    Ok(y) => unsafe { self.finish_panel::<L>(sums, bias, y) },
-                    Err(_) => {
-                        for (i, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
-                            let sum = bias.map_or(*sum, |bias| sum + bias[i]);
-                            *y = match self.onto {
-                                Onto::Nothing => sum,
-                                Onto::Values => *y + sum,
-                                Onto::Scaled(factor) => factor.mul_add(sum, *y),
-                            };
-                        }
-                    }
-                }
+                unsafe { self.finish_panel::<L>(&sums[p], bias.map(|bias| &bias.as_chunks().0[p]), y) };
+            }
+            let at = whole.len() * PANEL;
+            for (i, y) in rest.iter_mut().enumerate() {
+                let sum = sums[at / PANEL][i];
+                let sum = bias.map_or(sum, |bias| sum + bias[at + i]);
+                *y = match self.onto {
+                    Onto::Nothing => sum,
+                    Onto::Values => *y + sum,
+                    Onto::Scaled(factor) => factor.mul_add(sum, *y),
+                };
             }
         }
     }
@@ -215,14 +215,14 @@ impl Job<'_> {
     /// # Safety
     /// As of [`Lanes`].
     #[inline(always)]
-    unsafe fn finish_panel<L: Lanes>(&self, sums: &[f32; PANEL], bias: Option<&[f32]>, y: &mut [f32; PANEL]) {
+    unsafe fn finish_panel<L: Lanes>(&self, sums: &[f32; PANEL], bias: Option<&[f32; PANEL]>, y: &mut [f32; PANEL]) {
         // SAFETY: as the caller's.
         unsafe {
             // A factor of 1 makes a sum of the product and sum.
             let one = L::splat(1.0);
             let mut sum = L::load(sums);
             if let Some(bias) = bias {
-                sum = sum.mul_add(one, L::load(bias.try_into().expect("a whole panel")));
+                sum = sum.mul_add(one, L::load(bias));
             }
             match self.onto {
                 Onto::Nothing => sum,

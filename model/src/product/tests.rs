@@ -97,7 +97,7 @@ fn weights_by_rows_give_the_same_bits() {
     for (outputs, inputs) in [(1, 1), (16, 8), (17, 9), (70, 300), (33, 7), (5, 513), (40, 770)] {
         let rows_of_w = random(outputs * inputs, 7);
         let w = Matrix::from_f32(outputs, inputs, &rows_of_w);
-        for rows in [1, 2, 5, 12, 17, 70, 600] {
+        for rows in [1, 2, 5, 12, 17, 70, 600, 1100] {
             let (x, bias, before) = (random(rows * inputs, 1), random(outputs, 3), random(rows * outputs, 5));
             for (bias, onto) in [(None, Onto::Nothing), (Some(&bias[..]), Onto::Values), (None, Onto::Scaled(0.3))] {
                 let mut expected = before.clone();

@@ -46,13 +46,22 @@ impl<'a> Columns<'a> {
     /// # Safety
     /// Nobody else uses the same panel meanwhile.
     #[expect(clippy::mut_from_ref, reason = "panels are disjoint")]
-    pub(super) unsafe fn at(&self, row: usize, panel: usize) -> &mut [f32] {
+    unsafe fn at(&self, row: usize, panel: usize) -> &mut [f32] {
         let first = panel * PANEL;
-        assert!(row < self.rows && first < self.width);
+        // SAFETY: as the caller's.
+        unsafe { self.some(row, first..self.width.min(first + PANEL)) }
+    }
+
+    /// Some columns of a row.
+    ///
+    /// # Safety
+    /// Nobody else uses the same columns meanwhile.
+    #[expect(clippy::mut_from_ref, reason = "columns are disjoint")]
+    #[inline(always)]
+    pub(super) unsafe fn some(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
+        assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.width);
         // SAFETY: the row and the columns are inside the array, and the caller says that nobody else uses them.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.start.add(row * self.width + first), PANEL.min(self.width - first))
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.width + columns.start), columns.len()) }
     }
 }
 
