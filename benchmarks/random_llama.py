@@ -19,6 +19,8 @@ SHAPES = {
                 num_key_value_heads=6, vocab_size=32000),
     "134m": dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
                  num_key_value_heads=3, vocab_size=49152),
+    "0.5b": dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
+                 num_key_value_heads=2, vocab_size=65536),
 }
 POSITIONS = 1024
 EOS = "<|end|>"
@@ -67,14 +69,21 @@ def bf16(generator, size):
     return bytes(data)
 
 
-def write(directory, shape, seed=1):
-    """Writes config, weights (tied, in bf16) and tokenizer; returns the number of parameters."""
+def widened(data):
+    """The same values in f32."""
+    wide = bytearray(2 * len(data))
+    wide[2::4], wide[3::4] = data[0::2], data[1::2]
+    return wide
+
+
+def write(directory, shape, seed=1, f32=False):
+    """Writes config, weights (tied, in bf16 or f32) and tokenizer; returns the number of parameters."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     eos = shape["vocab_size"] - 1
     config = dict(architectures=["LlamaForCausalLM"], model_type="llama", **shape, max_position_embeddings=POSITIONS,
                   rms_norm_eps=1e-5, rope_theta=10000.0, hidden_act="silu", tie_word_embeddings=True, bos_token_id=eos,
-                  eos_token_id=eos, torch_dtype="bfloat16")
+                  eos_token_id=eos, torch_dtype="float32" if f32 else "bfloat16")
     (directory / "config.json").write_text(json.dumps(config))
 
     byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
@@ -88,17 +97,18 @@ def write(directory, shape, seed=1):
         tokenizer_class="PreTrainedTokenizerFast", eos_token=EOS, chat_template=TEMPLATE)))
 
     generator = random.Random(seed)
-    header, offset = {}, 0
+    header, offset, width = {}, 0, 4 if f32 else 2
     for name, size in tensors(shape):
-        length = 2
+        length = width
         for axis in size:
             length *= axis
-        header[name] = dict(dtype="BF16", shape=size, data_offsets=[offset, offset + length])
+        header[name] = dict(dtype="F32" if f32 else "BF16", shape=size, data_offsets=[offset, offset + length])
         offset += length
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
     with open(directory / "model.safetensors", "wb") as file:
         file.write(struct.pack("<Q", len(head)) + head)
         for _, size in tensors(shape):
-            file.write(bf16(generator, size))
-    return offset // 2
+            values = bf16(generator, size)
+            file.write(widened(values) if f32 else values)
+    return offset // width

@@ -5,8 +5,8 @@
 
 The model is a small random one that this program makes. Chat and completions, whole and streamed, with and without
 log-probabilities, scored prompts, several choices, JSON schemas, errors; every eleventh client goes away in the middle.
-Exit code 1 if the resident memory grows by more than `--limit` percent after the first `--warm-up` requests, or if a
-request is not answered as it should be.
+Exit code 1 if the resident memory grows by more than `--limit` percent after the first `--warm-up` requests, if a request is
+not answered as it should be, or if pages of the key-value cache or places in the line are held in the end.
 """
 
 import argparse
@@ -23,13 +23,16 @@ import random_llama
 
 MODEL = "soak"
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+# Bytes. So small that the warm-up fills it: what is used for the first time later would look like a leak.
+CACHE = 8_000_000
 GONE = None  # The client goes away in the middle.
 ENDLESS = {str(random_llama.SHAPES["0.4m"]["vocab_size"] - 1): -100}
 
 
 def request(number):
     """Path, body, and the expected status."""
-    text = f"request {number} of many: {number * 7919 % 10007}"
+    # Few words, as the tokenizer remembers ten thousand of them.
+    text = f"request {number % 100} of hundred {number // 100}"
     chat = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": 12 + number % 9}
     plain = {"model": MODEL, "prompt": text, "max_tokens": 12 + number % 9}
     stream = {"stream": number % 4 < 2, "seed": number}
@@ -74,6 +77,22 @@ def ask(address, number):
         connection.close()
 
 
+def held(address):
+    """What is still held of what requests hold, by metric, ten seconds after the last one at the latest."""
+    names = ["num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"]
+    for _ in range(100):
+        connection = http.client.HTTPConnection(address, timeout=10)
+        connection.request("GET", "/metrics")
+        lines = [line.split() for line in connection.getresponse().read().decode().splitlines()]
+        connection.close()
+        values = {line[0].split("{")[0].removeprefix("vllm:"): float(line[-1]) for line in lines if line[0] != "#"}
+        left = {name: values[name] for name in names if values[name]}
+        if not left:
+            break
+        time.sleep(0.1)
+    return left
+
+
 def memory(process):
     """Resident memory in MB."""
     lines = open(f"/proc/{process.pid}/status", encoding="ascii").read().splitlines()
@@ -84,8 +103,8 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--ours", required=True, help="the program orpo-serve")
     parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--warm-up", type=int, default=500)
-    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--warm-up", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--limit", type=float, default=5.0, help="percent")
     parser.add_argument("--seconds", type=float, default=600, help="give up after so long")
     args = parser.parse_args()
@@ -93,7 +112,8 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         parameters = random_llama.write(directory, random_llama.SHAPES["0.4m"])
         server = subprocess.Popen(
-            [args.ours, "--model", directory, "--served-model-name", MODEL, "--port", "0", "--exit-with-stdin"],
+            [args.ours, "--model", directory, "--served-model-name", MODEL, "--port", "0", "--exit-with-stdin",
+             "--kv-cache-bytes", str(CACHE)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )
         try:
@@ -116,13 +136,15 @@ def main():
                     print(f"{done:6} requests {seconds:6.1f} s {now:8.1f} MB {growth:+6.2f} %", flush=True)
                     if seconds > args.seconds:
                         sys.exit(f"error: {args.requests} requests did not fit into {args.seconds:.0f} s")
+            left = held(address)
         finally:
             server.stdin.close()
             server.wait(timeout=60)
     for problem in problems[:5]:
         print(problem, file=sys.stderr)
-    print(f"{len(problems)} wrong answers, memory {growth:+.2f} % since request {args.warm_up}, exit {server.returncode}")
-    sys.exit(1 if problems or growth > args.limit or server.returncode else 0)
+    print(f"{len(problems)} wrong answers, memory {growth:+.2f} % since request {args.warm_up}, "
+          f"held in the end: {left or 'nothing'}, exit {server.returncode}")
+    sys.exit(1 if problems or left or growth > args.limit or server.returncode else 0)
 
 
 if __name__ == "__main__":

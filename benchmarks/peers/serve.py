@@ -4,15 +4,17 @@
     venv/bin/pip install torch transformers gguf cmake ninja
     venv/bin/pip download --no-deps --no-binary :all: llama-cpp-python     # in it: the source of llama.cpp's server
     cmake -S vendor/llama.cpp -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DLLAMA_USE_PREBUILT_UI=OFF
-    ninja -C build llama-server
+    ninja -C build llama-server llama-quantize
     venv/bin/python benchmarks/peers/serve.py --ours target/release/orpo-serve --llama-server build/bin/llama-server
 
 All have the same random weights, prompts of token ids and number of threads, and choose greedily without an end token.
 Every round starts each program anew, one after another, so that a disturbance of the machine meets all of them; ratios
 are what to look at. `start` is the time until the server is ready, `first` that to the first token of a reply to 128
 tokens, `decode` the tokens a second of that reply's 64, `prefill` the tokens a second of a prompt of 512. `in turn` and
-`at once` are the generated tokens a second of eight requests of different lengths, sent one after another and together.
-transformers has no server here: it is called directly, and its `at once` is a padded batch.
+`at once` are the generated tokens a second of eight requests of different lengths, sent one after another and together;
+`long` those of eight prompts of 32 with replies of 128. `shared` is the time to the first token of a request whose first 512
+tokens an earlier request had, over that of the earlier one. transformers has no server here: it is called directly, its
+`at once` is a padded batch, and it has no `shared`.
 """
 
 import argparse
@@ -36,7 +38,8 @@ MODEL = "bench"
 PROMPT, REPLY, LONG_PROMPT = 128, 64, 512
 # Tokens of the prompt and of the reply.
 MIXED = [(16, 64), (32, 32), (64, 48), (96, 16), (128, 40), (192, 24), (256, 32), (384, 16)]
-COLUMNS = ["start", "first", "decode", "prefill", "in turn", "at once", "memory"]
+LONG_REPLIES = [(32, 128)] * 8
+COLUMNS = ["start", "first", "decode", "prefill", "in turn", "at once", "long", "shared", "memory"]
 
 
 def prompt(random, length):
@@ -67,11 +70,11 @@ class Server:
         finally:
             connection.close()
 
-    def generate(self, ids, tokens):
-        """Seconds from the request to each token."""
+    def generate(self, ids, tokens, known=False):
+        """Seconds from the request to each token; the server may know the beginning of the prompt if it is `known`."""
         connection = http.client.HTTPConnection(self.address, timeout=300)
         start = time.perf_counter()
-        path, body = self.body(ids, tokens)
+        path, body = self.body(ids, tokens, known)
         connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
         answer = connection.getresponse()
         if answer.status != 200:
@@ -112,7 +115,7 @@ class Transformers:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def generate(self, ids, tokens):
+    def generate(self, ids, tokens, known=False):
         return self.ask([[ids, tokens]])
 
     def together(self, requests):
@@ -163,7 +166,7 @@ def peak_memory(pid):
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / 1e6
 
 
-def write_gguf(directory, shape, file, quantized):
+def write_gguf(directory, shape, file, kind):
     """The checkpoint as llama.cpp's converter writes it."""
     import gguf
     import numpy
@@ -191,7 +194,7 @@ def write_gguf(directory, shape, file, quantized):
     writer.add_eos_token_id(len(tokens) - 1)
 
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, shape["num_hidden_layers"])
-    kind = gguf.GGMLQuantizationType.Q8_0 if quantized else gguf.GGMLQuantizationType.F32
+    kind = gguf.GGMLQuantizationType[kind]
     with open(Path(directory) / "model.safetensors", "rb") as weights:
         weights.seek(int.from_bytes(weights.read(8), "little") + 8)
         for name, size in random_llama.tensors(shape):
@@ -223,8 +226,15 @@ def measure(program, random):
     start = time.perf_counter()
     program.together([(prompt(random, length), tokens) for length, tokens in MIXED])
     at_once = time.perf_counter() - start
+    start = time.perf_counter()
+    program.together([(prompt(random, length), tokens) for length, tokens in LONG_REPLIES])
+    long_replies = sum(tokens for _, tokens in LONG_REPLIES) / (time.perf_counter() - start)
+    shared = prompt(random, LONG_PROMPT)
+    first = program.generate(shared + prompt(random, 8), 1, True)[0]
+    later = [program.generate(shared + prompt(random, 8), 1, True)[0] for _ in range(3)]
     values = [program.start_seconds * 1000, times[0] * 1000, (REPLY - 1) / (times[REPLY - 1] - times[0]),
-              LONG_PROMPT / long[0], generated / in_turn, generated / at_once, program.memory()]
+              LONG_PROMPT / long[0], generated / in_turn, generated / at_once, long_replies,
+              statistics.median(later) / first, program.memory()]
     return dict(zip(COLUMNS, values))
 
 
@@ -233,12 +243,13 @@ def programs(args, directory, size, env):
     shape = random_llama.SHAPES[size]
     model = str(Path(directory) / size)
     random_llama.write(model, shape)
+    random_llama.write(f"{model}-f32", shape, f32=True)
     endless = {str(shape["vocab_size"] - 1): -100}
 
-    def ours(*extra):
+    def ours(*extra, model=model):
         port = free_port()
         command = [args.ours, "--model", model, "--served-model-name", MODEL, "--port", str(port), *extra]
-        body = lambda ids, tokens: ("/v1/completions", {
+        body = lambda ids, tokens, known: ("/v1/completions", {
             "model": MODEL, "prompt": ids, "max_tokens": tokens, "stream": True, "temperature": 0, "logprobs": 0,
             "logit_bias": endless})
         tokens_of = lambda event: len((event["choices"][0]["logprobs"] or {}).get("tokens", []))
@@ -248,21 +259,30 @@ def programs(args, directory, size, env):
         port = free_port()
         command = [args.llama_server, "-m", file, "--port", str(port), "-t", str(args.threads), "-np", "8",
                    "-c", str(8 * random_llama.POSITIONS)]
-        body = lambda ids, tokens: ("/completion", {
+        body = lambda ids, tokens, known: ("/completion", {
             "prompt": ids, "n_predict": tokens, "stream": True, "temperature": 0, "ignore_eos": True,
-            "cache_prompt": False, "return_tokens": True})
+            "cache_prompt": known, "return_tokens": True})
         return Server(command, env, port, "/health", body, lambda event: len(event["tokens"]))
 
     started = {
-        "f32, orpo-serve": ours,
+        "f32, orpo-serve": lambda: ours(model=f"{model}-f32"),
+        "bf16, orpo-serve": ours,
         "Q8_0, orpo-serve": lambda: ours("--quantize", "q8_0"),
+        "Q4_K, orpo-serve": lambda: ours("--quantize", "q4k"),
     }
+    if args.mistralrs:
+        started["f32, mistralrs"] = lambda: ours("--engine", "mistralrs")
     if args.llama_server:
-        for name, quantized in (("f32", False), ("Q8_0", True)):
+        for name in ("F32", "BF16", "Q8_0"):
             file = f"{model}-{name}.gguf"
-            write_gguf(model, shape, file, quantized)
-            started[f"{name}, llama.cpp"] = lambda file=file: llama_cpp(file)
-    started["f32, transformers"] = lambda: Transformers(model, env)
+            write_gguf(model, shape, file, name)
+            started[f"{name.replace('F', 'f').replace('B', 'b')}, llama.cpp"] = lambda file=file: llama_cpp(file)
+        quantize = Path(args.llama_server).with_name("llama-quantize")
+        subprocess.run([quantize, "--pure", f"{model}-F32.gguf", f"{model}-Q4_K.gguf", "Q4_K"], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        started["Q4_K, llama.cpp"] = lambda: llama_cpp(f"{model}-Q4_K.gguf")
+    if args.transformers:
+        started["f32, transformers"] = lambda: Transformers(model, env)
     return started
 
 
@@ -277,6 +297,9 @@ def main():
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--ours", help="the program orpo-serve")
     parser.add_argument("--llama-server", help="the program llama-server")
+    parser.add_argument("--mistralrs", action="store_true", help="orpo-serve is built with its second engine, too")
+    parser.add_argument("--transformers", action="store_true")
+    parser.add_argument("--only", nargs="+", help="rows that begin so")
     parser.add_argument("--models", nargs="+", default=["15m", "134m"], choices=random_llama.SHAPES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -291,6 +314,8 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         for size in args.models:
             started = programs(args, directory, size, env)
+            if args.only:
+                started = {name: start for name, start in started.items() if name.startswith(tuple(args.only))}
             results = {name: [] for name in started}
             for round in range(args.rounds):
                 for name, start in started.items():
@@ -299,13 +324,12 @@ def main():
                     program.stop()
                     print(size, round + 1, name, json.dumps(results[name][-1]), file=sys.stderr)
             print(f"\n{size}, {args.threads} threads, medians of {args.rounds} rounds")
-            heads = ["start ms", "first ms", "decode/s", "prefill/s", "in turn/s", "at once/s"]
-            print(f"{'':20}" + "".join(f" {head:>9}" for head in heads) + f" {'gain':>5} {'MB':>6}")
+            heads = ["start ms", "first ms", "decode/s", "prefill/s", "in turn/s", "at once/s", "long/s"]
+            print(f"{'':20}" + "".join(f" {head:>9}" for head in heads) + f" {'shared':>6} {'MB':>6}")
             for name in sorted(results):
                 median = {column: statistics.median(result[column] for result in results[name]) for column in COLUMNS}
-                gain = statistics.median(result["at once"] / result["in turn"] for result in results[name])
-                print(f"{name:20}" + "".join(f" {median[column]:9.0f}" for column in COLUMNS[:6])
-                      + f" {gain:5.2f} {median['memory']:6.0f}", flush=True)
+                print(f"{name:20}" + "".join(f" {median[column]:9.0f}" for column in COLUMNS[:7])
+                      + f" {median['shared']:6.3f} {median['memory']:6.0f}", flush=True)
 
 
 if __name__ == "__main__":

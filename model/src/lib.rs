@@ -7,6 +7,7 @@
 //! - [`adapter`] is LoRA in PEFT's format;
 //! - [`Decoder`] computes on the operations of [`kernels`], and [`Tape`] takes gradients back through it, to the slots of
 //!   its [`Param`]s;
+//! - [`gguf`] are models in llama.cpp's files, for serving;
 //! - [`kv`] keeps keys and values of many sequences in pages, and [`infer`] computes rows of them at once;
 //! - [`LogSumExp`] makes log-probabilities of logits;
 //! - [`product`] multiplies with its matrices, bit-identically on every processor.
@@ -30,6 +31,7 @@ mod config;
 mod decoder;
 mod error;
 mod formulas;
+pub mod gguf;
 pub mod infer;
 pub mod kernels;
 pub mod kv;

@@ -1,7 +1,7 @@
 //! Serves a test double in place of a model: for work on the playground and for trying clients in seconds. Its replies
 //! are letters by chance, or what a grammar asks for; its chat template presents tools.
 //!
-//!     cargo run -p orpo-serve --no-default-features --example double -- --help
+//!     cargo run -p orpo-serve --example double -- --help
 
 #[path = "../tests/common/mod.rs"]
 mod common;

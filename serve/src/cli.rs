@@ -15,12 +15,14 @@ use tokio_rustls::TlsAcceptor;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, Quantization, ServeArgs};
+use crate::engine::native::{NativeModel, NativeWeights};
 use crate::engine::stage::{self, Format};
 use crate::engine::{self, Engine, EngineChoice, Prepared, choice};
 #[cfg(unix)]
 use crate::keys;
 use crate::keys::ApiKeys;
 use crate::layers::Hosts;
+use crate::load::gguf::Gguf;
 use crate::load::{self, AdapterLoader, Weights};
 use crate::server::{self, Stop, stopped};
 use crate::state::{Access, AppState, Served};
@@ -112,7 +114,7 @@ async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Loaded>
         served.push(Served::of(model, engine, settings));
     }
     if args.allow_adapter_updates && loader.is_none() {
-        anyhow::bail!("--allow-adapter-updates needs the engine that takes adapters while it runs: --engine native");
+        anyhow::bail!("--allow-adapter-updates needs the engine native; mistralrs takes no adapters while it runs");
     }
     Ok((served, loader.filter(|_| args.allow_adapter_updates)))
 }
@@ -125,25 +127,24 @@ async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(A
             let selected = choice::select(args.engine, checkpoint).with_context(cannot_serve)?;
             match selected.prepare(checkpoint, tokenizer.eos_ids()).context(NO_TMPDIR)? {
                 Prepared::Mistralrs(staged) => Prepared::Mistralrs(staged.quantized(args.quantize)),
-                Prepared::Candle(..) if args.quantize.is_some() => {
-                    anyhow::bail!("{}: the engine `candle` does not quantise; leave out --quantize", cannot_serve())
-                }
                 Prepared::Native(mut model) => {
                     model.quantize = args.quantize.map(Quantization::storage);
                     Prepared::Native(model)
                 }
-                prepared @ Prepared::Candle(..) => prepared,
             }
         }
-        Weights::Gguf(_) if matches!(args.engine, EngineChoice::Candle | EngineChoice::Native) => {
-            anyhow::bail!("cannot serve `{name}`: the engine `{}` reads no GGUF; leave out --engine", args.engine)
-        }
         Weights::Adapter(_) => anyhow::bail!("cannot serve `{name}`: it is an adapter without its base"),
-        Weights::Gguf(gguf) => Prepared::Mistralrs(stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?),
+        Weights::Gguf(Gguf::Mistralrs(gguf)) => {
+            Prepared::Mistralrs(stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?)
+        }
+        Weights::Gguf(Gguf::Native(gguf)) => {
+            let (weights, config) = (NativeWeights::Gguf(gguf.clone()), gguf.config().clone());
+            Prepared::Native(Box::new(NativeModel { weights, config, quantize: None }))
+        }
     };
     let format = match &prepared {
         Prepared::Mistralrs(staged) => staged.format,
-        Prepared::Candle(..) => Format::Safetensors(None),
+        Prepared::Native(_) if matches!(weights, Weights::Gguf(_)) => Format::Gguf,
         Prepared::Native(_) => Format::Safetensors(args.quantize),
     };
     tracing::info!(%name, engine = %prepared.engine(), asked = %args.engine, weights = %format, "loading");

@@ -42,13 +42,13 @@ pub struct ServeArgs {
     pub served_model_name: Vec<String>,
 
     /// LoRA adapter of the model, in PEFT's layout, served beside it under NAME; repeated (or with commas) several.
-    /// The engine native computes them from one copy of the weights; for others each is merged into a copy of its own, in
-    /// memory and, while the server runs, below TMPDIR
+    /// They are computed from one copy of the weights; with mistralrs each is merged into a copy of its own, in memory and,
+    /// while the server runs, below TMPDIR
     #[arg(long, env = "ORPO_SERVE_ADAPTER", value_name = "NAME=DIR", value_delimiter = ',', value_parser = named_adapter)]
     pub adapter: Vec<NamedAdapter>,
 
     /// Load and unload adapters while the server runs, by POST to /v1/load_lora_adapter and /v1/unload_lora_adapter: whoever
-    /// has a key may then name any directory that the server can read. Only with the engine native
+    /// has a key may then name any directory that the server can read. Not with mistralrs
     #[arg(long, env = "ORPO_SERVE_ALLOW_ADAPTER_UPDATES", requires = "api_key_file", value_parser = clap::builder::BoolishValueParser::new())]
     pub allow_adapter_updates: bool,
 
@@ -73,17 +73,18 @@ pub struct ServeArgs {
     #[arg(long, env = "ORPO_SERVE_DEFAULT_CHAT_TEMPLATE_KWARGS", value_name = "JSON", value_parser = variables)]
     pub default_chat_template_kwargs: Option<Map<String, Value>>,
 
-    /// What computes the tokens
+    /// What computes the tokens: native, the decoder that trains, for every family that trains and its GGUF files; mistralrs
+    /// for others, in builds with the feature of that name
     #[arg(long, env = "ORPO_SERVE_ENGINE", value_name = "ENGINE", value_enum, default_value_t)]
     pub engine: EngineChoice,
 
-    /// Requests that generate at a time. With the engine native they share each step, and every reply is bit-identical
-    /// whatever else runs; with mistralrs that holds only for one, and more are not faster [default: 16 for native, else 1]
+    /// Requests that generate at a time. They share each step, and every reply is bit-identical whatever else runs; with
+    /// mistralrs that holds only for one, and more are not faster [default: 16, and 1 with mistralrs]
     #[arg(long, env = "ORPO_SERVE_MAX_CONCURRENT", value_name = "N")]
     pub max_concurrent: Option<NonZeroUsize>,
 
-    /// Bytes of the engine native's cache for keys and values. What requests do not need just now keeps the beginnings of
-    /// earlier ones [default: a quarter of the available memory, but no more than --max-concurrent full contexts]
+    /// Bytes of the cache for keys and values. What requests do not need just now keeps the beginnings of earlier ones
+    /// [default: a quarter of the available memory, but no more than --max-concurrent full contexts]
     #[arg(long, env = "ORPO_SERVE_KV_CACHE_BYTES", value_name = "N")]
     pub kv_cache_bytes: Option<NonZeroUsize>,
 
@@ -179,7 +180,7 @@ pub enum Quantization {
 }
 
 impl Quantization {
-    /// How the engine `native` stores the weights.
+    /// How `native` stores the weights.
     pub fn storage(self) -> Storage {
         match self {
             Self::Q2K => Storage::Q2K,

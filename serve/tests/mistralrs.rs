@@ -16,7 +16,7 @@ use orpo_serve::checkpoint::Checkpoint;
 use orpo_serve::config::Quantization;
 use orpo_serve::engine::stage::{engine_config, stage, stage_gguf};
 use orpo_serve::engine::{self, Engine, EngineError, Finish, GenerateRequest, Prepared, Sampling, Step};
-use orpo_serve::load::gguf::Gguf;
+use orpo_serve::load::gguf::StagedGguf;
 use orpo_serve::load::merge;
 use serde_json::Value;
 
@@ -207,7 +207,7 @@ async fn a_gguf_file_says_what_its_checkpoint_says() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tiny.gguf");
         write_gguf(&golden.join("model"), name, &file);
-        let gguf = Gguf::open(&file).unwrap();
+        let gguf = StagedGguf::open(&file).unwrap();
         let tokenizer = ChatTokenizer::from_dir(&golden.join("model")).unwrap();
         let staged = stage_gguf(&gguf, &tokenizer).unwrap();
         let engine = engine::load(Prepared::Mistralrs(staged), &tokenizer, engine::Options::default()).await.unwrap();

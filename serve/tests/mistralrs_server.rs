@@ -319,7 +319,16 @@ impl Program {
     fn start(dir: &Path) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_orpo-serve"))
             .env_remove("RUST_LOG")
-            .args(["--port", "0", "--exit-with-stdin", "--served-model-name", MODEL, "--model"])
+            .args([
+                "--engine",
+                "mistralrs",
+                "--port",
+                "0",
+                "--exit-with-stdin",
+                "--served-model-name",
+                MODEL,
+                "--model",
+            ])
             .arg(dir)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

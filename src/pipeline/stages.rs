@@ -466,7 +466,7 @@ mod tests {
     fn a_server_is_told_what_to_serve_and_how() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p.toml");
-        let text = "out = \"/run\"\n[base]\nmodel = \"/m\"\nchat_template = \"/c\"\n[data]\ntrain = \"/t\"\n[serve]\nengine = \"candle\"\n";
+        let text = "out = \"/run\"\n[base]\nmodel = \"/m\"\nchat_template = \"/c\"\n[data]\ntrain = \"/t\"\n[serve]\nengine = \"native\"\n";
         std::fs::write(&path, text).unwrap();
         let pipeline = Pipeline::load(&path).unwrap();
         let line = |name: &str| {
@@ -475,8 +475,8 @@ mod tests {
         };
         assert_eq!(
             line("base"),
-            "serve --model /m --chat-template /c --served-model-name base --port 0 --engine=candle"
+            "serve --model /m --chat-template /c --served-model-name base --port 0 --engine=native"
         );
-        assert_eq!(line("orpo"), "serve --model /run/orpo/model --served-model-name orpo --port 0 --engine=candle");
+        assert_eq!(line("orpo"), "serve --model /run/orpo/model --served-model-name orpo --port 0 --engine=native");
     }
 }

@@ -49,7 +49,7 @@ fn a_server_that_is_killed_and_comes_back_is_survived() {
         let manifest = setting.path(dir).join("orpo_manifest.json");
         let expected = orpo_files::sha256_file(&manifest).unwrap();
         assert_eq!(lineage["manifest_sha256"], json!(expected), "{lineage}");
-        assert_eq!(lineage["server"]["engine"], "mistralrs", "{lineage}");
+        assert_eq!(lineage["server"]["engine"], "native", "{lineage}");
         assert_eq!((&lineage["verified"], &lineage["server"]["quantize"]), (&json!(true), &json!(null)));
     }
 }

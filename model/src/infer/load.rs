@@ -1,4 +1,4 @@
-//! A model's weights from its checkpoint.
+//! A model's weights, from a checkpoint or another source of tensors.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,23 @@ use crate::kv::Group;
 use crate::names::{BlockNames, LM_HEAD, Names};
 use crate::product::{Matrix, Storage};
 
+/// Where tensors come from, by the names that `transformers` gives them.
+pub(crate) trait Tensors {
+    /// The numbers of a tensor of this shape, in f32.
+    fn vector(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError>;
+
+    /// A matrix `(outputs, inputs)`, quantised if it is not already.
+    fn matrix(
+        &self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+        quantize: Option<Storage>,
+    ) -> Result<Matrix, ModelError>;
+}
+
 struct Loader<'a> {
-    checkpoint: &'a Checkpoint,
+    tensors: &'a dyn Tensors,
     config: &'a ModelConfig,
     names: Names,
     quantize: Option<Storage>,
@@ -25,11 +40,14 @@ struct Loader<'a> {
     modules: Vec<(String, usize, usize)>,
 }
 
-pub(super) fn load(checkpoint: &Checkpoint, quantize: Option<Storage>) -> Result<Inference, ModelError> {
-    checkpoint.check_weights()?;
-    let config = &checkpoint.config;
-    let loader = Loader { checkpoint, config, names: Names::of(config.family), quantize, modules: modules(config) };
-    loader.inference()
+/// Loads `config`'s model, whose tensors are all there.
+pub(super) fn load(
+    config: &ModelConfig,
+    tensors: &dyn Tensors,
+    quantize: Option<Storage>,
+) -> Result<Inference, ModelError> {
+    let names = Names::of(config.family);
+    Loader { tensors, config, names, quantize, modules: modules(config) }.inference()
 }
 
 impl Loader<'_> {
@@ -41,7 +59,7 @@ impl Loader<'_> {
             Positions::Rope(rope) => (rope.frequencies(), None),
             Positions::Learned { offset } => {
                 let shape = [config.max_position_embeddings + offset, hidden];
-                let table = self.vector(&format!("{prefix}embed_positions.weight"), &shape)?;
+                let table = self.tensors.vector(&format!("{prefix}embed_positions.weight"), &shape)?;
                 (Vec::new(), Some(table[offset * hidden..].to_vec()))
             }
         };
@@ -54,7 +72,7 @@ impl Loader<'_> {
         };
         Ok(Inference {
             config: config.clone(),
-            embedding: self.matrix(
+            embedding: self.tensors.matrix(
                 &self.names.embed_tokens(),
                 vocab,
                 narrow,
@@ -74,9 +92,12 @@ impl Loader<'_> {
                 .transpose()?,
             head: match config.tie_word_embeddings {
                 true => None,
-                false => Some(self.matrix(&format!("{LM_HEAD}.weight"), vocab, narrow, self.quantize)?),
+                false => Some(self.tensors.matrix(&format!("{LM_HEAD}.weight"), vocab, narrow, self.quantize)?),
             },
-            head_bias: config.head_bias.then(|| self.vector(&format!("{LM_HEAD}.bias"), &[vocab])).transpose()?,
+            head_bias: config
+                .head_bias
+                .then(|| self.tensors.vector(&format!("{LM_HEAD}.bias"), &[vocab]))
+                .transpose()?,
             frequencies,
             adapters: BTreeMap::new(),
             next_adapter: 0,
@@ -116,13 +137,34 @@ impl Loader<'_> {
         })
     }
 
-    fn read(&self, name: &str, shape: &[usize]) -> Result<(Dtype, Vec<u8>), ModelError> {
-        let weights = &self.checkpoint.weights;
-        weights.read(&self.config.stored_name(name, |name| weights.contains(name)), shape)
+    fn norm(&self, name: &str, width: usize) -> Result<Norm, ModelError> {
+        let weight = self.tensors.vector(&format!("{name}.weight"), &[width])?;
+        let eps = self.config.norm_eps as f32;
+        Ok(match self.config.norm {
+            NormKind::Rms => Norm::Rms { weight, offset: 0.0, eps },
+            NormKind::RmsPlusOne => Norm::Rms { weight, offset: 1.0, eps },
+            NormKind::Layer => {
+                Norm::Layer { weight, bias: self.tensors.vector(&format!("{name}.bias"), &[width])?, eps }
+            }
+        })
     }
 
+    fn linear(&self, name: String, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, ModelError> {
+        let weight = self.tensors.matrix(&format!("{name}.weight"), outputs, inputs, self.quantize)?;
+        let bias = bias.then(|| self.tensors.vector(&format!("{name}.bias"), &[outputs])).transpose()?;
+        let number = self.modules.iter().position(|(module, ..)| *module == name).expect("the lists are of one model");
+        Ok(Linear { number, weight, bias })
+    }
+}
+
+fn read(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Result<(Dtype, Vec<u8>), ModelError> {
+    let weights = &checkpoint.weights;
+    weights.read(&checkpoint.config.stored_name(name, |name| weights.contains(name)), shape)
+}
+
+impl Tensors for Checkpoint {
     fn vector(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
-        let (dtype, bytes) = self.read(name, shape)?;
+        let (dtype, bytes) = read(self, name, shape)?;
         Ok(widened(dtype, &bytes))
     }
 
@@ -133,7 +175,7 @@ impl Loader<'_> {
         inputs: usize,
         quantize: Option<Storage>,
     ) -> Result<Matrix, ModelError> {
-        let (dtype, bytes) = self.read(name, &[outputs, inputs])?;
+        let (dtype, bytes) = read(self, name, &[outputs, inputs])?;
         let stored = match dtype {
             Dtype::BF16 => Storage::Bf16,
             Dtype::F16 => Storage::F16,
@@ -145,27 +187,10 @@ impl Loader<'_> {
             row.copy_from_slice(&widened(dtype, &bytes[output * row_bytes..(output + 1) * row_bytes]));
         }))
     }
-
-    fn norm(&self, name: &str, width: usize) -> Result<Norm, ModelError> {
-        let weight = self.vector(&format!("{name}.weight"), &[width])?;
-        let eps = self.config.norm_eps as f32;
-        Ok(match self.config.norm {
-            NormKind::Rms => Norm::Rms { weight, offset: 0.0, eps },
-            NormKind::RmsPlusOne => Norm::Rms { weight, offset: 1.0, eps },
-            NormKind::Layer => Norm::Layer { weight, bias: self.vector(&format!("{name}.bias"), &[width])?, eps },
-        })
-    }
-
-    fn linear(&self, name: String, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, ModelError> {
-        let weight = self.matrix(&format!("{name}.weight"), outputs, inputs, self.quantize)?;
-        let bias = bias.then(|| self.vector(&format!("{name}.bias"), &[outputs])).transpose()?;
-        let number = self.modules.iter().position(|(module, ..)| *module == name).expect("the lists are of one model");
-        Ok(Linear { number, weight, bias })
-    }
 }
 
 /// The numbers of a tensor, in f32.
-pub(super) fn widened(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+pub(crate) fn widened(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
     match dtype {
         Dtype::BF16 => bytes.as_chunks().0.iter().map(|bytes| half::bf16::from_le_bytes(*bytes).to_f32()).collect(),
         Dtype::F16 => bytes.as_chunks().0.iter().map(|bytes| half::f16::from_le_bytes(*bytes).to_f32()).collect(),

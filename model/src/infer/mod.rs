@@ -15,6 +15,7 @@ mod workspace;
 
 pub use adapter::{Adapter, AdapterId, LowRank};
 pub use batch::{Batch, BatchError, Part};
+pub(crate) use load::{Tensors, widened};
 pub use workspace::Workspace;
 
 use std::collections::BTreeMap;
@@ -62,7 +63,22 @@ impl Inference {
     /// # Errors
     /// When a tensor is missing, has another shape or type, has no use in the model, or cannot be read.
     pub fn load(checkpoint: &Checkpoint, quantize: Option<Storage>) -> Result<Self, ModelError> {
-        load::load(checkpoint, quantize)
+        checkpoint.check_weights()?;
+        Self::of(&checkpoint.config, checkpoint, quantize)
+    }
+
+    /// As [`Inference::load`], from any source of tensors, which are all there.
+    pub(crate) fn of(
+        config: &ModelConfig,
+        tensors: &dyn Tensors,
+        quantize: Option<Storage>,
+    ) -> Result<Self, ModelError> {
+        load::load(config, tensors, quantize)
+    }
+
+    /// Divides the frequencies of the rotation by factors of their own.
+    pub(crate) fn divide_frequencies(&mut self, factors: &[f32]) {
+        self.frequencies.iter_mut().zip(factors).for_each(|(frequency, factor)| *frequency /= factor);
     }
 
     /// Its architecture.
@@ -120,7 +136,8 @@ impl Inference {
         workspace: &mut Workspace,
         logits: &mut Vec<f32>,
     ) -> Result<(), BatchError> {
-        self.forward_with(Isa::best(), batch, pages, workspace, logits)
+        // Within the pool: from outside, each of the products would be handed over to it and waited for.
+        rayon::scope(|_| self.forward_with(Isa::best(), batch, pages, workspace, logits))
     }
 
     fn forward_with(

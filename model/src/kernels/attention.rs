@@ -271,14 +271,16 @@ fn backward_group(
                         array[visible.end..].fill(0.0);
                     }
                     let seen = p[visible.clone()].iter_mut().zip(&mut ds[visible]);
+                    // The forward pass rounds the scores otherwise: where they are huge, one could exceed their log-sum-exp.
+                    let weight = |score: f32| exp((score - log_sum_exp[at]).min(0.0));
                     match spec.softcap {
                         None => seen.for_each(|(p, ds)| {
-                            *p = exp(*p - log_sum_exp[at]);
+                            *p = weight(*p);
                             *ds = *p * (*ds - mean) * spec.scale;
                         }),
                         Some(cap) => seen.for_each(|(p, ds)| {
                             let t = tanh(*p / cap);
-                            *p = exp(cap * t - log_sum_exp[at]);
+                            *p = weight(cap * t);
                             *ds = *p * (*ds - mean) * spec.scale * (1.0 - t * t);
                         }),
                     }

@@ -4,24 +4,18 @@ use std::{fmt, io};
 
 use orpo_model::{Family, ModelConfig};
 
-use super::candle::config::{self as candle_config, CandleConfig, candle_config};
-use super::native::NativeModel;
+use super::native::{NativeModel, NativeWeights};
 use super::stage::{self, EngineConfig, Staged, UnsupportedModel, engine_config};
 use crate::checkpoint::Checkpoint;
-
-/// True if the engine of our own runs every model that it knows, unless another is asked for.
-const PREFERS_NATIVE: bool = false;
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum EngineChoice {
-    /// mistralrs where it can run the architecture, candle for Phi-2 and OPT
+    /// native for every family that trains, mistralrs for the others
     #[default]
     Auto,
-    /// mistralrs
+    /// mistralrs, one request at a time; in builds with the feature `mistralrs`
     Mistralrs,
-    /// candle
-    Candle,
     /// Our own: many requests at a time, each reply the same as alone
     Native,
 }
@@ -31,7 +25,6 @@ impl fmt::Display for EngineChoice {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Mistralrs => "mistralrs",
-            Self::Candle => "candle",
             Self::Native => "native",
         })
     }
@@ -42,8 +35,6 @@ impl fmt::Display for EngineChoice {
 pub enum Selected {
     /// Served by mistralrs.
     Mistralrs(EngineConfig),
-    /// Served by candle.
-    Candle(CandleConfig),
     /// Served by the engine of our own.
     Native(Box<ModelConfig>),
 }
@@ -53,8 +44,6 @@ pub enum Selected {
 pub enum Prepared {
     /// A directory for mistralrs.
     Mistralrs(Staged),
-    /// The checkpoint itself for candle.
-    Candle(Box<Checkpoint>, Box<CandleConfig>),
     /// The checkpoint itself for the engine of our own.
     Native(Box<NativeModel>),
 }
@@ -64,27 +53,20 @@ pub enum Prepared {
 /// # Errors
 /// [`UnsupportedModel`] where no engine, or not the one asked for, computes the model rightly.
 pub fn select(choice: EngineChoice, checkpoint: &Checkpoint) -> Result<Selected, UnsupportedModel> {
-    let found = UnsupportedModel::architecture_of(checkpoint);
-    let by_mistralrs = stage::ARCHITECTURES.contains(&found.as_str());
-    let by_candle = candle_config::ARCHITECTURES.contains(&found.as_str());
     match (choice, &checkpoint.model) {
-        (EngineChoice::Native, Some(model)) => Ok(Selected::Native(Box::new(model.clone()))),
-        (EngineChoice::Auto, Some(model)) if PREFERS_NATIVE => Ok(Selected::Native(Box::new(model.clone()))),
-        (EngineChoice::Native, None) => {
-            let known: Vec<&str> = Family::all().map(Family::architecture).collect();
-            Err(UnsupportedModel::Architecture { found, supported: format!("{} by native", known.join(", ")) })
-        }
-        (EngineChoice::Auto, _) if !by_mistralrs && !by_candle => {
-            let supported = format!(
-                "{} by mistralrs, {} by candle",
-                stage::ARCHITECTURES.join(", "),
-                candle_config::ARCHITECTURES.join(", ")
-            );
+        (EngineChoice::Native | EngineChoice::Auto, Some(model)) => Ok(Selected::Native(Box::new(model.clone()))),
+        (EngineChoice::Mistralrs, _) => engine_config(checkpoint).map(Selected::Mistralrs),
+        (EngineChoice::Native | EngineChoice::Auto, None) => {
+            let found = UnsupportedModel::architecture_of(checkpoint);
+            if choice == EngineChoice::Auto && stage::ARCHITECTURES.contains(&found.as_str()) {
+                return engine_config(checkpoint).map(Selected::Mistralrs);
+            }
+            let native: Vec<&str> = Family::all().map(Family::architecture).collect();
+            let others = stage::ARCHITECTURES.into_iter().filter(|name| !native.contains(name));
+            let supported =
+                format!("{} by native, {} by mistralrs", native.join(", "), others.collect::<Vec<_>>().join(", "));
             Err(UnsupportedModel::Architecture { found, supported })
         }
-        (EngineChoice::Auto, _) if by_mistralrs => engine_config(checkpoint).map(Selected::Mistralrs),
-        (EngineChoice::Mistralrs, _) => engine_config(checkpoint).map(Selected::Mistralrs),
-        (EngineChoice::Auto | EngineChoice::Candle, _) => candle_config(checkpoint).map(Selected::Candle),
     }
 }
 
@@ -93,7 +75,6 @@ impl Selected {
     pub fn engine(&self) -> EngineChoice {
         match self {
             Self::Mistralrs(_) => EngineChoice::Mistralrs,
-            Self::Candle(_) => EngineChoice::Candle,
             Self::Native(_) => EngineChoice::Native,
         }
     }
@@ -105,9 +86,9 @@ impl Selected {
     pub fn prepare(self, checkpoint: &Checkpoint, eos_ids: &[u32]) -> io::Result<Prepared> {
         Ok(match self {
             Self::Mistralrs(config) => Prepared::Mistralrs(stage::stage(checkpoint, config, eos_ids)?),
-            Self::Candle(config) => Prepared::Candle(Box::new(checkpoint.clone()), Box::new(config)),
             Self::Native(config) => {
-                Prepared::Native(Box::new(NativeModel { dir: checkpoint.dir.clone(), config: *config, quantize: None }))
+                let weights = NativeWeights::Directory(checkpoint.dir.clone());
+                Prepared::Native(Box::new(NativeModel { weights, config: *config, quantize: None }))
             }
         })
     }
@@ -118,7 +99,6 @@ impl Prepared {
     pub fn engine(&self) -> EngineChoice {
         match self {
             Self::Mistralrs(_) => EngineChoice::Mistralrs,
-            Self::Candle(..) => EngineChoice::Candle,
             Self::Native(_) => EngineChoice::Native,
         }
     }
@@ -153,27 +133,24 @@ mod tests {
 
     #[test]
     fn each_architecture_finds_its_engine() {
-        for architecture in stage::ARCHITECTURES {
-            assert_eq!(selected(EngineChoice::Auto, of(architecture)), Ok(EngineChoice::Mistralrs));
-            assert_eq!(selected(EngineChoice::Mistralrs, of(architecture)), Ok(EngineChoice::Mistralrs));
-        }
-        for architecture in candle_config::ARCHITECTURES {
-            assert_eq!(selected(EngineChoice::Auto, of(architecture)), Ok(EngineChoice::Candle));
-            assert_eq!(selected(EngineChoice::Candle, of(architecture)), Ok(EngineChoice::Candle));
-        }
         for family in Family::all() {
+            assert_eq!(selected(EngineChoice::Auto, of(family.architecture())), Ok(EngineChoice::Native));
             assert_eq!(selected(EngineChoice::Native, of(family.architecture())), Ok(EngineChoice::Native));
         }
+        for architecture in stage::ARCHITECTURES {
+            assert_eq!(selected(EngineChoice::Mistralrs, of(architecture)), Ok(EngineChoice::Mistralrs));
+        }
+        assert_eq!(selected(EngineChoice::Auto, of("Phi3ForCausalLM")), Ok(EngineChoice::Mistralrs));
     }
 
     #[test]
     fn without_architectures_the_model_type_decides() {
         for (named, engine) in [
-            (json!({"model_type": "llama"}), EngineChoice::Mistralrs),
-            (json!({"model_type": "llama", "architectures": null}), EngineChoice::Mistralrs),
-            (json!({"model_type": "llama", "architectures": ["LlamaModel"]}), EngineChoice::Mistralrs),
+            (json!({"model_type": "llama"}), EngineChoice::Native),
+            (json!({"model_type": "llama", "architectures": null}), EngineChoice::Native),
+            (json!({"model_type": "llama", "architectures": ["LlamaModel"]}), EngineChoice::Native),
             (json!({"model_type": "phi3"}), EngineChoice::Mistralrs),
-            (json!({"model_type": "opt", "architectures": ["LlamaForCausalLM"]}), EngineChoice::Candle),
+            (json!({"model_type": "opt", "architectures": ["LlamaForCausalLM"]}), EngineChoice::Native),
         ] {
             assert_eq!(selected(EngineChoice::Auto, named.clone()), Ok(engine), "{named}");
         }
@@ -184,14 +161,9 @@ mod tests {
     #[test]
     fn what_no_engine_or_not_the_wanted_one_can_run_is_refused_with_what_can_be() {
         for (choice, architecture, words) in [
-            (
-                EngineChoice::Auto,
-                "GPT2LMHeadModel",
-                "Gemma2ForCausalLM by mistralrs, PhiForCausalLM, OPTForCausalLM by",
-            ),
+            (EngineChoice::Auto, "GPT2LMHeadModel", "OPTForCausalLM by native, Phi3ForCausalLM by mistralrs"),
             (EngineChoice::Mistralrs, "OPTForCausalLM", "Gemma2ForCausalLM by mistralrs"),
-            (EngineChoice::Candle, "LlamaForCausalLM", "PhiForCausalLM, OPTForCausalLM by candle"),
-            (EngineChoice::Native, "Phi3ForCausalLM", "PhiForCausalLM, OPTForCausalLM by native"),
+            (EngineChoice::Native, "Phi3ForCausalLM", "OPTForCausalLM by native, Phi3ForCausalLM by mistralrs"),
         ] {
             let refused = selected(choice, of(architecture)).unwrap_err();
             assert!(refused.contains(words) && refused.contains(&format!("`{architecture}` is not supp")), "{refused}");

@@ -1,6 +1,5 @@
 //! The contract between the server and what computes the tokens: ids in, sampled tokens out, one at a time.
 
-pub mod candle;
 pub mod choice;
 pub mod constraint;
 mod ending;
@@ -198,7 +197,7 @@ pub trait Engine: Send + Sync {
     /// Why it does not fit, or that the engine takes none.
     fn with_adapter(&self, layers: Vec<LowRank>) -> Result<Arc<dyn Engine>, String> {
         let _ = layers;
-        Err("this engine takes no adapters; `--engine native` does".into())
+        Err("the engine mistralrs takes no adapters; native does".into())
     }
 
     /// Starts a reply. Must be called within a tokio runtime.
@@ -226,9 +225,12 @@ pub enum LoadError {
     /// The engine refuses the model or fails on its first token.
     #[error("the inference engine refuses the model: {0}")]
     Engine(String),
-    /// This build lacks the engine that the model needs.
-    #[error("this program was built without the engine `{0}`; build it with the feature `{0}`")]
-    NotBuilt(EngineChoice),
+    /// The model needs the engine mistralrs, which this build lacks.
+    #[error(
+        "the engine mistralrs is not in this build; make one with `cargo build --release --features mistralrs` \
+         (20 minutes), or use the container image"
+    )]
+    WithoutMistralrs,
 }
 
 /// How an engine is to run.
@@ -249,22 +251,14 @@ pub async fn load(
     tokenizer: &ChatTokenizer,
     options: Options,
 ) -> Result<Arc<dyn Engine>, LoadError> {
-    #[cfg(any(feature = "mistralrs", feature = "candle"))]
-    let max_concurrent = options.max_concurrent.unwrap_or(NonZeroUsize::MIN);
     match prepared {
         #[cfg(feature = "mistralrs")]
         Prepared::Mistralrs(staged) => {
+            let max_concurrent = options.max_concurrent.unwrap_or(NonZeroUsize::MIN);
             Ok(Arc::new(mistralrs::MistralEngine::load(staged, tokenizer, max_concurrent).await?))
         }
-        #[cfg(feature = "candle")]
-        Prepared::Candle(checkpoint, config) => {
-            if max_concurrent > NonZeroUsize::MIN {
-                tracing::warn!("candle generates for one request at a time; further ones wait for their turn");
-            }
-            Ok(Arc::new(candle::CandleEngine::load(*checkpoint, *config, tokenizer).await?))
-        }
         Prepared::Native(model) => Ok(Arc::new(native::NativeEngine::load(*model, options, tokenizer).await?)),
-        #[allow(unreachable_patterns, reason = "in a build with every engine")]
-        other => Err(LoadError::NotBuilt(other.engine())),
+        #[cfg(not(feature = "mistralrs"))]
+        Prepared::Mistralrs(_) => Err(LoadError::WithoutMistralrs),
     }
 }

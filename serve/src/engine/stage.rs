@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::Quantization;
 use crate::files::link;
-use crate::load::gguf::Gguf;
+use crate::load::gguf::StagedGguf;
 
 /// Architectures whose logits were compared with those of `transformers`.
 pub const ARCHITECTURES: [&str; 6] =
@@ -132,7 +132,7 @@ impl Staged {
 ///
 /// # Errors
 /// Those of the file system.
-pub fn stage_gguf(gguf: &Gguf, tokenizer: &ChatTokenizer) -> io::Result<Staged> {
+pub fn stage_gguf(gguf: &StagedGguf, tokenizer: &ChatTokenizer) -> io::Result<Staged> {
     let dir = tempfile::Builder::new().prefix("orpo-serve-").tempdir()?;
     link(&gguf.file, &dir.path().join(GGUF_FILE))?;
     tokenizer.tokenizer().save(dir.path().join("tokenizer.json"), false).map_err(io::Error::other)?;

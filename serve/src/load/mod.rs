@@ -171,10 +171,13 @@ fn gguf_model(args: &ServeArgs, file: &Path, mut names: Vec<String>) -> anyhow::
     if args.quantize.is_some() {
         bail!("--quantize needs a checkpoint directory; the weights of `{}` are as they are", file.display());
     }
-    let gguf = Gguf::open(file)?;
+    let gguf = Gguf::open(file, args.engine)?;
     let beside = file.parent().unwrap_or(Path::new("."));
     let tokenizer = tokenizer(args, args.tokenizer.as_deref().unwrap_or(beside))
         .context("a GGUF file needs --tokenizer DIR with tokenizer.json and tokenizer_config.json")?;
+    if let Gguf::Native(gguf) = &gguf {
+        tokenizer.check_vocabulary(gguf.config().vocab_size)?;
+    }
     let name = names.remove(0);
     Ok(Model { name, aliases: names, parent: None, lineage: None, weights: Weights::Gguf(gguf), tokenizer })
 }

@@ -19,6 +19,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use orpo_chat::ChatTokenizer;
+use orpo_model::gguf::Gguf;
 use orpo_model::infer::{Adapter, AdapterId, Batch, Inference, LowRank, Workspace};
 use orpo_model::kv::{PAGE, Pages};
 use orpo_model::product::Storage;
@@ -67,12 +68,21 @@ impl Drop for Loaded {
 /// What an engine is loaded from.
 #[derive(Debug, Clone)]
 pub struct NativeModel {
-    /// The checkpoint directory.
-    pub dir: PathBuf,
+    /// Where the weights are.
+    pub weights: NativeWeights,
     /// Its architecture, with the head that the weights have.
     pub config: ModelConfig,
     /// The type to which matrices are quantised; none keeps theirs.
     pub quantize: Option<Storage>,
+}
+
+/// Where the weights of a [`NativeModel`] are.
+#[derive(Debug, Clone)]
+pub enum NativeWeights {
+    /// In a checkpoint directory.
+    Directory(PathBuf),
+    /// In a file of llama.cpp's, in the types that it has.
+    Gguf(Box<Gguf>),
 }
 
 impl NativeEngine {
@@ -81,10 +91,15 @@ impl NativeEngine {
     /// # Errors
     /// [`LoadError::Engine`] with what is wrong with them, or with the size of the cache.
     pub async fn load(model: NativeModel, options: Options, tokenizer: &ChatTokenizer) -> Result<Self, LoadError> {
-        let NativeModel { dir, config, quantize } = model;
+        let NativeModel { weights, config, quantize } = model;
         let load = move || -> Result<Box<dyn Model>, String> {
-            let checkpoint = Checkpoint::open(&dir).map_err(|error| error.to_string())?;
-            let inference = Inference::load(&checkpoint, quantize).map_err(|error| error.to_string())?;
+            let inference = match weights {
+                NativeWeights::Directory(dir) => {
+                    Checkpoint::open(&dir).and_then(|checkpoint| Inference::load(&checkpoint, quantize))
+                }
+                NativeWeights::Gguf(gguf) => gguf.load(),
+            };
+            let inference = inference.map_err(|error| error.to_string())?;
             Ok(Box::new(Decoder { inference, workspace: Workspace::default() }))
         };
         Self::start(config, options, known_ids(tokenizer), load).await
