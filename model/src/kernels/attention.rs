@@ -272,7 +272,10 @@ fn backward_group(
                     }
                     let seen = p[visible.clone()].iter_mut().zip(&mut ds[visible]);
                     // The forward pass rounds the scores otherwise: where they are huge, one could exceed their log-sum-exp.
-                    let weight = |score: f32| exp((score - log_sum_exp[at]).min(0.0));
+                    let weight = |score: f32| {
+                        let log = score - log_sum_exp[at];
+                        exp(if log > 0.0 { 0.0 } else { log })
+                    };
                     match spec.softcap {
                         None => seen.for_each(|(p, ds)| {
                             *p = weight(*p);
