@@ -9,6 +9,7 @@
 //!   its [`Param`]s;
 //! - [`gguf`] are models in llama.cpp's files, for serving;
 //! - [`kv`] keeps keys and values of many sequences in pages, and [`infer`] computes rows of them at once;
+//! - [`LogSumExp`] makes log-probabilities of logits;
 //! - [`product`] multiplies with its matrices, bit-identically on every processor.
 //!
 //! ```
@@ -29,6 +30,7 @@ mod checkpoint;
 mod config;
 mod decoder;
 mod error;
+mod formulas;
 pub mod gguf;
 pub mod infer;
 pub mod kernels;
@@ -50,6 +52,7 @@ pub use config::{
 };
 pub use decoder::{Decoder, PackedRows, Scored};
 pub use error::ModelError;
+pub use formulas::LogSumExp;
 pub use load::Trained;
 pub use names::{BlockNames, LM_HEAD, Names};
 pub use param::{AdamWStep, Param, Slot};

@@ -17,7 +17,8 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use super::batch::Part;
-use crate::kernels::math::{exp, tanh};
+use crate::formulas::soft_cap;
+use crate::kernels::math::exp;
 use crate::kv::{HeadPage, PAGE, Pages};
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{Avx2, Avx512};
@@ -48,17 +49,26 @@ pub(super) struct Attention<'a> {
 
 /// Scores and sums of one task; a thread keeps them.
 #[derive(Default)]
-struct Scratch {
+pub(crate) struct Scratch {
     /// `(queries, positions)`, from the first page on.
     scores: Vec<f32>,
     /// `(queries, width)`.
     sums: Vec<f32>,
-    /// The sum of the weights of each query.
-    totals: Vec<f32>,
+    /// Of each query.
+    pub totals: Vec<Total>,
+}
+
+/// The weights of a query: `e^(score - largest)`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Total {
+    /// The largest score.
+    pub largest: f32,
+    /// Of the weights.
+    pub sum: f32,
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    pub(crate) static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl Attention<'_> {
@@ -104,32 +114,23 @@ impl Attention<'_> {
             let run = Run { attention: self, part, kv_head, q, first_row: from, queries: (to - from) * shared };
             let at = (from - rows.start) * shared * self.head_dim;
             let out = &mut out[at..at + run.queries * self.head_dim];
-            SCRATCH.with_borrow_mut(|scratch| match self.isa {
-                // SAFETY: the portable type needs no feature.
-                Isa::Portable => unsafe { run.forward::<Portable>(scratch, out) },
-                // SAFETY: `Isa::all` lists what the processor has.
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => unsafe { run_avx2(&run, scratch, out) },
-                // SAFETY: as above.
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => unsafe { run_avx512(&run, scratch, out) },
-            });
+            SCRATCH.with_borrow_mut(|scratch| run.attend(self.isa, scratch, out));
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn run_avx2(run: &Run<'_>, scratch: &mut Scratch, out: &mut [f32]) {
+fn attend_avx2<'a>(queries: &impl Queries<'a>, scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: the features are those of the type.
-    unsafe { run.forward::<Avx2>(scratch, out) }
+    unsafe { queries.forward::<Avx2>(scratch, out) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
-fn run_avx512(run: &Run<'_>, scratch: &mut Scratch, out: &mut [f32]) {
+fn attend_avx512<'a>(queries: &impl Queries<'a>, scratch: &mut Scratch, out: &mut [f32]) {
     // SAFETY: the features are those of the type.
-    unsafe { run.forward::<Avx512>(scratch, out) }
+    unsafe { queries.forward::<Avx512>(scratch, out) }
 }
 
 /// Consecutive rows of one sequence, and the queries of the heads that share a key-value head; query `i` is that of row
@@ -143,7 +144,16 @@ struct Run<'a> {
     queries: usize,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Queries<'a> for Run<'a> {
+    fn settings(&self) -> Settings {
+        let Attention { head_dim, scale, softcap, pages, .. } = *self.attention;
+        Settings { head_dim, width: pages.width(), scale, softcap }
+    }
+
+    fn count(&self) -> usize {
+        self.queries
+    }
+
     fn query(&self, i: usize) -> &'a [f32] {
         let Attention { heads, kv_heads, head_dim, .. } = *self.attention;
         let shared = heads / kv_heads;
@@ -151,7 +161,6 @@ impl<'a> Run<'a> {
         &self.q[at * head_dim..(at + 1) * head_dim]
     }
 
-    /// The positions that query `i` sees.
     fn seen(&self, i: usize) -> std::ops::Range<usize> {
         let shared = self.attention.heads / self.attention.kv_heads;
         let own = self.part.start + self.first_row - self.part.rows.start + i / shared;
@@ -163,29 +172,72 @@ impl<'a> Run<'a> {
         let page = self.part.table.page(group, index).expect("the batch was checked");
         pages.head(group, page, layer, self.kv_head)
     }
+}
+
+/// What the formula is made of besides queries, keys and values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub head_dim: usize,
+    /// Columns of a value row: `head_dim` rounded up to a multiple of 16.
+    pub width: usize,
+    pub scale: f32,
+    pub softcap: Option<f32>,
+}
+
+/// Queries of consecutive rows that share a key-value head, with the pages of what they see.
+pub(crate) trait Queries<'a> {
+    fn settings(&self) -> Settings;
+
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    fn query(&self, i: usize) -> &'a [f32];
+
+    /// The positions that query `i` sees; neither end comes before that of a query before it.
+    fn seen(&self, i: usize) -> std::ops::Range<usize>;
+
+    /// Keys and values of the positions from `index * PAGE` on.
+    fn page(&self, index: usize) -> HeadPage<'a>;
+
+    /// Writes the output of every query, `(queries, head_dim)`, and keeps the totals of the weights.
+    fn attend(&self, isa: Isa, scratch: &mut Scratch, out: &mut [f32])
+    where
+        Self: Sized,
+    {
+        match isa {
+            // SAFETY: the portable type needs no feature.
+            Isa::Portable => unsafe { self.forward::<Portable>(scratch, out) },
+            // SAFETY: `Isa::all` lists what the processor has.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { attend_avx2(self, scratch, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { attend_avx512(self, scratch, out) },
+        }
+    }
 
     /// # Safety
     /// The processor has the instructions of `L`.
     #[inline(always)]
     unsafe fn forward<L: Lanes>(&self, scratch: &mut Scratch, out: &mut [f32]) {
         let Scratch { scores, sums, totals } = scratch;
-        let (head_dim, width) = (self.attention.head_dim, self.attention.pages.width());
-        let pages = self.seen(0).start / PAGE..self.seen(self.queries - 1).end.div_ceil(PAGE);
+        let Settings { head_dim, width, softcap, .. } = self.settings();
+        let pages = self.seen(0).start / PAGE..self.seen(self.count() - 1).end.div_ceil(PAGE);
         let (first, stride) = (pages.start * PAGE, pages.len() * PAGE);
-        scores.resize(self.queries * stride, 0.0);
+        scores.resize(self.count() * stride, 0.0);
         // SAFETY: the caller vouches for the processor.
         unsafe { self.scores::<L>(scores, pages.clone(), stride) };
         totals.clear();
         for (i, row) in scores.chunks_exact_mut(stride).enumerate() {
             let seen = self.seen(i);
-            totals.push(softmax_weights(row, seen.start - first..seen.end - first, self.attention.softcap));
+            totals.push(softmax_weights(row, seen.start - first..seen.end - first, softcap));
         }
         sums.clear();
-        sums.resize(self.queries * width, 0.0);
+        sums.resize(self.count() * width, 0.0);
         // SAFETY: the caller vouches for the processor.
         unsafe { self.values::<L>(sums, scores, first, stride) };
         for ((out, sum), total) in out.chunks_exact_mut(head_dim).zip(sums.chunks_exact(width)).zip(totals) {
-            out.iter_mut().zip(sum).for_each(|(out, sum)| *out = sum / *total);
+            out.iter_mut().zip(sum).for_each(|(out, sum)| *out = sum / total.sum);
         }
     }
 
@@ -229,11 +281,11 @@ impl<'a> Run<'a> {
         column: usize,
         stride: usize,
     ) {
-        let scale = self.attention.scale;
+        let scale = self.settings().scale;
         let mut i = 0;
         // SAFETY: the caller vouches for the processor.
         unsafe {
-            while i + TILE <= self.queries {
+            while i + TILE <= self.count() {
                 let queries = std::array::from_fn(|k| self.query(i + k));
                 for (at, keys) in keys.as_chunks::<P>().0.iter().enumerate() {
                     let scores = &mut scores[i * stride + column + at * P * PAGE..];
@@ -241,7 +293,7 @@ impl<'a> Run<'a> {
                 }
                 i += TILE;
             }
-            while i < self.queries {
+            while i < self.count() {
                 score_tile::<L, 1, 4>([self.query(i)], keys, scale, &mut scores[i * stride + column..], stride);
                 i += 1;
             }
@@ -254,16 +306,16 @@ impl<'a> Run<'a> {
     /// The processor has the instructions of `L`.
     #[inline(always)]
     unsafe fn score_page<L: Lanes>(&self, scores: &mut [f32], keys: &[f32], column: usize, stride: usize) {
-        let scale = self.attention.scale;
+        let scale = self.settings().scale;
         let mut i = 0;
         // SAFETY: the caller vouches for the processor.
         unsafe {
-            while i + TILE <= self.queries {
+            while i + TILE <= self.count() {
                 let queries = std::array::from_fn(|k| self.query(i + k));
                 score_tile::<L, TILE, 1>(queries, [keys], scale, &mut scores[i * stride + column..], stride);
                 i += TILE;
             }
-            while i < self.queries {
+            while i < self.count() {
                 score_tile::<L, 1, 1>([self.query(i)], [keys], scale, &mut scores[i * stride + column..], stride);
                 i += 1;
             }
@@ -297,12 +349,12 @@ impl<'a> Run<'a> {
         first: usize,
         stride: usize,
     ) {
-        let width = self.attention.pages.width();
+        let width = self.settings().width;
         let mut i = 0;
         // SAFETY: the caller vouches for the processor.
         unsafe {
-            while i < self.queries {
-                let count = if i + TILE <= self.queries { TILE } else { 1 };
+            while i < self.count() {
+                let count = if i + TILE <= self.count() { TILE } else { 1 };
                 let (sums, weights) = (&mut sums[i * width..(i + count) * width], &weights[i * stride..]);
                 // What all of them see is read once; before and after it each goes on by itself, in its own order.
                 let common = self.seen(i + count - 1).start..self.seen(i).end;
@@ -342,7 +394,7 @@ impl<'a> Run<'a> {
         stride: usize,
         seen: std::ops::Range<usize>,
     ) {
-        let width = self.attention.pages.width();
+        let width = self.settings().width;
         let mut at = seen.start;
         while at < seen.end {
             let end = ((at / PAGE + 1) * PAGE).min(seen.end);
@@ -355,6 +407,12 @@ impl<'a> Run<'a> {
                     if column + 16 * C <= width {
                         value_tile::<L, Q, C>(weights, &values[column..], width, &mut sums[column..]);
                         column += 16 * C;
+                    } else if C > 1 && column + 48 == width {
+                        value_tile::<L, Q, 3>(weights, &values[column..], width, &mut sums[column..]);
+                        column += 48;
+                    } else if C > 1 && column + 32 == width {
+                        value_tile::<L, Q, 2>(weights, &values[column..], width, &mut sums[column..]);
+                        column += 32;
                     } else {
                         value_tile::<L, Q, 1>(weights, &values[column..], width, &mut sums[column..]);
                         column += 16;
@@ -451,12 +509,12 @@ unsafe fn value_tile<L: Lanes, const Q: usize, const C: usize>(
     }
 }
 
-/// Replaces the scores that are seen by their weights, and returns the sum of these; what is not seen becomes 0. The first
+/// Replaces the scores that are seen by their weights, and returns their total; what is not seen becomes 0. The first
 /// score is that of a page's first slot.
 #[inline(always)]
-fn softmax_weights(scores: &mut [f32], seen: std::ops::Range<usize>, softcap: Option<f32>) -> f32 {
+fn softmax_weights(scores: &mut [f32], seen: std::ops::Range<usize>, softcap: Option<f32>) -> Total {
     if let Some(cap) = softcap {
-        scores[seen.clone()].iter_mut().for_each(|score| *score = cap * tanh(*score / cap));
+        soft_cap(&mut scores[seen.clone()], cap);
     }
     // In whole pages, so that every lane keeps its slot.
     scores[..seen.start].fill(f32::NEG_INFINITY);
@@ -486,7 +544,7 @@ fn softmax_weights(scores: &mut [f32], seen: std::ops::Range<usize>, softcap: Op
             lanes[i] += lanes[i + half];
         }
     }
-    lanes[0]
+    Total { largest, sum: lanes[0] }
 }
 
 #[cfg(test)]

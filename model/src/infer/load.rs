@@ -138,14 +138,11 @@ impl Loader<'_> {
     }
 
     fn norm(&self, name: &str, width: usize) -> Result<Norm, ModelError> {
-        let mut weight = self.tensors.vector(&format!("{name}.weight"), &[width])?;
+        let weight = self.tensors.vector(&format!("{name}.weight"), &[width])?;
         let eps = self.config.norm_eps as f32;
         Ok(match self.config.norm {
-            NormKind::Rms => Norm::Rms { weight, eps },
-            NormKind::RmsPlusOne => {
-                weight.iter_mut().for_each(|weight| *weight += 1.0);
-                Norm::Rms { weight, eps }
-            }
+            NormKind::Rms => Norm::Rms { weight, offset: 0.0, eps },
+            NormKind::RmsPlusOne => Norm::Rms { weight, offset: 1.0, eps },
             NormKind::Layer => {
                 Norm::Layer { weight, bias: self.tensors.vector(&format!("{name}.bias"), &[width])?, eps }
             }

@@ -5,7 +5,7 @@
 //! of threads and with any instruction set.
 
 mod adapter;
-mod attention;
+pub(crate) mod attention;
 mod batch;
 mod block;
 mod linear;
@@ -25,6 +25,7 @@ use std::path::Path;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::formulas::soft_cap;
 use crate::kv::Pages;
 use crate::lanes::Isa;
 use crate::product::{Matrix, Storage, product};
@@ -206,7 +207,7 @@ impl Inference {
                 rows::add(row, &table[position * hidden..(position + 1) * hidden]);
             }
         }
-        layer.rope.fill(positions, &self.frequencies);
+        layer.rope.fill(positions.map(|position| position as u32), &self.frequencies);
     }
 
     /// The head of the wanted rows.
@@ -230,7 +231,7 @@ impl Inference {
         let logits = sized(logits, wanted.len() * self.config.vocab_size);
         product(input, head, self.head_bias.as_deref(), logits, false);
         if let Some(cap) = self.config.final_softcap {
-            rows::soft_cap(logits, cap as f32);
+            soft_cap(logits, cap as f32);
         }
     }
 }

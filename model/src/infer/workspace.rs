@@ -1,6 +1,6 @@
 //! The arrays of a forward pass, kept from one to the next.
 
-use super::rows::RopeTables;
+use crate::kernels::RopeTables;
 
 /// Intermediate arrays; they grow to the largest batch and then nothing is allocated any more. One for each thread that
 /// calls [`super::Inference::forward`].

@@ -3,16 +3,16 @@
 pub use crate::config::Activation;
 use rayon::prelude::*;
 
-use super::math::{gelu_tanh, sigmoid, silu, tanh};
+use super::math::{CUBIC, ROOT_2_OVER_PI, sigmoid, tanh};
 use super::refuse;
 use crate::array::Array;
 use crate::error::ModelError;
+use crate::formulas;
 
 const CHUNK: usize = 4096;
 
 /// Value and derivative; a type for each function, so that every loop is compiled for its own.
 trait Function {
-    fn value(x: f32) -> f32;
     fn value_and_slope(x: f32) -> (f32, f32);
 }
 
@@ -22,11 +22,6 @@ struct Relu;
 
 impl Function for Silu {
     #[inline(always)]
-    fn value(x: f32) -> f32 {
-        silu(x)
-    }
-
-    #[inline(always)]
     fn value_and_slope(x: f32) -> (f32, f32) {
         let s = sigmoid(x);
         let silu = x * s;
@@ -34,15 +29,7 @@ impl Function for Silu {
     }
 }
 
-const ROOT_2_OVER_PI: f32 = 0.797_884_6;
-const CUBIC: f32 = 0.044_715;
-
 impl Function for GeluTanh {
-    #[inline(always)]
-    fn value(x: f32) -> f32 {
-        gelu_tanh(x)
-    }
-
     #[inline(always)]
     fn value_and_slope(x: f32) -> (f32, f32) {
         let t = tanh(ROOT_2_OVER_PI * (x + CUBIC * x * x * x));
@@ -53,11 +40,6 @@ impl Function for GeluTanh {
 
 impl Function for Relu {
     #[inline(always)]
-    fn value(x: f32) -> f32 {
-        if x > 0.0 { x } else { 0.0 }
-    }
-
-    #[inline(always)]
     fn value_and_slope(x: f32) -> (f32, f32) {
         if x > 0.0 { (x, 1.0) } else { (0.0, 0.0) }
     }
@@ -66,20 +48,22 @@ impl Function for Relu {
 impl Activation {
     /// The activation, element by element.
     pub(super) fn apply(self, x: &[f32]) -> Vec<f32> {
-        match self {
-            Self::Silu => apply::<Silu>(x),
-            Self::GeluTanh => apply::<GeluTanh>(x),
-            Self::Relu => apply::<Relu>(x),
-        }
+        let mut y = vec![0f32; x.len()];
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
+            y.copy_from_slice(x);
+            formulas::activate(self, y);
+        });
+        y
     }
 
     /// `activation(gate) * up`, element by element.
     pub(super) fn gate(self, gate: &[f32], up: &[f32]) -> Vec<f32> {
-        match self {
-            Self::Silu => gated::<Silu>(gate, up),
-            Self::GeluTanh => gated::<GeluTanh>(gate, up),
-            Self::Relu => gated::<Relu>(gate, up),
-        }
+        let mut y = vec![0f32; gate.len()];
+        y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK)).for_each(|((y, gate), up)| {
+            y.copy_from_slice(gate);
+            formulas::gate(self, y, up);
+        });
+        y
     }
 }
 
@@ -122,14 +106,6 @@ pub fn gate_backward(
     Ok((array(dgate), array(dup)))
 }
 
-fn apply<F: Function>(x: &[f32]) -> Vec<f32> {
-    let mut y = vec![0f32; x.len()];
-    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = F::value(*x));
-    });
-    y
-}
-
 fn backward<F: Function>(x: &[f32], dy: &[f32]) -> Vec<f32> {
     let mut dx = vec![0f32; x.len()];
     dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(|((dx, x), dy)| {
@@ -138,16 +114,6 @@ fn backward<F: Function>(x: &[f32], dy: &[f32]) -> Vec<f32> {
         }
     });
     dx
-}
-
-fn gated<F: Function>(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    let mut y = vec![0f32; gate.len()];
-    y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK)).for_each(|((y, g), u)| {
-        for i in 0..y.len() {
-            y[i] = F::value(g[i]) * u[i];
-        }
-    });
-    y
 }
 
 fn gated_backward<F: Function>(gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>) {

@@ -1,5 +1,5 @@
-//! Causal grouped-query attention over packed rows, in blocks of queries, with the scores recomputed in the backward
-//! pass from the log-sum-exp (Dao et al. 2022).
+//! Causal grouped-query attention over packed rows; the backward pass computes the scores again, in blocks of queries, from
+//! the log-sum-exp (Dao et al. 2022).
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::math::{dot, exp, exp_in_place, max, tanh};
+use super::attend::{Part, Share};
+use super::math::{dot, exp, tanh};
 use super::matmul::{Output, Threads, View, ViewMut, matmul};
 use super::refuse;
-use super::rope::{Direction, RopeTables};
+use super::rope::RopeTables;
 use crate::array::Array;
 use crate::error::ModelError;
 
-/// Queries handled at a time.
+/// Queries that the backward pass handles at a time.
 const BLOCK: usize = 64;
 
 /// A run of rows that attend causally to one another, and fully to the rows of `prefix` (a shared prompt; may be
@@ -54,7 +55,7 @@ impl AttentionSpec {
         let Some(rope) = &self.rope else { return (Cow::Borrowed(q), Cow::Borrowed(k)) };
         let rotated = |x: &[f32], heads: usize| {
             let mut x = x.to_vec();
-            rope.rotate(&mut x, heads, self.head_dim, Direction::Forth);
+            rope.rotate(&mut x, heads, self.head_dim);
             Cow::Owned(x)
         };
         (rotated(q, self.heads), rotated(k, self.kv_heads))
@@ -228,41 +229,6 @@ fn blocks<'a>(segment: &'a Segment, head: usize, spec: &AttentionSpec) -> impl I
     })
 }
 
-fn soft_cap(scores: &mut [f32], cap: f32) {
-    scores.iter_mut().for_each(|score| *score = cap * tanh(*score / cap));
-}
-
-/// Output `(block, head_dim)` and log-sum-exp `(block)` of one block.
-fn forward_block(inputs: Inputs<'_>, block: &Block<'_>, scores: &mut Vec<f32>) -> (Vec<f32>, Vec<f32>) {
-    let (rows, keys, width) = (block.rows.len(), block.keys(), inputs.spec.head_dim);
-    scores.resize(rows * keys, 0.0);
-    inputs.products(scores, block, inputs.q, inputs.k, inputs.spec.scale);
-    let mut log_sum_exp = Vec::with_capacity(rows);
-    for (i, row) in scores.chunks_exact_mut(keys).enumerate() {
-        let visible = block.visible(i);
-        row[..visible.start].fill(0.0);
-        row[visible.end..].fill(0.0);
-        let seen = &mut row[visible];
-        if let Some(cap) = inputs.spec.softcap {
-            soft_cap(seen, cap);
-        }
-        let largest = max(seen);
-        let sum = exp_in_place(seen, largest);
-        seen.iter_mut().for_each(|p| *p /= sum);
-        log_sum_exp.push(largest + sum.ln());
-    }
-    let mut out = vec![0f32; rows * width];
-    let kv_head = block.head / (inputs.spec.heads / inputs.spec.kv_heads);
-    for (column, key_rows) in block.key_ranges() {
-        if !key_rows.is_empty() {
-            let weights = View::strided(&scores[column..], rows, key_rows.len(), keys);
-            let values = inputs.kv_head(inputs.v, key_rows, kv_head);
-            matmul(ViewMut::new(&mut out, rows, width), Output::Add, 1.0, weights, values, Threads::One);
-        }
-    }
-    (out, log_sum_exp)
-}
-
 /// Gradients of one group and one key-value head: queries `(rows, heads / kv_heads * head_dim)`, keys and values
 /// `(rows, head_dim)`, for the rows of the group.
 struct GroupGrads {
@@ -305,14 +271,19 @@ fn backward_group(
                         array[visible.end..].fill(0.0);
                     }
                     let seen = p[visible.clone()].iter_mut().zip(&mut ds[visible]);
+                    // The forward pass rounds the scores otherwise: where they are huge, one could exceed their log-sum-exp.
+                    let weight = |score: f32| {
+                        let log = score - log_sum_exp[at];
+                        exp(if log > 0.0 { 0.0 } else { log })
+                    };
                     match spec.softcap {
                         None => seen.for_each(|(p, ds)| {
-                            *p = exp(*p - log_sum_exp[at]);
+                            *p = weight(*p);
                             *ds = *p * (*ds - mean) * spec.scale;
                         }),
                         Some(cap) => seen.for_each(|(p, ds)| {
                             let t = tanh(*p / cap);
-                            *p = exp(cap * t - log_sum_exp[at]);
+                            *p = weight(cap * t);
                             *ds = *p * (*ds - mean) * spec.scale * (1.0 - t * t);
                         }),
                     }
@@ -347,25 +318,27 @@ fn backward_group(
 pub fn attention(q: &Array, k: &Array, v: &Array, spec: &AttentionSpec) -> Result<Attended, ModelError> {
     spec.check(q, k, v)?;
     let rows = q.rows();
-    let (q, k) = spec.rotated(q.values(), k.values());
-    let inputs = Inputs { q: &q, k: &k, v: v.values(), spec };
+    let (q, k, v) = (q.values(), k.values(), v.values());
     let segments = spec.groups.iter().flatten();
-    let mut jobs: Vec<Block<'_>> =
-        segments.flat_map(|segment| (0..spec.heads).flat_map(|head| blocks(segment, head, spec))).collect();
+    let mut shares: Vec<Share<'_>> = segments
+        .flat_map(|segment| (0..spec.kv_heads).map(move |kv_head| Share { spec, segment, kv_head, q, k, v }))
+        .collect();
     // The longest first, so that no thread is left with one at the end.
-    jobs.sort_by_key(|block| std::cmp::Reverse(block.keys()));
-    let done: Vec<(Vec<f32>, Vec<f32>)> =
-        jobs.par_iter().map_init(Vec::new, |scores, block| forward_block(inputs, block, scores)).collect();
+    shares.sort_by_key(|share| std::cmp::Reverse(share.cost()));
+    let done: Vec<Vec<Part>> = shares.par_iter().with_max_len(1).map(Share::forward).collect();
 
     let mut output = Array::zeros(rows, spec.heads * spec.head_dim);
-    let out = output.values_mut();
     let mut log_sum_exp = vec![0f32; rows * spec.heads];
-    for (block, (block_out, block_lse)) in jobs.iter().zip(&done) {
-        for (i, row) in block.rows.clone().enumerate() {
-            let at = row * spec.heads + block.head;
-            let from = &block_out[i * spec.head_dim..(i + 1) * spec.head_dim];
-            out[at * spec.head_dim..(at + 1) * spec.head_dim].copy_from_slice(from);
-            log_sum_exp[at] = block_lse[i];
+    let shared = spec.heads / spec.kv_heads;
+    let width = shared * spec.head_dim;
+    for (share, parts) in shares.iter().zip(done) {
+        for part in parts {
+            let each = part.out.chunks_exact(width).zip(part.log_sum_exp.chunks_exact(shared));
+            for (row, (out, sums)) in part.rows.zip(each) {
+                let at = row * spec.kv_heads + share.kv_head;
+                output.values_mut()[at * width..(at + 1) * width].copy_from_slice(out);
+                log_sum_exp[at * shared..(at + 1) * shared].copy_from_slice(sums);
+            }
         }
     }
     Ok(Attended { output, log_sum_exp })
@@ -414,8 +387,8 @@ pub fn attention_backward(
         }
     }
     if let Some(rope) = &spec.rope {
-        rope.rotate(dq.values_mut(), spec.heads, spec.head_dim, Direction::Back);
-        rope.rotate(dk.values_mut(), spec.kv_heads, spec.head_dim, Direction::Back);
+        rope.rotate_back(dq.values_mut(), spec.heads, spec.head_dim);
+        rope.rotate_back(dk.values_mut(), spec.kv_heads, spec.head_dim);
     }
     Ok([dq, dk, dv])
 }

@@ -13,6 +13,7 @@ use super::{column_sums, refuse};
 use crate::array::Array;
 use crate::error::ModelError;
 use crate::param::Param;
+use crate::product::{Onto, product_by_rows};
 
 /// The weights of a linear layer.
 #[derive(Debug, Clone)]
@@ -97,23 +98,14 @@ pub fn linear(
     if let Some(residual) = residual.filter(|residual| residual.shape() != (rows, outputs)) {
         return refuse(format!("`{}` gives {rows} x {outputs}, not {:?}", weight.name(), residual.shape()));
     }
-    let (mut y, output) = match residual {
-        Some(residual) => (residual.clone(), Output::Add),
-        None => (Array::zeros(rows, outputs), Output::Overwrite),
+    let (mut y, onto) = match residual {
+        Some(residual) => (residual.clone(), Onto::Values),
+        None => (Array::zeros(rows, outputs), Onto::Nothing),
     };
-    weight.with_values(|w| {
-        let (x, w) = (View::new(&x, rows, inputs), View::new(w, outputs, inputs));
-        matmul(ViewMut::new(y.values_mut(), rows, outputs), output, 1.0, x, w.t(), Threads::All);
-    })?;
+    let bias = bias.as_ref().map(|bias| bias.values()).transpose()?;
+    weight.with_values(|w| product_by_rows(&x, w, inputs, bias.as_deref(), y.values_mut(), onto))?;
     if let Some(lora) = lora {
         lora.add(&x, y.values_mut(), rows, dropout_seed)?;
-    }
-    if let Some(bias) = bias {
-        bias.with_values(|bias| {
-            y.values_mut().par_chunks_exact_mut(outputs).with_min_len(64).for_each(|row| {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            });
-        })?;
     }
     Ok(y)
 }
@@ -163,25 +155,19 @@ impl LoraWeights {
     }
 
     /// `x A^T`.
-    fn down(&self, x: View<'_>, rows: usize) -> Result<Vec<f32>, ModelError> {
+    fn down(&self, x: &[f32], rows: usize) -> Result<Vec<f32>, ModelError> {
         let (rank, inputs) = self.a.dims2()?;
         let mut u = vec![0f32; rows * rank];
-        self.a.with_values(|a| {
-            let a = View::new(a, rank, inputs);
-            matmul(ViewMut::new(&mut u, rows, rank), Output::Overwrite, 1.0, x, a.t(), Threads::All);
-        })?;
+        self.a.with_values(|a| product_by_rows(x, a, inputs, None, &mut u, Onto::Nothing))?;
         Ok(u)
     }
 
     /// Adds the adapter's output to `y`.
     fn add(&self, x: &[f32], y: &mut [f32], rows: usize, seed: Option<u64>) -> Result<(), ModelError> {
-        let ((rank, inputs), (outputs, _)) = (self.a.dims2()?, self.b.dims2()?);
+        let (_, rank) = self.b.dims2()?;
         let dropped = self.mask(seed).map(|mask| mask.applied(x));
-        let u = self.down(View::new(dropped.as_deref().unwrap_or(x), rows, inputs), rows)?;
-        self.b.with_values(|b| {
-            let (u, b) = (View::new(&u, rows, rank), View::new(b, outputs, rank));
-            matmul(ViewMut::new(y, rows, outputs), Output::Add, self.scale, u, b.t(), Threads::All);
-        })
+        let u = self.down(dropped.as_deref().unwrap_or(x), rows)?;
+        self.b.with_values(|b| product_by_rows(&u, b, rank, None, y, Onto::Scaled(self.scale)))
     }
 
     /// Adds the adapter's part to `dx`, and to the gradients of its weights.
@@ -196,7 +182,7 @@ impl LoraWeights {
         let ((rank, inputs), (outputs, _)) = (self.a.dims2()?, self.b.dims2()?);
         let mask = self.mask(seed);
         let dropped = mask.as_ref().map(|mask| mask.applied(x));
-        let x = View::new(dropped.as_deref().unwrap_or(x), rows, inputs);
+        let x = dropped.as_deref().unwrap_or(x);
         let dy = View::new(dy, rows, outputs);
         let mut du = vec![0f32; rows * rank];
         self.b.with_values(|b| {
@@ -224,7 +210,7 @@ impl LoraWeights {
         if self.a.is_trainable() {
             let mut slot = self.a.slot();
             let da = ViewMut::new(&mut slot.grad, rank, inputs);
-            matmul(da, Output::Add, 1.0, View::new(&du, rows, rank).t(), x, Threads::All);
+            matmul(da, Output::Add, 1.0, View::new(&du, rows, rank).t(), View::new(x, rows, inputs), Threads::All);
         }
         Ok(())
     }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::linear::{Input, Linear, linear};
-use super::math::{exp, max, sum_exp, tanh};
+use super::math::exp;
 use super::matmul::{Output, Threads, View, ViewMut, matmul};
 use super::{column_sums, refuse};
 use crate::array::Array;
 use crate::error::ModelError;
+use crate::formulas::{LogSumExp, soft_cap};
 use crate::param::Param;
+use crate::product::{Onto, product_by_rows};
 
 /// Rows of the head that are multiplied at a time; the logits of one tile live at once.
-const TILE: usize = 1024;
+const TILE: usize = LogSumExp::PIECE;
 
 /// The output layer.
 #[derive(Debug, Clone)]
@@ -36,22 +38,10 @@ pub struct LabelLogps {
 }
 
 /// The running state of one row over the tiles.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Row {
-    max: f32,
-    sum: f32,
+    all: LogSumExp,
     label_logit: f32,
-}
-
-/// Products to logits, in place.
-#[inline(always)]
-fn finish(logits: &mut [f32], bias: Option<&[f32]>, softcap: Option<f32>) {
-    if let Some(bias) = bias {
-        logits.iter_mut().zip(bias).for_each(|(logit, bias)| *logit += bias);
-    }
-    if let Some(cap) = softcap {
-        logits.iter_mut().for_each(|logit| *logit = cap * tanh(*logit / cap));
-    }
 }
 
 impl Head {
@@ -63,6 +53,19 @@ impl Head {
 
     fn bias(&self) -> Result<Option<Vec<f32>>, ModelError> {
         self.bias.as_ref().map(|bias| bias.values()).transpose()
+    }
+
+    /// Logits before the soft limit: the product of `hidden` with the tile's rows `w`.
+    fn product(&self, hidden: &Array, w: &[f32], bias: Option<&[f32]>, logits: &mut [f32]) {
+        product_by_rows(hidden.values(), w, hidden.width(), bias, logits, Onto::Nothing);
+    }
+
+    /// Takes a row of products to its logits.
+    #[inline(always)]
+    fn limit(&self, logits: &mut [f32]) {
+        if let Some(cap) = self.softcap {
+            soft_cap(logits, cap);
+        }
     }
 
     fn check(&self, hidden: &Array, labels: &[u32]) -> Result<(), ModelError> {
@@ -89,7 +92,7 @@ impl Head {
 pub fn logits(hidden: &Array, head: &Head) -> Result<Array, ModelError> {
     let output = Linear { bias: head.bias.clone(), ..Linear::plain(head.weight.clone()) };
     let mut logits = linear(Input::Plain(hidden), None, &output, None)?;
-    finish(logits.values_mut(), None, head.softcap);
+    head.limit(logits.values_mut());
     Ok(logits)
 }
 
@@ -100,33 +103,26 @@ pub fn logits(hidden: &Array, head: &Head) -> Result<Array, ModelError> {
 /// When the shapes do not match or a label is not below `vocab`.
 pub fn linear_logp(hidden: &Array, head: &Head, labels: &[u32]) -> Result<LabelLogps, ModelError> {
     head.check(hidden, labels)?;
-    let (rows, width) = hidden.shape();
+    let rows = hidden.rows();
     let (vocab, _) = head.weight.dims2()?;
     let bias = head.bias()?;
-    let hidden = View::new(hidden.values(), rows, width);
     let mut tile = vec![0f32; rows * TILE.min(vocab)];
-    let mut state = vec![Row { max: f32::NEG_INFINITY, sum: 0.0, label_logit: 0.0 }; rows];
+    let mut state = vec![Row::default(); rows];
     for (first, count) in head.tiles()? {
         let tile = &mut tile[..rows * count];
         let bias = bias.as_ref().map(|bias| &bias[first..first + count]);
-        head.weight.with_rows(first..first + count, |w| {
-            let w = View::new(w, count, width);
-            matmul(ViewMut::new(tile, rows, count), Output::Overwrite, 1.0, hidden, w.t(), Threads::All);
-        })?;
+        head.weight.with_rows(first..first + count, |w| head.product(hidden, w, bias, tile))?;
         let rows = tile.par_chunks_exact_mut(count).zip(state.par_iter_mut()).zip(labels.par_iter());
         rows.with_min_len(32).for_each(|((logits, row), label)| {
-            finish(logits, bias, head.softcap);
+            head.limit(logits);
             if let Some(logit) = (*label as usize).checked_sub(first).and_then(|at| logits.get(at)) {
                 row.label_logit = *logit;
             }
-            let new_max = max(logits).max(row.max);
-            row.sum = row.sum * exp(row.max - new_max) + sum_exp(logits, new_max);
-            row.max = new_max;
+            row.all.add(logits);
         });
     }
-    let log_sum_exp: Vec<f32> = state.iter().map(|row| row.max + row.sum.ln()).collect();
-    let values = state.iter().zip(&log_sum_exp).map(|(row, lse)| row.label_logit - lse).collect();
-    Ok(LabelLogps { values, log_sum_exp })
+    let values = state.iter().map(|row| row.all.log_probability(row.label_logit)).collect();
+    Ok(LabelLogps { values, log_sum_exp: state.iter().map(|row| row.all.value() as f32).collect() })
 }
 
 /// The gradient of the hidden states, given that of the log-probabilities; that of the head goes to its slots.
@@ -149,18 +145,17 @@ pub fn linear_logp_backward(
     let bias = head.bias()?;
     let mut tile = vec![0f32; rows * TILE.min(vocab)];
     let mut dhidden = Array::zeros(rows, width);
-    let hidden = View::new(hidden.values(), rows, width);
+    let hidden_rows = View::new(hidden.values(), rows, width);
     for (first, count) in head.tiles()? {
         let tile = &mut tile[..rows * count];
         let bias = bias.as_ref().map(|bias| &bias[first..first + count]);
         head.weight.with_rows(first..first + count, |w| {
-            let w = View::new(w, count, width);
-            matmul(ViewMut::new(tile, rows, count), Output::Overwrite, 1.0, hidden, w.t(), Threads::All);
+            head.product(hidden, w, bias, tile);
             // d logp / d logit = [label] - softmax
             let each = tile.par_chunks_exact_mut(count).zip(logps.log_sum_exp.par_iter());
             let each = each.zip(dlogps.par_iter()).zip(labels.par_iter());
             each.with_min_len(32).for_each(|(((logits, lse), dlogp), label)| {
-                finish(logits, bias, head.softcap);
+                head.limit(logits);
                 let label = (*label as usize).checked_sub(first).filter(|at| *at < count);
                 let label_logit = label.map(|at| logits[at]);
                 match head.softcap {
@@ -177,12 +172,19 @@ pub fn linear_logp_backward(
             });
             let dlogits = View::new(tile, rows, count);
             let output = if first == 0 { Output::Overwrite } else { Output::Add };
-            matmul(ViewMut::new(dhidden.values_mut(), rows, width), output, 1.0, dlogits, w, Threads::All);
+            matmul(
+                ViewMut::new(dhidden.values_mut(), rows, width),
+                output,
+                1.0,
+                dlogits,
+                View::new(w, count, width),
+                Threads::All,
+            );
         })?;
         if head.weight.is_trainable() {
             let mut slot = head.weight.slot();
             let dw = ViewMut::new(&mut slot.grad[first * width..], count, width);
-            matmul(dw, Output::Add, 1.0, View::new(tile, rows, count).t(), hidden, Threads::All);
+            matmul(dw, Output::Add, 1.0, View::new(tile, rows, count).t(), hidden_rows, Threads::All);
         }
         if let Some(bias) = head.bias.as_ref().filter(|bias| bias.is_trainable()) {
             column_sums(tile, &mut bias.slot().grad[first..first + count]);

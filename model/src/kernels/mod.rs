@@ -13,6 +13,7 @@
 //! [`attention`] is told by [`Segment`]s which rows belong together.
 
 mod activation;
+mod attend;
 mod attention;
 mod dropout;
 mod embedding;

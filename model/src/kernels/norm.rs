@@ -8,6 +8,7 @@ use super::math::{dot, sum};
 use super::refuse;
 use crate::array::Array;
 use crate::error::ModelError;
+use crate::formulas::RowNorm;
 use crate::param::Param;
 
 /// Rows handled by one task. Fixed, so that the sum over rows has the same order whatever the number of threads.
@@ -45,11 +46,13 @@ impl Norm {
         }
     }
 
-    /// Calls `f` with the values of the weight and the bias.
-    fn with_weights<R>(&self, f: impl FnOnce(&[f32], Option<&[f32]>) -> R) -> Result<R, ModelError> {
-        match self.parts() {
-            (weight, None, ..) => weight.with_values(|w| f(w, None)),
-            (weight, Some(bias), ..) => weight.with_values(|w| bias.with_values(|b| f(w, Some(b))))?,
+    /// Calls `f` with the formula for a row.
+    fn with_formula<R>(&self, f: impl FnOnce(RowNorm<'_>) -> R) -> Result<R, ModelError> {
+        let (weight, bias, offset, eps) = self.parts();
+        match bias {
+            None => weight.with_values(|weight| f(RowNorm { weight, bias: None, offset, eps })),
+            Some(bias) => weight
+                .with_values(|weight| bias.with_values(|bias| f(RowNorm { weight, bias: Some(bias), offset, eps })))?,
         }
     }
 }
@@ -59,13 +62,18 @@ impl Norm {
 /// # Errors
 /// When the shapes do not match.
 pub fn norm(x: &Array, norm: &Norm) -> Result<Array, ModelError> {
-    let (weight, _, offset, eps) = norm.parts();
+    let (weight, ..) = norm.parts();
     check(x, weight)?;
     let mut y = Array::zeros(x.rows(), x.width());
-    norm.with_weights(|w, b| {
-        let size = w.len() * TASK_ROWS;
-        let tasks = y.values_mut().par_chunks_mut(size).zip(x.values().par_chunks(size));
-        tasks.for_each(|(y, x)| forward_rows(y, x, w, b, offset, eps));
+    norm.with_formula(|formula| {
+        let hidden = formula.weight.len();
+        let tasks = y.values_mut().par_chunks_mut(hidden * TASK_ROWS).zip(x.values().par_chunks(hidden * TASK_ROWS));
+        tasks.for_each(|(y, x)| {
+            for (y, x) in y.chunks_exact_mut(hidden).zip(x.chunks_exact(hidden)) {
+                y.copy_from_slice(x);
+                formula.apply(y);
+            }
+        });
     })?;
     Ok(y)
 }
@@ -75,17 +83,17 @@ pub fn norm(x: &Array, norm: &Norm) -> Result<Array, ModelError> {
 /// # Errors
 /// When the shapes do not match.
 pub fn norm_backward(x: &Array, norm: &Norm, dy: &Array) -> Result<Array, ModelError> {
-    let (weight, bias, offset, eps) = norm.parts();
+    let (weight, bias, ..) = norm.parts();
     check(x, weight)?;
     if dy.shape() != x.shape() {
         return refuse(format!("a gradient {:?} of a norm of {:?}", dy.shape(), x.shape()));
     }
     let mut dx = Array::zeros(x.rows(), x.width());
-    let partial: Vec<(Vec<f32>, Vec<f32>)> = norm.with_weights(|w, b| {
-        let size = w.len() * TASK_ROWS;
+    let partial: Vec<(Vec<f32>, Vec<f32>)> = norm.with_formula(|formula| {
+        let size = formula.weight.len() * TASK_ROWS;
         let tasks = dx.values_mut().par_chunks_mut(size).zip(x.values().par_chunks(size));
         let tasks = tasks.zip(dy.values().par_chunks(size));
-        tasks.map(|((dx, x), dy)| backward_rows(dx, x, dy, w, b.is_some(), offset, eps)).collect()
+        tasks.map(|((dx, x), dy)| backward_rows(dx, x, dy, formula)).collect()
     })?;
     let add = |param: &Arc<Param>, parts: &mut dyn Iterator<Item = &Vec<f32>>| {
         if param.is_trainable() {
@@ -108,50 +116,17 @@ fn check(x: &Array, weight: &Param) -> Result<(), ModelError> {
     }
 }
 
-/// Mean (0 for RMS) and factor of a row.
-#[inline(always)]
-fn statistics(x: &[f32], eps: f32, centred: bool) -> (f32, f32) {
-    let n = x.len() as f32;
-    if !centred {
-        return (0.0, 1.0 / (dot(x, x) / n + eps).sqrt());
-    }
-    let mean = sum(x) / n;
-    let square = x.iter().map(|v| (v - mean) * (v - mean));
-    // In f64: large activations leave little of the difference.
-    let variance = square.map(f64::from).sum::<f64>() / f64::from(n);
-    (mean, 1.0 / (variance as f32 + eps).sqrt())
-}
-
-/// `y = (x - mean) * factor * (offset + w) + b` of one task's rows.
-fn forward_rows(y: &mut [f32], x: &[f32], w: &[f32], b: Option<&[f32]>, offset: f32, eps: f32) {
-    let hidden = w.len();
-    for (y, x) in y.chunks_exact_mut(hidden).zip(x.chunks_exact(hidden)) {
-        let (mean, r) = statistics(x, eps, b.is_some());
-        match b {
-            None => (0..hidden).for_each(|i| y[i] = x[i] * r * (offset + w[i])),
-            Some(b) => (0..hidden).for_each(|i| y[i] = (x[i] - mean) * r * w[i] + b[i]),
-        }
-    }
-}
-
 /// Gradients of one task's rows: `dx` is written; those of weight and bias are returned.
-fn backward_rows(
-    dx: &mut [f32],
-    x: &[f32],
-    dy: &[f32],
-    w: &[f32],
-    centred: bool,
-    offset: f32,
-    eps: f32,
-) -> (Vec<f32>, Vec<f32>) {
-    let hidden = w.len();
+fn backward_rows(dx: &mut [f32], x: &[f32], dy: &[f32], formula: RowNorm<'_>) -> (Vec<f32>, Vec<f32>) {
+    let RowNorm { weight, offset, .. } = formula;
+    let (hidden, centred) = (weight.len(), formula.bias.is_some());
     let n = hidden as f32;
     let (mut dw, mut db) = (vec![0f32; hidden], vec![0f32; if centred { hidden } else { 0 }]);
     for ((dx, x), dy) in dx.chunks_exact_mut(hidden).zip(x.chunks_exact(hidden)).zip(dy.chunks_exact(hidden)) {
-        let (mean, r) = statistics(x, eps, centred);
+        let (mean, r) = formula.statistics(x);
         for i in 0..hidden {
             dw[i] += dy[i] * (x[i] - mean) * r;
-            dx[i] = dy[i] * (offset + w[i]);
+            dx[i] = dy[i] * (offset + weight[i]);
         }
         db.iter_mut().zip(dy).for_each(|(sum, d)| *sum += d);
         // dx now holds the gradient of the normalised row; taken through the division and the subtraction of the mean.

@@ -6,11 +6,13 @@
 //! are cut into tiles, and with any number of threads: a row's product depends on that row alone, to the bit.
 
 mod matrix;
+mod rows;
 mod storage;
 mod tile;
 mod weights;
 
 pub use matrix::Matrix;
+pub(crate) use rows::{Onto, product_by_rows};
 pub use storage::Storage;
 
 use std::ops::Range;

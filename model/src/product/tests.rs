@@ -1,6 +1,7 @@
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 
+use super::rows::product_by_rows_with;
 use super::*;
 
 const ALL: [Storage; 13] = [
@@ -84,6 +85,39 @@ fn every_storage_and_instruction_set_gives_the_bits_of_the_definition() {
                         products_with(*isa, &x, [Product { w: &w, bias, y: &mut found, accumulate }]);
                         let same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
                         assert!(same, "{storage:?}, {isa:?}, {rows} rows, {outputs} x {inputs}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_by_rows_give_the_same_bits() {
+    for (outputs, inputs) in [(1, 1), (16, 8), (17, 9), (70, 300), (33, 7), (5, 513), (40, 770)] {
+        let rows_of_w = random(outputs * inputs, 7);
+        let w = Matrix::from_f32(outputs, inputs, &rows_of_w);
+        for rows in [1, 2, 5, 12, 17, 70, 600, 1100] {
+            let (x, bias, before) = (random(rows * inputs, 1), random(outputs, 3), random(rows * outputs, 5));
+            for (bias, onto) in [(None, Onto::Nothing), (Some(&bias[..]), Onto::Values), (None, Onto::Scaled(0.3))] {
+                let mut expected = before.clone();
+                match onto {
+                    Onto::Scaled(factor) => {
+                        let mut sums = before.clone();
+                        slow(&x, &w, bias, &mut sums, false);
+                        expected.iter_mut().zip(sums).for_each(|(y, sum)| *y = factor.mul_add(sum, *y));
+                    }
+                    _ => slow(&x, &w, bias, &mut expected, onto == Onto::Values),
+                }
+                for isa in Isa::all() {
+                    for threads in [1, 2, 5] {
+                        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                        let mut found = before.clone();
+                        pool.install(|| {
+                            product_by_rows_with(*isa, &x, &rows_of_w, inputs, bias, &mut found, onto);
+                        });
+                        let same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+                        assert!(same, "{isa:?}, {rows} rows, {outputs} x {inputs}, {onto:?}, {threads} threads");
                     }
                 }
             }

@@ -48,11 +48,20 @@ impl<'a> Columns<'a> {
     #[expect(clippy::mut_from_ref, reason = "panels are disjoint")]
     unsafe fn at(&self, row: usize, panel: usize) -> &mut [f32] {
         let first = panel * PANEL;
-        assert!(row < self.rows && first < self.width);
+        // SAFETY: as the caller's.
+        unsafe { self.some(row, first..self.width.min(first + PANEL)) }
+    }
+
+    /// Some columns of a row.
+    ///
+    /// # Safety
+    /// Nobody else uses the same columns meanwhile.
+    #[expect(clippy::mut_from_ref, reason = "columns are disjoint")]
+    #[inline(always)]
+    pub(super) unsafe fn some(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
+        assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.width);
         // SAFETY: the row and the columns are inside the array, and the caller says that nobody else uses them.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.start.add(row * self.width + first), PANEL.min(self.width - first))
-        }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.width + columns.start), columns.len()) }
     }
 }
 
@@ -108,6 +117,8 @@ macro_rules! on_isa {
         }
     };
 }
+
+pub(super) use on_isa;
 
 on_isa! {
     /// A few rows against some panels.
@@ -243,12 +254,12 @@ unsafe fn step<L: Lanes, W: Weights, const R: usize, const P: usize>(
 }
 
 /// Rows of a full tile and panels beside one another, as many as the registers hold.
-const fn shape(wide: bool) -> (usize, usize) {
+pub(super) const fn shape(wide: bool) -> (usize, usize) {
     if wide { (12, 2) } else { (6, 1) }
 }
 
 /// Rows of a tile for the last `left` rows: a third, two thirds or all of a full tile.
-fn tile_rows(left: usize, full: usize) -> usize {
+pub(super) fn tile_rows(left: usize, full: usize) -> usize {
     full.min(left.next_multiple_of(full / 3))
 }
 
@@ -333,7 +344,7 @@ unsafe fn blocks<L: Lanes, W: Weights, const R: usize, const S: usize, const T: 
 
 /// Continues the chains of `R` rows and `P` panels over `x` `(inputs, R)`.
 #[inline(always)]
-unsafe fn corner<L: Lanes, const R: usize, const P: usize>(
+pub(super) unsafe fn corner<L: Lanes, const R: usize, const P: usize>(
     x: &[f32],
     lines: [&[Line]; P],
     stored: &mut [[[f32; PANEL]; P]],

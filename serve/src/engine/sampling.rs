@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use orpo_model::LogSumExp;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
@@ -126,7 +127,7 @@ impl Sampler {
         choosable: usize,
         top_logprobs: usize,
     ) -> Result<SampledToken, SamplingError> {
-        let log_total = log_sum_exp(logits)?;
+        let total = log_sum_exp(logits)?;
         let choosable = &logits[..choosable.min(logits.len())];
         let adjusted = self.adjust(choosable);
         let Self { sampling, rng, .. } = self;
@@ -142,7 +143,7 @@ impl Sampler {
         if self.sampling.penalises() {
             *self.chosen.entry(id).or_default() += 1;
         }
-        Ok(described(logits, log_total, id, choosable, top_logprobs))
+        Ok(described(logits, total, id, choosable, top_logprobs))
     }
 
     /// The logits after penalties and bias, without endings that come too early.
@@ -210,12 +211,12 @@ pub fn score(logits: &[f32], id: u32, choosable: usize, top_logprobs: usize) -> 
     if id as usize >= logits.len() {
         return Err(SamplingError::UnknownToken(id));
     }
-    let log_total = log_sum_exp(logits)?;
-    Ok(described(logits, log_total, id, &logits[..choosable.min(logits.len())], top_logprobs))
+    let total = log_sum_exp(logits)?;
+    Ok(described(logits, total, id, &logits[..choosable.min(logits.len())], top_logprobs))
 }
 
-fn described(logits: &[f32], log_total: f64, id: u32, candidates: &[f32], top_logprobs: usize) -> SampledToken {
-    let logprob = |id: u32| (f64::from(logits[id as usize]) - log_total) as f32;
+fn described(logits: &[f32], total: LogSumExp, id: u32, candidates: &[f32], top_logprobs: usize) -> SampledToken {
+    let logprob = |id: u32| total.log_probability(logits[id as usize]);
     let top = most_likely(candidates, top_logprobs).into_iter().map(|id| (id, logprob(id))).collect();
     SampledToken { id, logprob: logprob(id), top }
 }
@@ -260,15 +261,10 @@ fn most_likely(values: &[f32], count: usize) -> Vec<u32> {
     best
 }
 
-fn log_sum_exp(logits: &[f32]) -> Result<f64, SamplingError> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if !max.is_finite() {
-        return Err(SamplingError::NotFinite);
-    }
-    let max = f64::from(max);
-    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - max).exp()).sum();
-    // `f32::max` passes over NaN, the sum does not.
-    if sum.is_finite() { Ok(max + sum.ln()) } else { Err(SamplingError::NotFinite) }
+/// The total by which the trainer, too, makes log-probabilities.
+fn log_sum_exp(logits: &[f32]) -> Result<LogSumExp, SamplingError> {
+    let total = LogSumExp::of(logits);
+    if total.value().is_finite() { Ok(total) } else { Err(SamplingError::NotFinite) }
 }
 
 #[cfg(test)]
@@ -323,9 +319,9 @@ mod tests {
     #[test]
     fn frequencies_follow_the_probabilities() {
         let drawn = ids(seeded(1), 20_000);
-        let log_total = log_sum_exp(&LOGITS).unwrap();
+        let total = log_sum_exp(&LOGITS).unwrap();
         for (id, &logit) in LOGITS.iter().enumerate() {
-            let expected = (f64::from(logit) - log_total).exp();
+            let expected = f64::from(total.log_probability(logit)).exp();
             let seen = drawn.iter().filter(|&&other| other as usize == id).count() as f64 / drawn.len() as f64;
             assert!((seen - expected).abs() < 0.015, "{id}: {seen} instead of {expected}");
         }

@@ -16,6 +16,8 @@ const ALLOCATOR: f64 = 1.04;
 const RUNTIME: u64 = 16 << 20;
 /// Logits of one tile of the head, for each row (`kernels::linear_logp`).
 const TILE: usize = 1024;
+/// Rows that a thread lays out for a product, at most (`product::rows`).
+const PACKED: usize = 1024;
 /// Queries of one block of attention scores (`kernels::attention`).
 const QUERIES: usize = 64;
 
@@ -32,7 +34,8 @@ pub struct MemoryEstimate {
     pub activations: u64,
     /// The head's tile. The backward pass of the blocks uses the same memory after it.
     pub logits: u64,
-    /// Program, tokenizer and data; a frozen weight while it is widened; a weight while it is saved.
+    /// Program, tokenizer and data; a frozen weight while it is widened, and rows laid out for products; a weight while it is
+    /// saved.
     pub other: u64,
 }
 
@@ -92,7 +95,7 @@ pub fn estimate(model: &Decoder, trained: &[Load], evaluated: &[Load], resident:
         moments: bytes(2 * trainable),
         activations: scaled(step.activations),
         logits: scaled(step.logits),
-        other: resident + RUNTIME + scaled(step.widened) + bytes(beyond),
+        other: resident + RUNTIME + scaled(step.for_products) + bytes(beyond),
     }
 }
 
@@ -101,12 +104,13 @@ pub fn estimate(model: &Decoder, trained: &[Load], evaluated: &[Load], resident:
 struct Transient {
     activations: usize,
     logits: usize,
-    widened: usize,
+    /// A frozen weight while it is widened, and rows laid out anew.
+    for_products: usize,
 }
 
 impl Transient {
     fn total(&self) -> usize {
-        self.activations + self.logits + self.widened
+        self.activations + self.logits + self.for_products
     }
 }
 
@@ -191,6 +195,13 @@ impl<'a> Shape<'a> {
         self.threads * 2 * QUERIES * load.longest + angles * load.rows
     }
 
+    /// Rows that every thread lays out anew for its products, of the widest input (`product::rows`).
+    fn packed(&self, load: &Load) -> usize {
+        let c = self.config;
+        let widest = c.hidden_size.max(c.intermediate_size).max(self.projected().0);
+        load.rows.min(self.threads * PACKED) * widest
+    }
+
     fn tile(&self, load: &Load) -> usize {
         load.labels * TILE.min(self.config.vocab_size)
     }
@@ -209,7 +220,7 @@ impl<'a> Shape<'a> {
         let in_head = tile + load.labels * (c.hidden_size + 2 * c.embedding_size);
         let in_block = again + load.rows * self.block_backward() + self.scratch(load);
         let activations = kept + in_head.max(in_block) - tile;
-        Transient { activations, logits: tile, widened: self.widened }
+        Transient { activations, logits: tile, for_products: self.widened + self.packed(load) }
     }
 
     /// A micro-batch without.
@@ -218,6 +229,7 @@ impl<'a> Shape<'a> {
         let block = load.rows * self.block_forward() + self.scratch(load);
         let logits = self.tile(load);
         let head = load.rows * c.hidden_size + load.labels * (c.hidden_size + c.embedding_size) + logits;
-        Transient { activations: head.max(block) - logits, logits, widened: self.widened }
+        let for_products = self.widened + self.packed(load);
+        Transient { activations: head.max(block) - logits, logits, for_products }
     }
 }
