@@ -154,19 +154,12 @@ impl LoraWeights {
         seed.filter(|_| self.dropout > 0.0).map(|seed| Dropout::new(self.dropout, seed, self.a.name()))
     }
 
-    /// `x A^T`.
-    fn down(&self, x: &[f32], rows: usize) -> Result<Vec<f32>, ModelError> {
-        let (rank, inputs) = self.a.dims2()?;
-        let mut u = vec![0f32; rows * rank];
-        self.a.with_values(|a| product_by_rows(x, a, inputs, None, &mut u, Onto::Nothing))?;
-        Ok(u)
-    }
-
     /// Adds the adapter's output to `y`.
     fn add(&self, x: &[f32], y: &mut [f32], rows: usize, seed: Option<u64>) -> Result<(), ModelError> {
-        let (_, rank) = self.b.dims2()?;
+        let (rank, inputs) = self.a.dims2()?;
         let dropped = self.mask(seed).map(|mask| mask.applied(x));
-        let u = self.down(dropped.as_deref().unwrap_or(x), rows)?;
+        let (x, mut u) = (dropped.as_deref().unwrap_or(x), vec![0f32; rows * rank]);
+        self.a.with_values(|a| product_by_rows(x, a, inputs, None, &mut u, Onto::Nothing))?;
         self.b.with_values(|b| product_by_rows(&u, b, rank, None, y, Onto::Scaled(self.scale)))
     }
 
@@ -202,7 +195,11 @@ impl LoraWeights {
             }
         })?;
         if self.b.is_trainable() {
-            let u = self.down(x, rows)?;
+            let mut u = vec![0f32; rows * rank];
+            self.a.with_values(|a| {
+                let (x, a) = (View::new(x, rows, inputs), View::new(a, rank, inputs).t());
+                matmul(ViewMut::new(&mut u, rows, rank), Output::Overwrite, 1.0, x, a, Threads::All);
+            })?;
             let mut slot = self.b.slot();
             let db = ViewMut::new(&mut slot.grad, outputs, rank);
             matmul(db, Output::Add, self.scale, dy.t(), View::new(&u, rows, rank), Threads::All);
