@@ -38,6 +38,8 @@ pub(crate) trait Lanes: Copy {
     /// Sixteen bf16, likewise.
     unsafe fn from_bf16(from: &[u32; 8]) -> Self;
     unsafe fn from_i8(from: &[i8; 16]) -> Self;
+    /// Has a place in memory brought near, where the processor can do that; it need not be a valid one.
+    unsafe fn prefetch<T>(at: *const T);
 }
 
 /// Any processor.
@@ -127,6 +129,9 @@ impl Lanes for Portable {
     unsafe fn from_i8(from: &[i8; 16]) -> Self {
         Self(from.map(f32::from))
     }
+
+    #[inline(always)]
+    unsafe fn prefetch<T>(_: *const T) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -245,6 +250,12 @@ mod x86 {
         unsafe fn from_i8(from: &[i8; 16]) -> Self {
             // SAFETY: see above.
             Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()))) })
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch<T>(at: *const T) {
+            // SAFETY: see above; a place that is none is passed over.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
     }
 
@@ -381,6 +392,12 @@ mod x86 {
                 let (low, high) = (_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes)));
                 Self(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
             }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch<T>(at: *const T) {
+            // SAFETY: see above; a place that is none is passed over.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
     }
 }

@@ -99,9 +99,7 @@ impl Block {
         let LayerSpace { q, k, v, attended, blocks, rope, lora, .. } = space;
         let (q, kv) = (sized(q, rows * heads * head_dim), rows * kv_heads * head_dim);
         let (k, v) = (sized(k, kv), sized(v, kv));
-        self.q.forward(h, q, false, context.adapted, lora);
-        self.k.forward(h, k, false, context.adapted, lora);
-        self.v.forward(h, v, false, context.adapted, lora);
+        Linear::forward_all([(&self.q, &mut *q), (&self.k, &mut *k), (&self.v, &mut *v)], h, context.adapted, lora);
         for (norm, x) in [(&self.q_norm, &mut *q), (&self.k_norm, &mut *k)] {
             norm.iter().for_each(|norm| norm.apply_in_place(x));
         }
@@ -138,15 +136,15 @@ impl Block {
         let len = h.len() / config.hidden_size * config.intermediate_size;
         let LayerSpace { gate, up, lora, .. } = space;
         let up = sized(up, len);
-        self.up.forward(h, up, false, context.adapted, lora);
         let inner = match &self.gate {
             Some(layer) => {
                 let gate = sized(gate, len);
-                layer.forward(h, gate, false, context.adapted, lora);
+                Linear::forward_all([(&self.up, &mut *up), (layer, &mut *gate)], h, context.adapted, lora);
                 rows::gate(config.activation, gate, up);
                 gate
             }
             None => {
+                self.up.forward(h, up, false, context.adapted, lora);
                 rows::activate(config.activation, up);
                 up
             }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::adapter::Adapter;
-use crate::product::{Matrix, product};
+use crate::product::{Matrix, Product, products};
 
 /// A linear layer.
 #[derive(Debug)]
@@ -31,7 +31,29 @@ impl Linear {
         adapted: &[Adapted<'_>],
         space: &mut [Vec<f32>; 2],
     ) {
-        product(x, &self.weight, self.bias.as_deref(), y, accumulate);
+        products(x, [self.product(y, accumulate)]);
+        self.add_adapters(x, y, adapted, space);
+    }
+
+    /// Several layers of the same rows.
+    pub(super) fn forward_all<const N: usize>(
+        layers: [(&Self, &mut [f32]); N],
+        x: &[f32],
+        adapted: &[Adapted<'_>],
+        space: &mut [Vec<f32>; 2],
+    ) {
+        let mut layers = layers;
+        products(x, layers.each_mut().map(|(layer, y)| layer.product(y, false)));
+        for (layer, y) in layers {
+            layer.add_adapters(x, y, adapted, space);
+        }
+    }
+
+    fn product<'a>(&'a self, y: &'a mut [f32], accumulate: bool) -> Product<'a> {
+        Product { w: &self.weight, bias: self.bias.as_deref(), y, accumulate }
+    }
+
+    fn add_adapters(&self, x: &[f32], y: &mut [f32], adapted: &[Adapted<'_>], space: &mut [Vec<f32>; 2]) {
         let (inputs, outputs) = (self.weight.inputs(), self.weight.outputs());
         for (rows, adapter) in adapted {
             let x = &x[rows.start * inputs..rows.end * inputs];

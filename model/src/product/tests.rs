@@ -81,7 +81,7 @@ fn every_storage_and_instruction_set_gives_the_bits_of_the_definition() {
                     slow(&x, &w, bias, &mut expected, accumulate);
                     for isa in Isa::all() {
                         let mut found = before.clone();
-                        product_with(*isa, &x, &w, bias, &mut found, accumulate);
+                        products_with(*isa, &x, [Product { w: &w, bias, y: &mut found, accumulate }]);
                         let same = found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
                         assert!(same, "{storage:?}, {isa:?}, {rows} rows, {outputs} x {inputs}");
                     }
@@ -108,6 +108,31 @@ fn a_row_depends_on_itself_alone_whatever_the_threads() {
             });
             assert_eq!(found, expected, "{threads} threads, pieces of {piece}");
         }
+    }
+}
+
+#[test]
+fn products_of_the_same_rows_are_the_same_together_and_one_by_one() {
+    let matrices = [matrix(200, 256, Storage::Q8_0), matrix(33, 256, Storage::F32), matrix(64, 256, Storage::Bf16)];
+    for rows in [1, 7, 40] {
+        let x = random(rows * 256, 1);
+        let bias = random(33, 2);
+        let expected = matrices.each_ref().map(|w| {
+            let mut y = vec![1f32; rows * w.outputs()];
+            product(&x, w, (w.outputs() == 33).then_some(&bias), &mut y, w.outputs() == 64);
+            y
+        });
+        let mut found = matrices.each_ref().map(|w| vec![1f32; rows * w.outputs()]);
+        let [a, b, c] = found.each_mut();
+        products(
+            &x,
+            [
+                Product { w: &matrices[0], bias: None, y: a, accumulate: false },
+                Product { w: &matrices[1], bias: Some(&bias), y: b, accumulate: false },
+                Product { w: &matrices[2], bias: None, y: c, accumulate: true },
+            ],
+        );
+        assert_eq!(found, expected, "{rows} rows");
     }
 }
 

@@ -57,6 +57,11 @@ impl<'a> Columns<'a> {
 }
 
 impl Job<'_> {
+    /// Panels of its weights.
+    pub(super) fn panels(&self) -> usize {
+        self.w.panels()
+    }
+
     /// Puts the sums of a panel's row in their place.
     ///
     /// # Safety
@@ -225,6 +230,7 @@ unsafe fn step<L: Lanes, W: Weights, const R: usize, const P: usize>(
             }
         }
         for p in 0..P {
+            weights.prefetch::<L>(panel + p, input);
             let loaded = weights.load::<L>(panel + p, input, states[p]);
             for i in 0..STEP {
                 let weight = W::weight::<L>(loaded, i);

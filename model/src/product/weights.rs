@@ -21,6 +21,23 @@ pub(super) trait Weights: Copy {
 
     /// The weights of the `i`-th of the eight.
     unsafe fn weight<L: Lanes>(loaded: Self::Loaded<L>, i: usize) -> L;
+
+    /// Has the weights brought near that follow some way behind the eight.
+    unsafe fn prefetch<L: Lanes>(self, panel: usize, input: usize);
+}
+
+/// Lines between those that are used and those that are brought near: enough for the memory's answer to come in time.
+const AHEAD: usize = 32;
+
+/// Has so many lines from a place on brought near.
+///
+/// # Safety
+/// As of [`Lanes`].
+#[inline(always)]
+unsafe fn prefetch<L: Lanes>(lines: &[Line], from: usize, count: usize) {
+    let start = lines.as_ptr().wrapping_add(from + AHEAD);
+    // SAFETY: as the caller's.
+    (0..count).for_each(|line| unsafe { L::prefetch(start.wrapping_add(line)) });
 }
 
 /// f32.
@@ -58,6 +75,12 @@ impl<'a> Weights for Floats<'a> {
     unsafe fn weight<L: Lanes>(loaded: &'a [Line; 8], i: usize) -> L {
         // SAFETY: as the caller's.
         unsafe { L::reinterpret(L::bits(&loaded[i].0)) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<L: Lanes>(self, panel: usize, input: usize) {
+        // SAFETY: as the caller's.
+        unsafe { prefetch::<L>(self.lines, panel * self.lines_of_panel + input, 8) };
     }
 }
 
@@ -97,6 +120,12 @@ impl<'a, const IEEE: bool> Weights for Halves<'a, IEEE> {
         let halves: &[u32; 8] = loaded[i / 2].0[i % 2 * 8..][..8].try_into().expect("eight words");
         // SAFETY: as the caller's.
         unsafe { if IEEE { L::from_f16(halves) } else { L::from_bf16(halves) } }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<L: Lanes>(self, panel: usize, input: usize) {
+        // SAFETY: as the caller's.
+        unsafe { prefetch::<L>(self.lines, panel * self.lines_of_panel + input / 2, 4) };
     }
 }
 
@@ -207,6 +236,15 @@ impl<const LOW: u32, const HIGH: u32> Weights for Integers<'_, LOW, HIGH> {
                 q = L::or(q, L::shift_left(high, LOW));
             }
             L::numbers(q).mul_add(scale, constant)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<L: Lanes>(self, panel: usize, input: usize) {
+        if input.is_multiple_of(32) {
+            let lines = (LOW + HIGH) as usize;
+            // SAFETY: as the caller's.
+            unsafe { prefetch::<L>(self.lines, panel * self.counts.lines + input / 32 * lines, lines) };
         }
     }
 }
