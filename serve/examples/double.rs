@@ -13,8 +13,10 @@ use std::time::Duration;
 use clap::Parser;
 use common::{Behaviour, Double, MODEL, TOOL_TEMPLATE, limits, tokenizer_with};
 use orpo_serve::keys::ApiKeys;
+use orpo_serve::limits::Limits;
+use orpo_serve::served::Served;
 use orpo_serve::server;
-use orpo_serve::state::{Access, AppState, Limits, Served};
+use orpo_serve::state::{Access, AppState};
 
 /// Serve a test double of a model
 #[derive(Parser)]

@@ -11,8 +11,10 @@ use anyhow::Context;
 use orpo_chat::ChatTokenizer;
 use orpo_serve::checkpoint::Checkpoint;
 use orpo_serve::engine::{self, Engine, EngineChoice, GenerateRequest, Sampling};
+use orpo_serve::limits::Limits;
+use orpo_serve::served::Served;
 use orpo_serve::server;
-use orpo_serve::state::{AppState, Limits, Served};
+use orpo_serve::state::AppState;
 use serde_json::{Value, json};
 
 const MODEL: &str = "overhead";

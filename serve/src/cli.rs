@@ -14,18 +14,14 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{LogFormat, Quantization, ServeArgs};
-use crate::engine::native::{NativeModel, NativeWeights};
-use crate::engine::stage::{self, Format};
-use crate::engine::{self, Engine, EngineChoice, Prepared, choice};
+use crate::config::{LogFormat, ServeArgs};
+use crate::host::Hosts;
 #[cfg(unix)]
 use crate::keys;
 use crate::keys::ApiKeys;
-use crate::layers::Hosts;
-use crate::load::gguf::Gguf;
-use crate::load::{self, AdapterLoader, Weights};
+use crate::load::{self, Started};
 use crate::server::{self, Stop, stopped};
-use crate::state::{Access, AppState, Served};
+use crate::state::{Access, AppState};
 use crate::tls;
 
 /// mistralrs warns that the staged directory has no chat template and that a CPU has no PagedAttention, which is as it
@@ -81,81 +77,18 @@ fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let scratch = tempfile::Builder::new().prefix("orpo-serve-").tempdir().context(NO_TMPDIR)?;
     let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
     let sockets = Sockets { listener, tls };
-    let served = runtime.block_on(serve_while_loading(args, sockets, access, load_models(args, scratch.path())));
+    let served = runtime.block_on(serve_while_loading(args, sockets, access, load(args, scratch.path())));
     // An engine in the middle of loading cannot be interrupted, and need not be waited for.
     runtime.shutdown_background();
     served
 }
 
-/// The models, and what opens further adapters of the first if that is allowed.
-type Loaded = (Vec<Served>, Option<AdapterLoader>);
-
-/// Fetches, checks and merges what the user asks for, and loads it, one model after the other.
-async fn load_models(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Loaded> {
-    let (own_args, scratch) = (args.clone(), scratch.to_path_buf());
-    let models = tokio::task::spawn_blocking(move || load::models(&own_args, &scratch));
-    let mut served: Vec<Served> = Vec::new();
-    let mut loader = None;
-    for model in models.await.context("the loading task failed")?? {
-        if let (Some(loader), Some(base)) = (&loader, served.first())
-            && matches!(model.weights, Weights::Adapter(_))
-        {
-            let (loader, engine): (AdapterLoader, _) = (AdapterLoader::clone(loader), base.engine.clone());
-            let adapter = tokio::task::spawn_blocking(move || loader.serve(model, &engine));
-            served.push(adapter.await.context("the loading task failed")??);
-            continue;
-        }
-        let (engine, kind) = load_engine(args, &model).await?;
-        tracing::info!(name = %model.name, context_length = engine.context_length(), "loaded");
-        if served.is_empty() && kind == EngineChoice::Native {
-            loader = AdapterLoader::of(args, &model);
-        }
-        let settings = load::settings(args, kind, &model);
-        served.push(Served::of(model, engine, settings));
-    }
+async fn load(args: &ServeArgs, scratch: &Path) -> anyhow::Result<Started> {
+    let (served, loader) = load::start(&args.request(), scratch).await?;
     if args.allow_adapter_updates && loader.is_none() {
         anyhow::bail!("--allow-adapter-updates needs the engine native; mistralrs takes no adapters while it runs");
     }
     Ok((served, loader.filter(|_| args.allow_adapter_updates)))
-}
-
-async fn load_engine(args: &ServeArgs, model: &load::Model) -> anyhow::Result<(Arc<dyn Engine>, EngineChoice)> {
-    let load::Model { name, weights, tokenizer, .. } = model;
-    let prepared = match weights {
-        Weights::Checkpoint(checkpoint) => {
-            let cannot_serve = || format!("cannot serve `{name}`");
-            let selected = choice::select(args.engine, checkpoint).with_context(cannot_serve)?;
-            match selected.prepare(checkpoint, tokenizer.eos_ids()).context(NO_TMPDIR)? {
-                Prepared::Mistralrs(staged) => Prepared::Mistralrs(staged.quantized(args.quantize)),
-                Prepared::Native(mut model) => {
-                    model.quantize = args.quantize.map(Quantization::storage);
-                    Prepared::Native(model)
-                }
-            }
-        }
-        Weights::Adapter(_) => anyhow::bail!("cannot serve `{name}`: it is an adapter without its base"),
-        Weights::Gguf(Gguf::Mistralrs(gguf)) => {
-            Prepared::Mistralrs(stage::stage_gguf(gguf, tokenizer).context(NO_TMPDIR)?)
-        }
-        Weights::Gguf(Gguf::Native(gguf)) => {
-            let (weights, config) = (NativeWeights::Gguf(gguf.clone()), gguf.config().clone());
-            Prepared::Native(Box::new(NativeModel { weights, config, quantize: None }))
-        }
-    };
-    let format = match &prepared {
-        Prepared::Mistralrs(staged) => staged.format,
-        Prepared::Native(_) if matches!(weights, Weights::Gguf(_)) => Format::Gguf,
-        Prepared::Native(_) => Format::Safetensors(args.quantize),
-    };
-    tracing::info!(%name, engine = %prepared.engine(), asked = %args.engine, weights = %format, "loading");
-    let is_native = matches!(prepared, Prepared::Native(_));
-    let lacks_avx2 = cfg!(all(target_arch = "x86_64", not(target_feature = "avx2")));
-    if lacks_avx2 && !is_native && format != Format::Safetensors(None) {
-        tracing::warn!("quantised weights are slow in this build: it has no AVX2; build with -C target-cpu=x86-64-v3");
-    }
-    let kind = prepared.engine();
-    let engine = engine::load(prepared, tokenizer, args.engine_options()).await;
-    Ok((engine.with_context(|| format!("cannot load `{name}`"))?, kind))
 }
 
 fn access(args: &ServeArgs) -> anyhow::Result<Access> {
@@ -202,7 +135,7 @@ async fn serve_while_loading(
     args: &ServeArgs,
     sockets: Sockets,
     access: Access,
-    load: impl Future<Output = anyhow::Result<Loaded>>,
+    load: impl Future<Output = anyhow::Result<Started>>,
 ) -> anyhow::Result<()> {
     let Sockets { listener, tls } = sockets;
     let scheme = if tls.is_some() { "https" } else { "http" };

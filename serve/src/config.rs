@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use orpo_chat::RESERVED_VARIABLES;
-use orpo_model::product::Storage;
 use serde_json::{Map, Value};
 
 use crate::engine::{EngineChoice, Options};
-use crate::layers::{Origin, host_name};
-use crate::load::hub;
-use crate::state::Limits;
+use crate::host::host_name;
+use crate::limits::Limits;
+use crate::load::{NamedAdapter, Request, hub};
+use crate::origin::Origin;
+use crate::quantization::Quantization;
 
 /// A context of a million tokens is about 4 MB of text.
 const MAX_BODY_BYTES: &str = "8388608";
@@ -157,53 +158,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// The block types of llama.cpp, by bits per weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-#[allow(missing_docs, reason = "the names are those of the format")]
-pub enum Quantization {
-    #[value(name = "q2k")]
-    Q2K,
-    #[value(name = "q3k")]
-    Q3K,
-    #[value(name = "q4_0")]
-    Q4_0,
-    #[value(name = "q4k")]
-    Q4K,
-    #[value(name = "q5_0")]
-    Q5_0,
-    #[value(name = "q5k")]
-    Q5K,
-    #[value(name = "q6k")]
-    Q6K,
-    #[value(name = "q8_0")]
-    Q8_0,
-}
-
-impl Quantization {
-    /// How `native` stores the weights.
-    pub fn storage(self) -> Storage {
-        match self {
-            Self::Q2K => Storage::Q2K,
-            Self::Q3K => Storage::Q3K,
-            Self::Q4_0 => Storage::Q4_0,
-            Self::Q4K => Storage::Q4K,
-            Self::Q5_0 => Storage::Q5_0,
-            Self::Q5K => Storage::Q5K,
-            Self::Q6K => Storage::Q6K,
-            Self::Q8_0 => Storage::Q8_0,
-        }
-    }
-}
-
-/// An adapter and the name that clients ask for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NamedAdapter {
-    /// The name.
-    pub name: String,
-    /// Its PEFT directory.
-    pub dir: PathBuf,
-}
-
 fn named_adapter(text: &str) -> Result<NamedAdapter, String> {
     match text.split_once('=') {
         Some((name, dir)) if !name.is_empty() && !dir.is_empty() => {
@@ -247,9 +201,23 @@ impl ServeArgs {
         }
     }
 
-    /// How the engine is to run.
-    pub fn engine_options(&self) -> Options {
-        Options { max_concurrent: self.max_concurrent, kv_cache_bytes: self.kv_cache_bytes.map(NonZeroUsize::get) }
+    /// What is to be loaded.
+    pub fn request(&self) -> Request {
+        Request {
+            model: self.model.clone(),
+            names: self.model_names(),
+            adapters: self.adapter.clone(),
+            tokenizer: self.tokenizer.clone(),
+            chat_template: self.chat_template.clone(),
+            template_variables: self.default_chat_template_kwargs.clone(),
+            engine: self.engine,
+            quantize: self.quantize,
+            verify: !self.no_verify,
+            options: Options {
+                max_concurrent: self.max_concurrent,
+                kv_cache_bytes: self.kv_cache_bytes.map(NonZeroUsize::get),
+            },
+        }
     }
 
     /// The names of the model, at least one: as given, else the hub id or that of the directory or file.

@@ -13,9 +13,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admission::Permit;
 use crate::engine::{EngineError, Finish, GenerateRequest, Generation, SampledToken, Scoring};
-use crate::metrics::Meter;
+use crate::meter::Meter;
 use crate::openai::{ApiError, ErrorKind, FinishReason, TokenLogprob, TopLogprob, Usage};
-use crate::state::Served;
+use crate::served::Served;
 use crate::text::{Delta, Placed, ReplyText};
 
 /// The smallest log-probability on the wire: JSON has no infinity.

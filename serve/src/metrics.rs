@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::Occupancy;
-use crate::layers::Record;
 use crate::process::{self, Sample};
 
 /// Upper bounds in seconds, vLLM's.
@@ -96,25 +95,64 @@ pub struct Gauges {
     pub occupancy: Option<Occupancy>,
 }
 
+/// A request that has ended.
+pub(crate) struct Answer<'a> {
+    pub(crate) route: &'a str,
+    pub(crate) method: &'a str,
+    /// The name of the API key, or nothing.
+    pub(crate) key: &'a str,
+    pub(crate) arrived: Instant,
+    pub(crate) status: u16,
+    /// `code` of the error object.
+    pub(crate) error: Option<&'static str>,
+}
+
+/// How long a token took.
+pub(crate) enum Wait {
+    /// From the request's arrival to the first.
+    First(Duration),
+    /// From the one before.
+    Next(Duration),
+}
+
 impl Metrics {
     /// Counts a finished request: where, how, whose, and after how long it ended.
-    pub(crate) fn request(&self, record: &Record, status: u16, error: Option<&'static str>) {
-        let mut labels =
-            vec![("route", record.route.clone()), ("method", record.method.clone()), ("status", status.to_string())];
+    pub(crate) fn request(&self, answer: &Answer<'_>) {
+        let route = || ("route", answer.route.to_string());
+        let mut labels = vec![route(), ("method", answer.method.to_string()), ("status", answer.status.to_string())];
         self.change(|families| {
-            if let Some(code) = error {
-                let labels = vec![("route", record.route.clone()), ("code", code.to_string())];
-                *families.errors.entry(labels).or_default() += 1;
+            if let Some(code) = answer.error {
+                *families.errors.entry(vec![route(), ("code", code.to_string())]).or_default() += 1;
             }
             // Refusals take no time: among the others they would make an overloaded server look fast.
-            if (200..300).contains(&status) {
-                let route = vec![("route", record.route.clone())];
-                let durations = families.durations.entry(route).or_insert_with(|| Histogram::new(&REQUEST_BOUNDS));
-                durations.observe(record.arrived.elapsed());
+            if (200..300).contains(&answer.status) {
+                let durations = families.durations.entry(vec![route()]);
+                durations.or_insert_with(|| Histogram::new(&REQUEST_BOUNDS)).observe(answer.arrived.elapsed());
             }
-            labels.push(("api_key", record.key.get().cloned().unwrap_or_default()));
+            labels.push(("api_key", answer.key.to_string()));
             *families.requests.entry(labels).or_default() += 1;
         });
+    }
+
+    /// Counts the tokens of a prompt.
+    pub(crate) fn prompt(&self, model: &str, tokens: usize) {
+        self.model(model, |families| families.prompt_tokens += tokens as u64);
+    }
+
+    /// Counts a generated token, and how long it took.
+    pub(crate) fn token(&self, model: &str, wait: Wait) {
+        self.model(model, |families| {
+            families.generation_tokens += 1;
+            match wait {
+                Wait::First(time) => families.first_token.observe(time),
+                Wait::Next(time) => families.per_token.observe(time),
+            }
+        });
+    }
+
+    /// Counts a generation that the engine broke off.
+    pub(crate) fn failure(&self, model: &str) {
+        self.model(model, |families| families.engine_failures += 1);
     }
 
     /// All of it, as text.
@@ -188,44 +226,6 @@ impl Metrics {
             }
             change(families.models.get_mut(name).expect("it was just inserted"))
         })
-    }
-}
-
-/// Counts and times the tokens of one generation, for the metrics and for the log line of its request.
-#[derive(Debug)]
-pub struct Meter {
-    record: Arc<Record>,
-    model: String,
-    last: Option<Instant>,
-}
-
-impl Meter {
-    /// The meter of a generation by `model` for the request that is being answered, its prompt counted; none outside of
-    /// one. To be called where the request's handler runs, not in a task of its own.
-    pub fn of_this_request(model: &str, prompt_tokens: usize) -> Option<Self> {
-        let record = Record::current()?;
-        record.count_tokens(prompt_tokens, 0);
-        record.metrics.model(model, |families| families.prompt_tokens += prompt_tokens as u64);
-        Some(Self { record, model: model.to_string(), last: None })
-    }
-
-    /// The engine gave a token.
-    pub fn token(&mut self) {
-        let now = Instant::now();
-        self.record.count_tokens(0, 1);
-        self.record.metrics.model(&self.model, |families| {
-            families.generation_tokens += 1;
-            match self.last {
-                None => families.first_token.observe(now - self.record.arrived),
-                Some(last) => families.per_token.observe(now - last),
-            }
-        });
-        self.last = Some(now);
-    }
-
-    /// The engine broke off.
-    pub fn failed(&self) {
-        self.record.metrics.model(&self.model, |families| families.engine_failures += 1);
     }
 }
 

@@ -7,7 +7,7 @@ use crate::engine::constraint::{ConstraintError, Grammar};
 use crate::engine::{GenerateRequest, Sampling};
 use crate::generation::{Echo, Prompt, Work};
 use crate::openai::{ApiError, AskedGrammar, ChatRequest, CompletionRequest, Ending, ErrorKind, PromptInput};
-use crate::state::Served;
+use crate::served::Served;
 use crate::tool_calls::{self, CallReader, Style};
 
 /// What a chat request asks for.

@@ -65,7 +65,7 @@ mod tests {
         assert!(value("process_resident_memory_bytes") > 1e5);
         assert!(value("process_virtual_memory_bytes") >= value("process_resident_memory_bytes"));
         assert!(value("process_open_fds") >= 3.0 && value("process_max_fds") >= value("process_open_fds"));
-        let now = crate::state::unix_seconds() as f64;
+        let now = crate::served::unix_seconds() as f64;
         let started = value("process_start_time_seconds");
         assert!(started <= now + 1.0 && started > now - 86_400.0, "{started} {now}");
         assert!(value("process_cpu_seconds_total") >= 0.0);

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use crate::layers::Client;
+use crate::record::Client;
 use crate::routes::router;
 use crate::state::AppState;
 

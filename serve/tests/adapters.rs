@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use orpo_model::adapter::Adapter;
 use orpo_serve::checkpoint::Checkpoint;
 use orpo_serve::load::merge;
-use orpo_serve::state::Served;
+use orpo_serve::served::Served;
 use serde_json::{Value, json};
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f64>)>;

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use common::{Double, MODEL, PROMPT_TOKENS, Server, body, eventually, limits, says, tokenizer};
 use orpo_serve::engine::{Engine, EngineError, GenerateRequest, Generation, Scoring};
+use orpo_serve::host::Hosts;
 use orpo_serve::keys::ApiKeys;
-use orpo_serve::layers::Hosts;
+use orpo_serve::limits::Limits;
+use orpo_serve::served::Served;
 use orpo_serve::server;
-use orpo_serve::state::{Access, AppState, Limits, Served};
+use orpo_serve::state::{Access, AppState};
 use orpo_serve::tls;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

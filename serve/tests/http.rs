@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{Behaviour, Double, MODEL, PROMPT_TOKENS, Server, body, eventually, limits, payloads, says, text_of};
-use orpo_serve::state::{Limits, Served};
+use orpo_serve::limits::Limits;
+use orpo_serve::served::Served;
 use serde_json::{Value, json};
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use common::{Double, MODEL, PROMPT_TOKENS, Server, body, limits, says, tokenizer};
 use orpo_serve::keys::ApiKeys;
-use orpo_serve::state::{Access, Served};
+use orpo_serve::served::Served;
+use orpo_serve::state::Access;
 use serde_json::{Value, json};
 
 /// What is logged.

@@ -13,11 +13,11 @@ use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use orpo_chat::ChatTokenizer;
 use orpo_model::adapter::Adapter;
 use orpo_serve::checkpoint::Checkpoint;
-use orpo_serve::config::Quantization;
 use orpo_serve::engine::stage::{engine_config, stage, stage_gguf};
 use orpo_serve::engine::{self, Engine, EngineError, Finish, GenerateRequest, Prepared, Sampling, Step};
 use orpo_serve::load::gguf::StagedGguf;
 use orpo_serve::load::merge;
+use orpo_serve::quantization::Quantization;
 use serde_json::Value;
 
 const TOLERANCE: f64 = 1e-3;
@@ -209,7 +209,7 @@ async fn a_gguf_file_says_what_its_checkpoint_says() {
         write_gguf(&golden.join("model"), name, &file);
         let gguf = StagedGguf::open(&file).unwrap();
         let tokenizer = ChatTokenizer::from_dir(&golden.join("model")).unwrap();
-        let staged = stage_gguf(&gguf, &tokenizer).unwrap();
+        let staged = stage_gguf(&gguf.file, gguf.context_length, &tokenizer).unwrap();
         let engine = engine::load(Prepared::Mistralrs(staged), &tokenizer, engine::Options::default()).await.unwrap();
         assert_eq!(engine.context_length(), 256);
         assert_golden_base(&*engine, &golden).await;

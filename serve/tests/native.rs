@@ -17,7 +17,7 @@ use orpo_serve::engine::constraint::Grammar;
 use orpo_serve::engine::{
     self, Engine, EngineChoice, EngineError, Finish, GenerateRequest, Options, SampledToken, Sampling, Step,
 };
-use orpo_serve::state::Served;
+use orpo_serve::served::Served;
 use serde_json::{Value, json};
 
 const FAMILIES: [&str; 9] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "gemma2", "phi", "opt", "opt350"];

@@ -17,7 +17,8 @@ use orpo_serve::checkpoint::Checkpoint;
 use orpo_serve::engine::{
     self, Engine, EngineChoice, EngineError, GenerateRequest, Generation, Occupancy, Options, Sampling, Scoring, Step,
 };
-use orpo_serve::state::{Limits, Served};
+use orpo_serve::limits::Limits;
+use orpo_serve::served::Served;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

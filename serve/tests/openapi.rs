@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use common::{Behaviour, Double, MODEL, Server, TOOL_TEMPLATE, body, eventually, limits, payloads, says, tokenizer};
 use orpo_serve::keys::ApiKeys;
-use orpo_serve::state::{Access, AppState, Limits, Served};
+use orpo_serve::limits::Limits;
+use orpo_serve::served::Served;
+use orpo_serve::state::{Access, AppState};
 use reqwest::{Method, Response};
 use schema::Schemas;
 use serde_json::{Value, json};

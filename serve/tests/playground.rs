@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use common::{Behaviour, Double, MODEL, Server, limits, says, tokenizer};
 use orpo_serve::keys::ApiKeys;
-use orpo_serve::state::{Access, AppState, Served};
+use orpo_serve::served::Served;
+use orpo_serve::state::{Access, AppState};
 use serde_json::{Value, json};
 
 const ENTER: &str = "\u{E007}";
@@ -160,7 +161,7 @@ async fn two_models_side_by_side_and_escape_stops_both() {
     let Some(browser) = Browser::start().await else { return };
     let engine = Double::new(Behaviour::Noise).paced(Duration::from_millis(20));
     let (cancelled, running) = (engine.cancelled.clone(), engine.running.clone());
-    let limits = orpo_serve::state::Limits { max_concurrent: 2, ..limits() };
+    let limits = orpo_serve::limits::Limits { max_concurrent: 2, ..limits() };
     let server = Server::with_limits(engine, limits).await;
     browser.post("/url", json!({"url": format!("{}/", server.url)})).await;
     browser.wait_for(&format!("document.querySelector('#model0').value == '{MODEL}'")).await;

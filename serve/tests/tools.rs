@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{BOS, Behaviour, Double, MODEL, Server, TOOL_TEMPLATE, body, limits, payloads, says, tokenizer_with};
-use orpo_serve::state::Served;
+use orpo_serve::served::Served;
 use serde_json::{Value, json};
 
 fn weather() -> Value {

@@ -5,7 +5,8 @@ use std::{fmt, io};
 use orpo_model::{Family, ModelConfig};
 
 use super::native::{NativeModel, NativeWeights};
-use super::stage::{self, EngineConfig, Staged, UnsupportedModel, engine_config};
+use super::stage::{self, EngineConfig, Staged, engine_config};
+use super::unsupported::UnsupportedModel;
 use crate::checkpoint::Checkpoint;
 
 /// What the user asks for.

@@ -38,7 +38,7 @@ use super::{
     Engine, EngineError, Finish, GenerateRequest, Generation, LoadError, Scoring, ScoringSender, Step, StepSender,
     known_ids,
 };
-use crate::config::Quantization;
+use crate::quantization::Quantization;
 
 /// Replies beyond one per token: errors, and a step or two that run on while a cancelled request is noticed.
 const SPARE_REPLIES: usize = 16;

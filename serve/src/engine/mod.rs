@@ -10,6 +10,7 @@ pub mod sampling;
 pub(crate) mod schema;
 pub(crate) mod schema_limits;
 pub mod stage;
+pub mod unsupported;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

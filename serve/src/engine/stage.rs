@@ -14,10 +14,10 @@ use orpo_model::{Family, ModelConfig, Positions, RopeConfig, RopeScaling};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
+use super::unsupported::UnsupportedModel;
 use crate::checkpoint::{self, Checkpoint};
-use crate::config::Quantization;
 use crate::files::link;
-use crate::load::gguf::StagedGguf;
+use crate::quantization::Quantization;
 
 /// Architectures whose logits were compared with those of `transformers`.
 pub const ARCHITECTURES: [&str; 6] =
@@ -28,50 +28,6 @@ const PHI3: &str = "Phi3ForCausalLM";
 /// mistralrs grows its key-value cache by so many positions at a time, and fails when that steps over
 /// `max_position_embeddings` (`NormalCache::CACHE_GROW_SIZE`).
 const CACHE_STEP: usize = 512;
-
-/// Why a model cannot be served.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UnsupportedModel {
-    /// The architecture is unknown or untested.
-    #[error("architecture `{found}` is not supported; serve a model of one of {supported}")]
-    Architecture {
-        /// `architectures` of config.json.
-        found: String,
-        /// Those that are, and by what.
-        supported: String,
-    },
-    /// A feature of the config would be computed incorrectly.
-    #[error("`{key}` = {value} in config.json is not supported for {architecture}")]
-    Feature {
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        value: String,
-        /// The architecture.
-        architecture: String,
-    },
-    /// A required key is absent or of the wrong type.
-    #[error("`{key}` in config.json is missing or not a positive number")]
-    Key {
-        /// The key.
-        key: &'static str,
-    },
-}
-
-impl UnsupportedModel {
-    /// The architecture that a checkpoint has, or what its `config.json` says instead, or `none`.
-    pub fn architecture_of(checkpoint: &Checkpoint) -> String {
-        if let Some(model) = &checkpoint.model {
-            return model.family.architecture().to_string();
-        }
-        let config = &checkpoint.config;
-        let text = |key: &str| config.get(key).and_then(Value::as_str);
-        match config.get("architectures").and_then(|names| names[0].as_str()).or(text("model_type")) {
-            Some("phi3") => PHI3.to_string(),
-            found => found.unwrap_or("none").to_string(),
-        }
-    }
-}
 
 /// A config in the spelling mistralrs knows.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,15 +88,15 @@ impl Staged {
 ///
 /// # Errors
 /// Those of the file system.
-pub fn stage_gguf(gguf: &StagedGguf, tokenizer: &ChatTokenizer) -> io::Result<Staged> {
+pub fn stage_gguf(file: &Path, context_length: usize, tokenizer: &ChatTokenizer) -> io::Result<Staged> {
     let dir = tempfile::Builder::new().prefix("orpo-serve-").tempdir()?;
-    link(&gguf.file, &dir.path().join(GGUF_FILE))?;
+    link(file, &dir.path().join(GGUF_FILE))?;
     tokenizer.tokenizer().save(dir.path().join("tokenizer.json"), false).map_err(io::Error::other)?;
     std::fs::write(
         dir.path().join("generation_config.json"),
         json!({ "eos_token_id": tokenizer.eos_ids() }).to_string(),
     )?;
-    Ok(Staged { dir, context_length: gguf.context_length, format: Format::Gguf })
+    Ok(Staged { dir, context_length, format: Format::Gguf })
 }
 
 /// Makes a directory of links to `checkpoint`'s weights and tokenizer, with a rewritten config and the end tokens. The

@@ -4,7 +4,6 @@
 //!
 //! Where there are keys none of this is needed: a foreign page has no key.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -14,50 +13,6 @@ use axum::response::{IntoResponse, Response};
 
 use crate::openai::{ApiError, ErrorKind};
 use crate::state::AppState;
-
-/// The names by which clients may call the server.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Hosts {
-    /// Any.
-    #[default]
-    Any,
-    /// `localhost`, IP addresses, and these.
-    Named(Vec<String>),
-}
-
-/// Reads a name of `--allowed-host`. Ports are no part of it: a page that gives the machine another name cannot choose
-/// the port that the server listens on, and behind a proxy the port is another one.
-///
-/// # Errors
-/// When it is not the name of a host.
-pub fn host_name(text: &str) -> Result<String, String> {
-    let name = without_port(text.trim()).trim_end_matches('.');
-    let is_name = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '[' | ']' | ':');
-    if name.is_empty() || !name.chars().all(is_name) {
-        return Err("must be the name of a host, as serve.example, without scheme, path or `*`".into());
-    }
-    Ok(name.to_ascii_lowercase())
-}
-
-impl Hosts {
-    /// True if a `Host` header names the server.
-    fn allow(&self, host: &str) -> bool {
-        let Self::Named(names) = self else { return true };
-        let name = without_port(host).to_ascii_lowercase();
-        let name = name.trim_end_matches('.');
-        let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
-        let is_local = name == "localhost" || name.ends_with(".localhost");
-        is_address || is_local || names.iter().any(|known| known.eq_ignore_ascii_case(name))
-    }
-}
-
-/// The host of `host:port`; IPv6 addresses stay in brackets.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') => name,
-        _ => host,
-    }
-}
 
 /// Refuses requests of foreign pages and for foreign names.
 pub(super) async fn own_pages(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
@@ -71,13 +26,14 @@ pub(super) async fn own_pages(State(state): State<Arc<AppState>>, request: Reque
         return ApiError::new(ErrorKind::ForeignHost, message).into_response();
     }
     let origin = text(headers, header::ORIGIN.as_str());
+    let sent = headers.get(header::ORIGIN);
     let is_own = |origin: &str| {
         let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
         let by_browser = text(headers, "sec-fetch-site") == Some("same-origin");
         by_browser || host.is_some_and(|host| host.eq_ignore_ascii_case(authority))
     };
-    let allowed = |origin: &str| state.access.origins.iter().any(|listed| listed.allows(origin));
-    if let Some(origin) = origin.filter(|origin| !is_own(origin) && !allowed(origin)) {
+    let is_allowed = sent.is_some_and(|sent| state.access.origins.iter().any(|listed| listed.allows(sent)));
+    if let Some(origin) = origin.filter(|origin| !is_own(origin) && !is_allowed) {
         let message = format!("pages of `{}` may not ask this server; allow them with --cors-origin", shown(origin));
         return ApiError::new(ErrorKind::ForeignOrigin, message).into_response();
     }
@@ -125,40 +81,6 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_server_has_local_names_addresses_and_those_it_is_given() {
-        let hosts = Hosts::Named(vec!["serve.example".into()]);
-        for own in [
-            "localhost",
-            "LOCALHOST:8000",
-            "a.localhost:1",
-            "127.0.0.1:8000",
-            "[::1]:8000",
-            "[::1]",
-            "10.0.0.7:80",
-            "serve.example",
-            "Serve.Example.:8000",
-        ] {
-            assert!(hosts.allow(own), "{own}");
-        }
-        for foreign in ["", "evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example"] {
-            assert!(!hosts.allow(foreign), "{foreign}");
-        }
-        assert!(Hosts::Any.allow("evil.example"));
-    }
-
-    #[test]
-    fn a_listed_name_may_come_with_a_port() {
-        for text in ["serve.example:8000", "Serve.Example", "serve.example.", " serve.example:443"] {
-            let hosts = Hosts::Named(vec![host_name(text).unwrap()]);
-            assert!(hosts.allow("serve.example:8000") && hosts.allow("serve.example"), "{text}");
-            assert!(!hosts.allow("evil.example:8000"), "{text}");
-        }
-        for text in ["", "*", "*.example", "https://serve.example", "serve.example/x", ":80"] {
-            assert!(host_name(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn json_has_several_names() {

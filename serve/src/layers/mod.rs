@@ -21,11 +21,8 @@ use axum::response::{IntoResponse, Response};
 use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 
-pub use cors::Origin;
-pub use guard::{Hosts, host_name};
-pub use record::{Client, Record};
-
 use crate::openai::{ApiError, ErrorKind};
+use crate::record::Record;
 use crate::state::AppState;
 
 /// How long the next bytes of a body may take.

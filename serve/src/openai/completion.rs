@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::fields::{Fields, whole, wrong_type};
-use super::shared::{self, AskedGrammar, Ending, HARMLESS, NEUTRAL, StreamUsage};
+use super::fields::{Fields, wrong_type};
+use super::shared::{self, AskedGrammar, Ending, HARMLESS, NEUTRAL, StreamUsage, token_ids};
 use super::{ApiError, ErrorKind};
 use crate::engine::Sampling;
 
@@ -129,15 +129,6 @@ fn prompts(value: Value) -> Result<Vec<PromptInput>, ApiError> {
             other => Err(wrong_type(&format!("prompt[{index}]"), "a string or a list of token ids", &other)),
         })
         .collect()
-}
-
-/// Token ids at `path`.
-pub(super) fn token_ids(values: Vec<Value>, path: &str) -> Result<Vec<u32>, ApiError> {
-    let id = |(index, value): (usize, Value)| {
-        let id = whole(&value).and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| wrong_type(&format!("{path}[{index}]"), "a token id", &value))
-    };
-    values.into_iter().enumerate().map(id).collect()
 }
 
 #[cfg(test)]

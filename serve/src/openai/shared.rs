@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::completion::token_ids;
 use super::fields::{Fields, Neutral, nothing, whole, wrong_type};
 use super::{ApiError, ErrorKind};
 use crate::engine::Sampling;
@@ -377,4 +376,13 @@ pub(super) fn stream(fields: &mut Fields) -> Result<(bool, StreamUsage), ApiErro
         (true, true) => StreamUsage::Always,
     };
     Ok((stream, usage))
+}
+
+/// Token ids at `path`.
+pub(super) fn token_ids(values: Vec<Value>, path: &str) -> Result<Vec<u32>, ApiError> {
+    let id = |(index, value): (usize, Value)| {
+        let id = whole(&value).and_then(|id| u32::try_from(id).ok());
+        id.ok_or_else(|| wrong_type(&format!("{path}[{index}]"), "a token id", &value))
+    };
+    values.into_iter().enumerate().map(id).collect()
 }

@@ -3,8 +3,8 @@
 use orpo_chat::Message;
 use serde_json::{Map, Value};
 
-use super::completion::token_ids;
 use super::fields::wrong_type;
+use super::shared::token_ids;
 use super::{ApiError, request, shared, tools};
 
 /// What is to be turned into tokens.

@@ -15,7 +15,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::generation::{self, Output, Outputs, Token, Work};
 use crate::openai::{ApiError, ErrorKind, FinishReason, StreamUsage, Usage};
-use crate::state::{AppState, Served, unix_seconds};
+use crate::served::{Served, unix_seconds};
+use crate::state::AppState;
 
 /// Names the keywords of a schema that the reply was not held to.
 const UNCHECKED: HeaderName = HeaderName::from_static("x-unchecked-keywords");

@@ -6,7 +6,8 @@ use axum::Json;
 use axum::extract::{Path, State};
 
 use crate::openai::{ApiError, ModelCard, ModelList};
-use crate::state::{AppState, Served};
+use crate::served::Served;
+use crate::state::AppState;
 
 /// The served models, each under every name that it has.
 pub(super) async fn models(State(state): State<Arc<AppState>>) -> Result<Json<ModelList>, ApiError> {

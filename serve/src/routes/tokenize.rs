@@ -12,7 +12,8 @@ use crate::openai::{
     ApiError, DetokenizeRequest, Detokenized, ErrorKind, TokenizeInput, TokenizeRequest, Tokenized, TokenizerInfo,
 };
 use crate::prepare;
-use crate::state::{AppState, Served};
+use crate::served::Served;
+use crate::state::AppState;
 
 /// A text or conversation to ids.
 pub(super) async fn tokenize(State(state): State<Arc<AppState>>, body: Body) -> Result<Json<Tokenized>, ApiError> {

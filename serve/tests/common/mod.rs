@@ -9,8 +9,10 @@ use std::time::Duration;
 use orpo_chat::ChatTokenizer;
 use orpo_serve::engine::sampling::{Sampler, score};
 use orpo_serve::engine::{Engine, EngineError, Finish, GenerateRequest, Generation, Scoring, Step};
+use orpo_serve::limits::Limits;
+use orpo_serve::served::Served;
 use orpo_serve::server;
-use orpo_serve::state::{Access, AppState, Limits, Served};
+use orpo_serve::state::{Access, AppState};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 

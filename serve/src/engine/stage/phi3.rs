@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{CACHE_STEP, EngineConfig, PHI3, UnsupportedModel, whole_cache_steps};
+use super::{CACHE_STEP, EngineConfig, PHI3, whole_cache_steps};
+use crate::engine::unsupported::UnsupportedModel;
 
 /// Rewrites a `config.json` of transformers 4 or 5.
 ///

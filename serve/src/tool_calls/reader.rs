@@ -1,113 +1,9 @@
-//! How replies write calls of functions: the schema that forces a call, and the reader that finds calls in a text.
-//!
-//! A forced reply is a JSON list of `{"name": ..., "arguments": {...}}`. A free one writes calls as its chat template
-//! teaches it. One reader serves whole and streamed answers, so that both say the same.
+//! The reader that finds calls in a reply.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
-use serde_json::{Map, Value, json};
-
-use crate::engine::schema_limits;
-use crate::openai::{Function, Tools};
+use super::style::Style;
+use super::syntax::{Balance, FIRST_KEY, HEAD, HERMES_END, KEYS, Named, PYTHON_TAG, call, named_call};
+use crate::openai::Tools;
 use crate::text::possible_start;
-
-/// How a model family writes calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Style {
-    /// `<tool_call>{"name", "arguments"}</tool_call>`, as Hermes and Qwen do.
-    Hermes,
-    /// `[TOOL_CALLS][{"name", "arguments"}, ...]`, as Mistral does, or `[TOOL_CALLS]name[ARGS]{...}`, as its newer models do.
-    Mistral,
-    /// The whole reply is `{"name", "parameters"}`, several with `;` between them, as Llama 3 does, or a list of them.
-    Bare,
-}
-
-impl Style {
-    /// The style that a chat template teaches.
-    pub fn of(template: &str) -> Self {
-        let styles = [Self::Hermes, Self::Mistral];
-        let taught = |style: &Self| style.marker().is_some_and(|marker| template.contains(marker));
-        styles.into_iter().find(taught).unwrap_or(Self::Bare)
-    }
-
-    /// What announces a call. In some vocabularies it is a special token.
-    pub fn marker(self) -> Option<&'static str> {
-        match self {
-            Self::Hermes => Some("<tool_call>"),
-            Self::Mistral => Some("[TOOL_CALLS]"),
-            Self::Bare => None,
-        }
-    }
-
-    fn arguments(self) -> &'static str {
-        if self == Self::Bare { "parameters" } else { "arguments" }
-    }
-}
-
-const HERMES_END: &str = "</tool_call>";
-const PYTHON_TAG: &str = "<|python_tag|>";
-
-/// The schema of a reply that must call functions: a list of calls.
-pub fn schema(tools: &Tools, style: Style) -> Value {
-    let key = style.arguments();
-    let mut definitions = Map::new();
-    let mut call = |function: &Function| {
-        let place = format!("#/$defs/{}", function.name);
-        let parameters = &function.parameters;
-        let parameters = if schema_limits::joins(parameters) { parameters.clone() } else { closed(parameters) };
-        definitions.insert(function.name.clone(), moved_to(&place, &parameters));
-        json!({
-            "type": "object",
-            "properties": {"name": {"const": function.name}, key: {"$ref": place}},
-            "required": ["name", key],
-            "additionalProperties": false,
-        })
-    };
-    let calls: Vec<Value> = tools.callable().map(&mut call).collect();
-    let items = json!({ "anyOf": calls });
-    json!({"type": "array", "minItems": 1, "maxItems": tools.max_calls(), "items": items, "$defs": definitions})
-}
-
-/// A schema whose objects have the properties that they list, and others only if they speak of them: arguments that a
-/// function does not know are of no use, and a small model would go on inventing them. Where schemas are joined, one of
-/// them lists only a part of the properties; such schemas are not for this function.
-fn closed(schema: &Value) -> Value {
-    const OPEN: [&str; 3] = ["additionalProperties", "unevaluatedProperties", "patternProperties"];
-    let Value::Object(fields) = schema else { return schema.clone() };
-    let close = |(key, value): (&String, &Value)| {
-        let value = match (key.as_str(), value) {
-            ("properties" | "patternProperties" | "$defs" | "definitions", Value::Object(schemas)) => {
-                Value::Object(schemas.iter().map(|(name, schema)| (name.clone(), closed(schema))).collect())
-            }
-            ("anyOf" | "oneOf" | "prefixItems", Value::Array(schemas)) => schemas.iter().map(closed).collect(),
-            ("items" | "additionalProperties", schema) => closed(schema),
-            _ => value.clone(),
-        };
-        (key.clone(), value)
-    };
-    let mut fields: Map<String, Value> = fields.iter().map(close).collect();
-    if fields.contains_key("properties") && !OPEN.iter().any(|key| fields.contains_key(*key)) {
-        fields.insert("additionalProperties".into(), json!(false));
-    }
-    Value::Object(fields)
-}
-
-/// A schema that is to stand at `place` of another: what it says of itself is said of that place.
-fn moved_to(place: &str, schema: &Value) -> Value {
-    match schema {
-        Value::Object(fields) => {
-            let moved = fields.iter().map(|(key, value)| {
-                let local = value.as_str().filter(|_| key == "$ref").and_then(|target| target.strip_prefix('#'));
-                let value = local.map_or_else(|| moved_to(place, value), |rest| json!(format!("{place}{rest}")));
-                (key.clone(), value)
-            });
-            Value::Object(moved.collect())
-        }
-        Value::Array(values) => Value::Array(values.iter().map(|value| moved_to(place, value)).collect()),
-        other => other.clone(),
-    }
-}
 
 /// A part of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,16 +58,6 @@ enum State {
     /// No more calls are wanted.
     Full,
 }
-
-/// The beginning of a call whose name comes first, up to the arguments.
-static HEAD: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r#"^\{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*\{"#).expect("it is a constant")
-});
-
-/// The beginning of an object, up to its first key.
-static FIRST_KEY: LazyLock<Regex> = LazyLock::new(|| Regex::new(r#"^\{\s*"([^"]*)""#).expect("it is a constant"));
-/// The keys that a call can begin with.
-const KEYS: [&str; 5] = ["name", "arguments", "parameters", "id", "type"];
 
 impl CallReader {
     /// A reader of one reply by a model that was offered `tools`.
@@ -400,102 +286,11 @@ impl CallReader {
     }
 }
 
-/// A reading of text that does not begin with a bracket.
-enum Named {
-    /// A function's name, and where its arguments begin.
-    Call { name: String, arguments: usize },
-    /// More text decides.
-    Perhaps,
-    /// Something else.
-    No,
-}
-
-/// Reads `name[ARGS]{`, with `[CALL_ID]id` between or without `[ARGS]`, as the versions of Mistral's format have it.
-fn named_call(text: &str, names: &[String]) -> Named {
-    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    let length = text.find(|c| !is_of_name(c)).unwrap_or(text.len());
-    let name = &text[..length];
-    if length == text.len() {
-        return if names.iter().any(|known| known.starts_with(name)) { Named::Perhaps } else { Named::No };
-    }
-    if !names.iter().any(|known| known == name) {
-        return Named::No;
-    }
-    let mut rest = text[length..].trim_start();
-    for marker in ["[CALL_ID]", "[ARGS]"] {
-        if rest.len() < marker.len() && marker.starts_with(rest) {
-            return Named::Perhaps;
-        }
-        if let Some(after) = rest.strip_prefix(marker) {
-            let id = if marker == "[CALL_ID]" { after.find(|c| !is_of_name(c)) } else { Some(0) };
-            let Some(id) = id else { return Named::Perhaps };
-            rest = after[id..].trim_start();
-        }
-    }
-    match rest.chars().next() {
-        None => Named::Perhaps,
-        Some('{') => Named::Call { name: name.into(), arguments: text.len() - rest.len() },
-        Some(_) => Named::No,
-    }
-}
-
-/// Name and arguments of a whole call object.
-fn call(text: &str) -> Option<(String, String)> {
-    let mut call: Map<String, Value> = serde_json::from_str(text).ok()?;
-    let Value::String(name) = call.remove("name")? else { return None };
-    let arguments = match call.remove("arguments").or_else(|| call.remove("parameters")) {
-        None => "{}".into(),
-        // Some models write the text of the object.
-        Some(Value::String(text)) => {
-            serde_json::from_str::<Map<String, Value>>(&text).ok()?;
-            text
-        }
-        Some(object @ Value::Object(_)) => object.to_string(),
-        Some(_) => return None,
-    };
-    Some((name, arguments))
-}
-
-/// Finds the end of a JSON object that comes in pieces.
-#[derive(Debug, Clone, Default)]
-struct Balance {
-    depth: usize,
-    in_string: bool,
-    escaped: bool,
-}
-
-impl Balance {
-    /// One that is inside of an object already.
-    fn inside() -> Self {
-        Self { depth: 1, ..Self::default() }
-    }
-
-    /// How much of `text` belongs to the object, if it ends in it.
-    fn end(&mut self, text: &str) -> Option<usize> {
-        for (at, byte) in text.bytes().enumerate() {
-            match byte {
-                _ if self.escaped => self.escaped = false,
-                b'\\' if self.in_string => self.escaped = true,
-                b'"' => self.in_string = !self.in_string,
-                _ if self.in_string => {}
-                b'{' | b'[' => self.depth += 1,
-                b'}' | b']' => {
-                    self.depth = self.depth.saturating_sub(1);
-                    if self.depth == 0 {
-                        return Some(at + 1);
-                    }
-                }
-                _ => {}
-            }
-        }
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::openai::ToolChoice;
+    use crate::openai::{Function, ToolChoice};
+    use serde_json::{Value, json};
 
     fn tools(choice: ToolChoice, parallel: bool) -> Tools {
         let function =
@@ -653,45 +448,5 @@ mod tests {
         let text = "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>".repeat(2) + " more";
         let found = read_with(&tools(ToolChoice::Auto, false), Style::Hermes, &text, false);
         assert_eq!(found, (String::new(), calls(&[("f", "{}")])));
-    }
-
-    #[test]
-    fn the_style_is_the_template_s() {
-        assert_eq!(Style::of("... <tool_call>\\n{...}\\n</tool_call>"), Style::Hermes);
-        assert_eq!(Style::of("{{- '[TOOL_CALLS] [' }}"), Style::Mistral);
-        assert_eq!(Style::of("Respond in the format {\"name\": ..., \"parameters\": ...}"), Style::Bare);
-    }
-
-    #[test]
-    fn objects_have_no_arguments_but_those_they_list() {
-        let mut tools = tools(ToolChoice::Required, true);
-        let parameters = json!({"type": "object", "properties": {
-            "properties": {"type": "array", "items": {"properties": {"a": {"const": {"properties": 1}}}}},
-            "open": {"properties": {}, "additionalProperties": {"properties": {}}},
-            "any": {"anyOf": [{"properties": {}}, {"type": "null"}]},
-        }});
-        let closed = json!({"type": "object", "properties": {
-            "properties": {"type": "array", "items": {
-                "properties": {"a": {"const": {"properties": 1}}}, "additionalProperties": false}},
-            "open": {"properties": {}, "additionalProperties": {"properties": {}, "additionalProperties": false}},
-            "any": {"anyOf": [{"properties": {}, "additionalProperties": false}, {"type": "null"}]},
-        }, "additionalProperties": false});
-        tools.functions[0].parameters = parameters;
-        let joined = json!({"properties": {"a": {}}, "allOf": [{"properties": {"b": {}}}]});
-        tools.functions[1].parameters = joined.clone();
-        let schema = schema(&tools, Style::Hermes);
-        assert_eq!((&schema["$defs"]["f"], &schema["$defs"]["g"]), (&closed, &joined));
-    }
-
-    #[test]
-    fn references_inside_of_parameters_follow_them() {
-        let mut tools = tools(ToolChoice::Function("g".into()), true);
-        tools.functions[1].parameters =
-            json!({"properties": {"a": {"$ref": "#/$defs/A"}, "b": {"$ref": "#"}}, "$defs": {"A": {"enum": ["#"]}}});
-        let schema = schema(&tools, Style::Hermes);
-        assert_eq!(schema["$defs"]["g"]["properties"]["a"]["$ref"], "#/$defs/g/$defs/A");
-        assert_eq!(schema["$defs"]["g"]["properties"]["b"]["$ref"], "#/$defs/g");
-        assert_eq!((&schema["$defs"]["f"], &schema["maxItems"]), (&Value::Null, &json!(1)));
-        assert_eq!(schema["items"]["anyOf"].as_array().unwrap().len(), 1);
     }
 }
