@@ -46,18 +46,8 @@ impl Matrix {
         let lines_of_panel = inputs.next_multiple_of(STEP) / inputs_of_line;
         let mut lines = vec![Line([0; PANEL]); outputs.div_ceil(PANEL) * lines_of_panel];
         lines.par_chunks_exact_mut(lines_of_panel.max(1)).enumerate().for_each(|(panel, lines)| {
-            for (lane, row) in bytes.chunks_exact(inputs * width).skip(panel * PANEL).take(PANEL).enumerate() {
-                for (input, number) in row.chunks_exact(width).enumerate() {
-                    let line = &mut lines[input / inputs_of_line].0;
-                    match number {
-                        [a, b] => {
-                            let half = input % 2 * PANEL + lane;
-                            line[half / 2] |= u32::from(u16::from_le_bytes([*a, *b])) << (16 * (half % 2));
-                        }
-                        number => line[lane] = u32::from_le_bytes(number.try_into().expect("four bytes")),
-                    }
-                }
-            }
+            let rows = || bytes.chunks_exact(inputs * width).skip(panel * PANEL).take(PANEL);
+            if width == 2 { put_halves(rows, lines) } else { put_words(rows, lines) }
         });
         Self { outputs, inputs, storage, lines, scales: Vec::new(), factors: Vec::new() }
     }
@@ -185,6 +175,32 @@ impl Counts {
             lines: inputs / 32 * (kind.planes[0] + kind.planes[1]) as usize,
             scales: inputs / kind.block * each,
             factors: inputs.checked_div(kind.sub_block).map_or(0, |subs| subs * each),
+        }
+    }
+}
+
+/// Puts rows of 16-bit numbers side by side, eight inputs at a time: two inputs a line.
+fn put_halves<'a, I: Iterator<Item = &'a [u8]>>(rows: impl Fn() -> I, lines: &mut [Line]) {
+    for (block, lines) in lines.chunks_exact_mut(STEP / 2).enumerate() {
+        let mut halves = [[0u16; PANEL]; STEP];
+        for (lane, row) in rows().enumerate() {
+            let eight = row[block * STEP * 2..].as_chunks().0.iter().take(STEP);
+            halves.iter_mut().zip(eight).for_each(|(halves, bytes)| halves[lane] = u16::from_le_bytes(*bytes));
+        }
+        for (line, pair) in lines.iter_mut().zip(halves.as_chunks::<2>().0) {
+            for (word, halves) in line.0.iter_mut().zip(pair.as_flattened().as_chunks::<2>().0) {
+                *word = u32::from(halves[0]) | u32::from(halves[1]) << 16;
+            }
+        }
+    }
+}
+
+/// Puts rows of 32-bit numbers side by side, eight inputs at a time: one input a line.
+fn put_words<'a, I: Iterator<Item = &'a [u8]>>(rows: impl Fn() -> I, lines: &mut [Line]) {
+    for (block, lines) in lines.chunks_exact_mut(STEP).enumerate() {
+        for (lane, row) in rows().enumerate() {
+            let eight = row[block * STEP * 4..].as_chunks().0.iter();
+            lines.iter_mut().zip(eight).for_each(|(line, bytes)| line.0[lane] = u32::from_le_bytes(*bytes));
         }
     }
 }
