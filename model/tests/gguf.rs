@@ -263,6 +263,16 @@ fn what_cannot_be_read_is_refused_by_the_tensor() {
         pair.tensors[at].1 = vec![48, 80];
     });
     assert!(shape.to_string().contains("`blk.1.ffn_up.weight` has the shape [48, 80], where the model needs [80, 48]"));
+    for fused in [vec![3 * 48 + 1, 48], vec![3 * 48]] {
+        let mut pair = pairs().remove(5);
+        pair.tensors.push(("blk.0.attn_qkv.weight".into(), fused.clone(), vec![0.0; fused.iter().product()]));
+        let refused = pair.opened().unwrap_err().to_string();
+        assert!(refused.contains("`blk.0.attn_qkv.weight` has the shape"), "{fused:?}: {refused}");
+    }
+    let mut scaled = pairs().remove(0);
+    scaled.tensors.last_mut().unwrap().1 = vec![4, 2];
+    let refused = scaled.opened().unwrap_err().to_string();
+    assert!(refused.contains("`rope_freqs.weight` has the shape [4, 2], where the model needs [8]"), "{refused}");
     let unused = changed(&|pair| pair.tensors.push(("blk.0.ffn_gate_inp.weight".into(), vec![2], vec![0.0; 2])));
     assert!(matches!(unused, GgufError::Unsupported { .. }));
     assert!(unused.to_string().contains("a tensor `blk.0.ffn_gate_inp.weight`"), "{unused}");

@@ -74,7 +74,10 @@ impl Head {
                 shape.insert(0, usize::try_from(axis).map_err(|_| corrupt(&format!("`{name}` is too large")))?);
             }
             let (kind, offset) = (u32::from_le_bytes(bytes(file)?), u64::from_le_bytes(bytes(file)?));
-            head.tensors.insert(name, Tensor { shape, kind, offset });
+            let twice = format!("`{name}` is there twice");
+            if head.tensors.insert(name, Tensor { shape, kind, offset }).is_some() {
+                return Err(corrupt(&twice));
+            }
         }
         let alignment = head.count("general.alignment").map_or(ALIGNMENT, |alignment| alignment as u64).max(1);
         let data = file.bytes.next_multiple_of(alignment);

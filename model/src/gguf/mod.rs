@@ -69,6 +69,12 @@ impl Gguf {
             gguf.check(&place, tensor, storage, &shape, length)?;
             used.push(place.tensor);
         }
+        if let (Some(tensor), Positions::Rope(rope)) = (gguf.head.tensors.get(ROPE_FACTORS), &gguf.config.positions) {
+            if storage(tensor.kind) != Some(Storage::F32) {
+                return Err(unsupported(format!("`{ROPE_FACTORS}` is not in f32")));
+            }
+            gguf.check(&rope_factors(), tensor, Storage::F32, &[rope.rotary_dim / 2], length)?;
+        }
         if let Some(name) = gguf.head.tensors().find(|name| !used.iter().any(|used| used == name)) {
             return Err(unsupported(format!("it has a tensor `{name}`, for which its architecture has no use")));
         }
@@ -86,13 +92,8 @@ impl Gguf {
     /// When the file cannot be read any more.
     pub fn load(&self) -> Result<Inference, ModelError> {
         let mut inference = Inference::of(&self.config, self, None)?;
-        if let (Some(factors), Positions::Rope(rope)) = (self.head.tensors.get(ROPE_FACTORS), &self.config.positions) {
-            let place = Place { tensor: ROPE_FACTORS.into(), rows: None, turned: None };
-            if storage(factors.kind) != Some(Storage::F32) || factors.shape != [rope.rotary_dim / 2] {
-                let reason = format!("`{ROPE_FACTORS}` is not of {} numbers in f32", rope.rotary_dim / 2);
-                return Err(ModelError::invalid(&self.path, reason));
-            }
-            let (_, bytes) = self.read(&place, 1)?;
+        if self.head.contains(ROPE_FACTORS) {
+            let (_, bytes) = self.read(&rope_factors(), 1)?;
             inference.divide_frequencies(&widened(Dtype::F32, &bytes));
         }
         Ok(inference)
@@ -113,12 +114,13 @@ impl Gguf {
         length: u64,
     ) -> Result<(), ModelError> {
         let invalid = |reason: String| Err(ModelError::invalid(&self.path, format!("`{}`{reason}", place.tensor)));
-        let fits = match &place.rows {
-            None => tensor.shape == shape,
-            Some(rows) => tensor.shape[1..] == shape[1..] && tensor.shape[0] >= rows.end,
-        };
-        if !fits {
-            return invalid(format!(" has the shape {:?}, where the model needs {shape:?}", tensor.shape));
+        let mut needed = shape.to_vec();
+        if place.rows.is_some() {
+            // Queries, keys and values.
+            needed[0] = (self.config.num_attention_heads + 2 * self.config.num_key_value_heads) * self.config.head_dim;
+        }
+        if tensor.shape != needed {
+            return invalid(format!(" has the shape {:?}, where the model needs {needed:?}", tensor.shape));
         }
         let row = tensor.shape.last().copied().unwrap_or(1);
         if !row.is_multiple_of(storage.block()) || shape.len() == 1 && storage.block() != 1 {
@@ -146,7 +148,7 @@ impl Gguf {
             file.seek(SeekFrom::Start(start))?;
             file.read_exact(&mut bytes)
         });
-        read.map_err(|source| ModelError::read(&self.path, source))?;
+        read.map_err(|source| ModelError::invalid(&self.path, format!("cannot read `{}`: {source}", place.tensor)))?;
         if let Some(width) = place.turned {
             bytes = turned_back(&bytes, row, width);
         }
@@ -172,6 +174,11 @@ impl Tensors for Gguf {
             _ => Matrix::from_blocks(outputs, inputs, storage, &bytes),
         })
     }
+}
+
+/// Where the factors of the rotation are.
+fn rope_factors() -> Place {
+    Place { tensor: ROPE_FACTORS.into(), rows: None, turned: None }
 }
 
 /// A type by its number in `ggml`.
