@@ -42,7 +42,10 @@ def test_a_stream_says_what_the_whole_reply_says(client):
     chunks = list(chat(client, logprobs=True, top_logprobs=2, stream=True, stream_options={"include_usage": True}))
     assert len({chunk.id for chunk in chunks}) == 1
     assert chunks[0].choices[0].delta.role == "assistant" and not chunks[0].choices[0].delta.content
-    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert chunks[-1].choices == []
+    # How much of a prompt the server knew before is another matter.
+    counts = lambda usage: (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+    assert counts(chunks[-1].usage) == counts(whole.usage)
     deltas = [choice for chunk in chunks for choice in chunk.choices]
     assert "".join(choice.delta.content or "" for choice in deltas) == whole.choices[0].message.content
     assert [choice.finish_reason for choice in deltas if choice.finish_reason] == [whole.choices[0].finish_reason]
