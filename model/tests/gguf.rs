@@ -31,7 +31,11 @@ impl Pair {
         let config = &checkpoint.config;
         let tensors = random_weights(config, "F32").into_iter().map(|tensor| converted(config, architecture, tensor));
         let mut pair = Self { tensors: tensors.collect(), entries: entries(config), architecture, dir, checkpoint };
-        if !json["rope_scaling"].is_null() {
+        if json["rope_scaling"]["rope_type"] == "linear" {
+            let factor = json["rope_scaling"]["factor"].as_f64().unwrap();
+            pair.entries.push(("rope.scaling.type".into(), Entry::String("linear".into())));
+            pair.entries.push(("rope.scaling.factor".into(), Entry::F32(factor as f32)));
+        } else if !json["rope_scaling"].is_null() {
             let Positions::Rope(rope) = &pair.checkpoint.config.positions else { panic!("it has rotary positions") };
             let factors = llama3_factors(&json["rope_scaling"], rope.theta, rope.rotary_dim);
             pair.tensors.push(("rope_freqs.weight".into(), vec![factors.len()], factors));
@@ -162,7 +166,7 @@ fn pairs() -> Vec<Pair> {
         json!({"attention_bias": true}),
         json!({"sliding_window": null, "layer_types": null}),
         json!({}),
-        json!({}),
+        json!({"rope_theta": 12345.6, "rope_scaling": {"rope_type": "linear", "factor": 1.1}}),
         json!({}),
         json!({}),
     ]) {

@@ -82,7 +82,7 @@ fn config_json(head: &Head, family: Family) -> Result<Value, String> {
         "max_position_embeddings": count("context_length")?,
         "vocab_size": vocab,
         "hidden_act": activation,
-        "rope_theta": head.number(&key("rope.freq_base")).unwrap_or(10_000.0),
+        "rope_theta": head.number(&key("rope.freq_base")).map_or(10_000.0, shortest),
         "rope_scaling": rope_scaling(head)?,
         "tie_word_embeddings": !head.contains(&format!("{HEAD}.weight")),
     });
@@ -127,7 +127,7 @@ fn rope_scaling(head: &Head) -> Result<Value, String> {
     let linear = head.number(&key("scale_linear")).filter(|factor| *factor != 1.0);
     match (kind, head.number(&key("scaling.factor")).or(linear)) {
         (None | Some("none"), None) | (Some("none"), Some(_)) => Ok(Value::Null),
-        (None | Some("linear"), Some(factor)) => Ok(json!({"rope_type": "linear", "factor": factor})),
+        (None | Some("linear"), Some(factor)) => Ok(json!({"rope_type": "linear", "factor": shortest(factor)})),
         (Some("linear"), None) => Err(format!("`{}` is missing", key("scaling.factor"))),
         (Some(kind), _) => Err(format!("`{}` = {kind} is not supported; supported: none, linear", key("scaling.type"))),
     }
